@@ -1,0 +1,211 @@
+//! Answers out of responses: what a text says, in the one canonical spelling of its kind.
+//!
+//! A text that holds no answer, or two different ones, gives null: it is never a vote.
+
+use arrow_array::StringArray;
+use arrow_array::builder::StringBuilder;
+
+use crate::arrays::{Chunked, TextLists, Texts};
+use crate::choice::{self, Options};
+use crate::error::{Error, Result};
+use crate::labels::Labels;
+use crate::numbers;
+use crate::parallel::{self, Control};
+use crate::pattern::Pattern;
+use crate::text::normalize;
+
+/// What an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A letter: A for the row's first option, … Z, AA, …
+    MultipleChoice,
+    /// One of a closed list of labels.
+    Label,
+    /// A number in canonical decimal spelling.
+    Numeric,
+    /// Normalised text.
+    Text,
+}
+
+impl std::str::FromStr for Kind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        Ok(match name {
+            "multiple_choice" => Self::MultipleChoice,
+            "label" => Self::Label,
+            "numeric" => Self::Numeric,
+            "text" => Self::Text,
+            _ => {
+                return Err(Error::input(format!(
+                    "kind: {name:?} is none of multiple_choice, label, numeric, text"
+                )));
+            }
+        })
+    }
+}
+
+/// What the answers of a column are compared with.
+pub enum Closed<'a> {
+    None,
+    /// The options of each row (multiple choice).
+    Options(&'a Chunked<TextLists>),
+    /// The labels of the task.
+    Labels(&'a Labels),
+}
+
+impl<'a> Closed<'a> {
+    /// Raises an error for what the kind lacks or cannot use.
+    pub fn new(
+        kind: Kind,
+        options: Option<&'a Chunked<TextLists>>,
+        labels: Option<&'a Labels>,
+    ) -> Result<Self> {
+        match (kind, options, labels) {
+            (Kind::MultipleChoice, Some(options), None) => Ok(Self::Options(options)),
+            (Kind::Label, None, Some(labels)) => Ok(Self::Labels(labels)),
+            (Kind::Label, _, None) => Err(Error::input("kind label needs labels")),
+            (_, None, None) => Ok(Self::None),
+            _ => Err(Error::input("options are for multiple_choice alone, labels for label")),
+        }
+    }
+}
+
+/// The canonical answer of each text.
+pub fn extract(
+    texts: &Chunked<Texts>,
+    kind: Kind,
+    pattern: Option<&Pattern>,
+    closed: &Closed<'_>,
+    control: &Control,
+) -> Result<StringArray> {
+    if let Closed::Options(options) = closed
+        && options.len() != texts.len()
+    {
+        let (have, need) = (options.len(), texts.len());
+        return Err(Error::input(format!("options has {have} rows, texts has {need}")));
+    }
+    let blocks = parallel::map(texts.len(), control, |rows| {
+        let mut pattern = pattern.cloned();
+        let mut reader = Reader::new(kind, closed);
+        let mut answers = StringBuilder::with_capacity(rows.len(), rows.len() * 2);
+        for row in rows {
+            let answer = texts.get(row).and_then(|text| {
+                let candidate = pattern.as_mut().map_or(text, |p| p.candidate(text));
+                reader.read(candidate, row)
+            });
+            answers.append_option(answer);
+        }
+        Ok(answers.finish())
+    })?;
+    concat(&blocks)
+}
+
+/// Reads one text after another; keeps the last answer.
+struct Reader<'a> {
+    kind: Kind,
+    closed: &'a Closed<'a>,
+    options: Options<'a>,
+    answer: String,
+}
+
+impl<'a> Reader<'a> {
+    fn new(kind: Kind, closed: &'a Closed<'a>) -> Self {
+        let options = match closed {
+            Closed::Options(options) => Some(*options),
+            _ => None,
+        };
+        Self { kind, closed, options: Options::new(options), answer: String::new() }
+    }
+
+    fn read(&mut self, text: &str, row: usize) -> Option<&str> {
+        self.answer = match (self.kind, self.closed) {
+            (Kind::MultipleChoice, _) => {
+                let index = self.options.choose(text, row)?;
+                choice::letter_into(index, &mut self.answer);
+                return Some(&self.answer);
+            }
+            (Kind::Label, Closed::Labels(labels)) => return labels.find(text),
+            (Kind::Label, _) => return None,
+            (Kind::Numeric, _) => numbers::last_number(text)?,
+            (Kind::Text, _) => normalize(text),
+        };
+        Some(self.answer.as_str()).filter(|text| !text.is_empty())
+    }
+}
+
+/// One array of the blocks of a column.
+pub fn concat(blocks: &[StringArray]) -> Result<StringArray> {
+    let bytes: usize = blocks.iter().map(|block| block.value_data().len()).sum();
+    if i32::try_from(bytes).is_err() {
+        return Err(Error::input(format!(
+            "the answers take {bytes} bytes, over the 2 GiB of a string array: pass fewer rows"
+        )));
+    }
+    let rows = blocks.iter().map(arrow_array::Array::len).sum();
+    let mut all = StringBuilder::with_capacity(rows, bytes);
+    for block in blocks {
+        all.append_array(block).map_err(|error| Error::input(error.to_string()))?;
+    }
+    Ok(all.finish())
+}
+
+/// Whether two answers of a kind say the same.
+pub fn same(a: &str, b: &str, kind: Kind, tolerance: f64) -> bool {
+    match kind {
+        Kind::MultipleChoice => a.trim().eq_ignore_ascii_case(b.trim()),
+        Kind::Label | Kind::Text => a == b || normalize(a) == normalize(b),
+        Kind::Numeric => match (numbers::last_number(a), numbers::last_number(b)) {
+            (Some(a), Some(b)) if a == b => true,
+            (Some(a), Some(b)) if tolerance > 0.0 => {
+                let values = numbers::value(&a).zip(numbers::value(&b));
+                values.is_some_and(|(a, b)| numbers::close(a, b, tolerance))
+            }
+            (Some(_), Some(_)) => false,
+            // A gold answer of a numeric task may be a word ("none").
+            (None, None) => normalize(a) == normalize(b),
+            _ => false,
+        },
+    }
+}
+
+/// `same` for each row; null equals nothing.
+pub fn equal(
+    left: &Chunked<Texts>,
+    right: &Chunked<Texts>,
+    kind: Kind,
+    tolerance: f64,
+    control: &Control,
+) -> Result<Vec<bool>> {
+    if left.len() != right.len() {
+        return Err(Error::input(format!("left has {} rows, right {}", left.len(), right.len())));
+    }
+    if !(tolerance >= 0.0 && tolerance.is_finite()) {
+        return Err(Error::input(format!("relative_tolerance: {tolerance} is not a share")));
+    }
+    let mut out = vec![false; left.len()];
+    parallel::fill(&mut out, control, |start, rows| {
+        for (i, out) in rows.iter_mut().enumerate() {
+            let pair = left.get(start + i).zip(right.get(start + i));
+            *out = pair.is_some_and(|(a, b)| same(a, b, kind, tolerance));
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equality_follows_the_kind() {
+        assert!(same("b", " B ", Kind::MultipleChoice, 0.0));
+        assert!(same("45%", "0.450", Kind::Numeric, 0.0));
+        assert!(!same("100", "101", Kind::Numeric, 0.0));
+        assert!(same("100", "101", Kind::Numeric, 0.01));
+        assert!(same("The cat", "cat.", Kind::Text, 0.0));
+        assert!(same("None", "none", Kind::Numeric, 0.0));
+        assert!(!same("1e9999", "2e9999", Kind::Numeric, 0.0));
+    }
+}

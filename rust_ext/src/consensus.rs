@@ -1,0 +1,323 @@
+//! What the collaborators of an example agree on.
+
+use std::sync::LazyLock;
+
+use arrow_array::StringArray;
+use rustc_hash::FxHashMap;
+
+use crate::answers::concat;
+use crate::arrays::{Chunked, Texts};
+use crate::error::{Error, Result};
+use crate::groups::Groups;
+use crate::numbers;
+use crate::parallel::{self, Control};
+
+/// Beyond this many different answers an example's tallies are looked up by hash.
+const FEW: usize = 16;
+
+/// The votes of one example.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Verdict {
+    /// The vote for the winner with the lowest NLL: its row. Null where nobody voted.
+    pub winner_row: Option<usize>,
+    /// The first vote's row.
+    pub first_row: Option<usize>,
+    /// How many rows have an answer.
+    pub n_valid: u32,
+    /// The winner's share of the weight; 0 where nobody voted.
+    pub agreement: f64,
+    /// The winner's share less the runner-up's.
+    pub margin: f64,
+    /// `−Σ p ln p` over the answers' shares, in nats.
+    pub vote_entropy: f64,
+}
+
+/// What a row's vote rests on. All have a value for each row of the table.
+pub struct Votes<'a> {
+    /// Canonical answers; null is no vote.
+    pub answers: &'a Chunked<Texts>,
+    /// Mean NLL, NaN where there is none (it then loses every tie).
+    pub nll: &'a [f64],
+    /// Weights, finite and not negative; a weight of 0 is no vote. All 1 where absent.
+    pub weights: Option<&'a [f64]>,
+    /// For numbers: answers this close count as one. Closeness is not transitive, so answers that
+    /// a chain of close ones links count as one too. 0 compares spellings.
+    pub tolerance: f64,
+}
+
+impl Votes<'_> {
+    fn check(&self, rows: usize) -> Result<()> {
+        let lengths = [self.answers.len(), self.nll.len(), self.weights.map_or(rows, <[f64]>::len)];
+        if lengths.iter().any(|&n| n != rows) {
+            return Err(Error::input(format!(
+                "{rows} example ids, but {} answers, {} NLLs, {} weights",
+                lengths[0], lengths[1], lengths[2]
+            )));
+        }
+        if !(self.tolerance >= 0.0 && self.tolerance.is_finite()) {
+            return Err(Error::input(format!("tolerance: {} is not a share", self.tolerance)));
+        }
+        let bad = |w: &f64| !(*w >= 0.0 && w.is_finite());
+        if let Some(row) = self.weights.and_then(|weights| weights.iter().position(bad)) {
+            let weight = self.weights.map_or(0.0, |weights| weights[row]);
+            return Err(Error::row(row, format!("{weight} is not a weight")));
+        }
+        Ok(())
+    }
+}
+
+/// The verdict on each example. The winner has the largest weight; ties go to the lower NLL (of
+/// each answer's best vote), then to the answer that was given first.
+pub fn consensus(groups: &Groups, votes: &Votes<'_>, control: &Control) -> Result<Vec<Verdict>> {
+    votes.check(groups.rows())?;
+    let blocks = parallel::map(groups.len(), control, |range| {
+        let mut counter = Counter::default();
+        Ok(range.map(|group| counter.count(groups.rows_of(group), votes)).collect::<Vec<_>>())
+    })?;
+    Ok(blocks.concat())
+}
+
+/// The winning answers themselves: of numbers that are close the spelling of the best vote.
+pub fn winners(
+    verdicts: &[Verdict],
+    answers: &Chunked<Texts>,
+    control: &Control,
+) -> Result<StringArray> {
+    let blocks = parallel::map(verdicts.len(), control, |range| {
+        let winners = verdicts[range].iter().map(|v| v.winner_row.and_then(|row| answers.get(row)));
+        Ok(winners.collect::<StringArray>())
+    })?;
+    concat(&blocks)
+}
+
+/// The votes for one answer.
+struct Tally<'a> {
+    answer: &'a str,
+    weight: f64,
+    nll: f64,
+    row: usize,
+}
+
+/// Buffers that serve one example after another.
+#[derive(Default)]
+struct Counter<'a> {
+    tallies: Vec<Tally<'a>>,
+    index: FxHashMap<&'a str, usize>,
+}
+
+impl<'a> Counter<'a> {
+    fn count(&mut self, rows: impl Iterator<Item = usize>, votes: &Votes<'a>) -> Verdict {
+        self.tallies.clear();
+        self.index.clear();
+        let (mut n_valid, mut first_row) = (0, None);
+        for row in rows {
+            let Some(answer) = votes.answers.get(row) else { continue };
+            let weight = votes.weights.map_or(1.0, |weights| weights[row]);
+            if weight == 0.0 {
+                continue;
+            }
+            n_valid += 1;
+            first_row = first_row.or(Some(row));
+            let nll = votes.nll[row];
+            self.add(Tally {
+                answer,
+                weight,
+                nll: if nll.is_nan() { f64::INFINITY } else { nll },
+                row,
+            });
+        }
+        if votes.tolerance > 0.0 && self.tallies.len() > 1 {
+            self.merge_close(votes.tolerance);
+        }
+        self.verdict(n_valid, first_row)
+    }
+
+    fn add(&mut self, vote: Tally<'a>) {
+        match self.find(vote.answer) {
+            Some(at) => self.tallies[at].absorb(vote),
+            None => {
+                if self.tallies.len() >= FEW {
+                    if self.index.is_empty() {
+                        self.index
+                            .extend(self.tallies.iter().enumerate().map(|(i, t)| (t.answer, i)));
+                    }
+                    self.index.insert(vote.answer, self.tallies.len());
+                }
+                self.tallies.push(vote);
+            }
+        }
+    }
+
+    fn find(&self, answer: &str) -> Option<usize> {
+        if self.index.is_empty() {
+            self.tallies.iter().position(|tally| tally.answer == answer)
+        } else {
+            self.index.get(answer).copied()
+        }
+    }
+
+    /// Merges tallies whose numbers are linked by closeness; what is no number stays alone.
+    fn merge_close(&mut self, tolerance: f64) {
+        let value = |tally: &Tally<'_>| numbers::value(tally.answer).filter(|v| v.is_finite());
+        let mut numbered: Vec<(f64, usize)> =
+            self.tallies.iter().enumerate().filter_map(|(i, t)| Some((value(t)?, i))).collect();
+        numbered.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let mut into: Vec<usize> = (0..self.tallies.len()).collect();
+        for chain in numbered.chunk_by(|a, b| numbers::close(a.0, b.0, tolerance)) {
+            // The earliest answer stands for its chain: order breaks ties.
+            let target = chain.iter().map(|&(_, i)| i).min().unwrap_or_default();
+            for &(_, i) in chain {
+                into[i] = target;
+            }
+        }
+        let mut merged: Vec<Tally<'a>> = Vec::with_capacity(self.tallies.len());
+        let mut place = vec![0; into.len()];
+        for (i, tally) in self.tallies.drain(..).enumerate() {
+            if into[i] == i {
+                place[i] = merged.len();
+                merged.push(tally);
+            } else {
+                merged[place[into[i]]].absorb(tally);
+            }
+        }
+        self.tallies = merged;
+    }
+
+    fn verdict(&self, n_valid: u32, first_row: Option<usize>) -> Verdict {
+        if let [only] = self.tallies.as_slice() {
+            let winner_row = Some(only.row);
+            let (agreement, margin, vote_entropy) = (1.0, 1.0, 0.0);
+            return Verdict { winner_row, first_row, n_valid, agreement, margin, vote_entropy };
+        }
+        let total: f64 = self.tallies.iter().map(|t| t.weight).sum();
+        let mut winner: Option<&Tally<'_>> = None;
+        for tally in &self.tallies {
+            // Strictly better: an equal one that came later loses.
+            if winner.is_none_or(|w| {
+                tally.weight > w.weight || tally.weight == w.weight && tally.nll < w.nll
+            }) {
+                winner = Some(tally);
+            }
+        }
+        let runner_up = self
+            .tallies
+            .iter()
+            .filter(|t| winner.is_some_and(|w| !std::ptr::eq(w, *t)))
+            .map(|t| t.weight)
+            .fold(0.0, f64::max);
+        let share = |weight: f64| if total > 0.0 { weight / total } else { 0.0 };
+        let best = winner.map_or(0.0, |w| w.weight);
+        let vote_entropy = self.tallies.iter().fold(0.0, |h, t| h - p_ln_p(share(t.weight)));
+        Verdict {
+            winner_row: winner.map(|w| w.row),
+            first_row,
+            n_valid,
+            agreement: share(best),
+            margin: share(best) - share(runner_up),
+            vote_entropy,
+        }
+    }
+}
+
+/// `p ln p`. The commonest shares, of two, three and four votes, are kept.
+fn p_ln_p(p: f64) -> f64 {
+    static COMMON: LazyLock<[(f64, f64); 5]> =
+        LazyLock::new(|| [0.5, 0.25, 0.75, 1.0 / 3.0, 2.0 / 3.0].map(|p: f64| (p, p * p.ln())));
+    COMMON.iter().find(|c| c.0 == p).map_or_else(|| p * p.ln(), |c| c.1)
+}
+
+impl Tally<'_> {
+    fn absorb(&mut self, other: Self) {
+        self.weight += other.weight;
+        if other.nll < self.nll {
+            self.nll = other.nll;
+            self.row = other.row;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arrays::texts;
+    use arrow_array::{ArrayRef, StringArray};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn verdict(votes: &[(Option<&str>, f64, f64)], tolerance: f64) -> Verdict {
+        let ids: ArrayRef = Arc::new(StringArray::from(vec!["x"; votes.len()]));
+        let answers: ArrayRef = Arc::new(votes.iter().map(|v| v.0).collect::<StringArray>());
+        let control = Control::default();
+        let groups = Groups::new(&texts(&[ids]).unwrap(), &control).unwrap();
+        let answers = texts(&[answers]).unwrap();
+        let nll: Vec<f64> = votes.iter().map(|v| v.1).collect();
+        let weights: Vec<f64> = votes.iter().map(|v| v.2).collect();
+        let votes = Votes { answers: &answers, nll: &nll, weights: Some(&weights), tolerance };
+        consensus(&groups, &votes, &control).unwrap()[0]
+    }
+
+    #[test]
+    fn ties_go_to_the_lower_nll_and_then_to_the_first() {
+        let got = verdict(&[(Some("a"), 0.5, 1.0), (Some("b"), 0.2, 1.0)], 0.0);
+        assert_eq!((got.winner_row, got.margin, got.agreement), (Some(1), 0.0, 0.5));
+        assert!((got.vote_entropy - std::f64::consts::LN_2).abs() < 1e-15);
+        let got = verdict(&[(Some("a"), 0.5, 1.0), (Some("b"), 0.5, 1.0)], 0.0);
+        assert_eq!(got.winner_row, Some(0));
+        let got = verdict(&[(Some("a"), 0.5, 1.0), (Some("b"), 0.9, 1.5)], 0.0);
+        assert_eq!(got.winner_row, Some(1));
+        let got = verdict(&[(Some("a"), f64::NAN, 1.0), (Some("b"), 9.0, 1.0)], 0.0);
+        assert_eq!(got.winner_row, Some(1));
+    }
+
+    #[test]
+    fn unparsed_answers_are_no_votes() {
+        let got = verdict(&[(None, 0.1, 1.0), (None, 0.1, 1.0)], 0.0);
+        let want = Verdict {
+            winner_row: None,
+            first_row: None,
+            n_valid: 0,
+            agreement: 0.0,
+            margin: 0.0,
+            vote_entropy: 0.0,
+        };
+        assert_eq!(got, want);
+        let got = verdict(&[(None, 0.1, 1.0), (Some("a"), 2.0, 1.0), (Some("a"), 1.0, 1.0)], 0.0);
+        assert_eq!((got.winner_row, got.first_row, got.n_valid), (Some(2), Some(1), 2));
+        assert_eq!((got.agreement, got.margin), (1.0, 1.0));
+    }
+
+    #[test]
+    fn close_numbers_are_one_answer() {
+        let votes = [
+            (Some("100"), 0.3, 1.0),
+            (Some("x"), 0.1, 1.0),
+            (Some("101"), 0.2, 1.0),
+            (Some("102"), 0.4, 1.0),
+        ];
+        let got = verdict(&votes, 0.01);
+        assert_eq!((got.winner_row, got.agreement), (Some(2), 0.75));
+        assert_eq!(verdict(&votes, 0.0).agreement, 0.25);
+    }
+
+    proptest! {
+        #[test]
+        fn counts_are_those_of_a_naive_count(
+            votes in prop::collection::vec((prop::option::of("[a-z]{1,2}"), 0.0f64..3.0), 1..90))
+        {
+            let rows: Vec<_> = votes.iter().map(|(a, nll)| (a.as_deref(), *nll, 1.0)).collect();
+            let got = verdict(&rows, 0.0);
+            let valid: Vec<(&str, f64)> = rows.iter().filter_map(|r| Some((r.0?, r.1))).collect();
+            prop_assert_eq!(got.n_valid as usize, valid.len());
+            let count = |a: &str| valid.iter().filter(|v| v.0 == a).count();
+            let nll = |a: &str| valid.iter().filter(|v| v.0 == a).map(|v| v.1).fold(f64::INFINITY, f64::min);
+            let best = valid.iter().map(|v| v.0).min_by(|a, b| {
+                count(b).cmp(&count(a)).then(nll(a).total_cmp(&nll(b)))
+            });
+            prop_assert_eq!(got.winner_row.and_then(|row| rows[row].0), best);
+            if let Some(best) = best {
+                prop_assert_eq!(got.agreement, count(best) as f64 / valid.len() as f64);
+                prop_assert_eq!(rows[got.winner_row.unwrap()].1, nll(best));
+            }
+        }
+    }
+}

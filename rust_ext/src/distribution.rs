@@ -1,0 +1,290 @@
+//! Distributions over the options of closed-answer tasks: their average over the collaborators, and
+//! their alignment to a prior.
+
+use crate::arrays::{Chunked, FloatLists};
+use crate::error::{Error, Result};
+use crate::groups::Groups;
+use crate::parallel::{self, Control};
+use crate::scores::ROUNDING;
+
+/// Lists of probabilities: those of example `g` are `values[offsets[g]..offsets[g + 1]]`; an empty
+/// list means that there is none.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Distributions {
+    pub offsets: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+impl Distributions {
+    pub fn len(&self) -> usize {
+        self.offsets.len().saturating_sub(1)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn get(&self, i: usize) -> &[f32] {
+        &self.values[self.offsets[i]..self.offsets[i + 1]]
+    }
+}
+
+/// For each example the mean over its rows of `softmax(option_logprobs)`.
+///
+/// A null or empty list, or one of −∞ alone, is left out; a null or −∞ in a list is a probability
+/// of 0. Raises an error with the row for NaN, for values above 0, for lists of different lengths
+/// within one example, and for more options than `classes`.
+pub fn average(
+    groups: &Groups,
+    logprobs: &Chunked<FloatLists>,
+    classes: usize,
+    control: &Control,
+) -> Result<Distributions> {
+    if logprobs.len() != groups.rows() {
+        return Err(Error::input(format!(
+            "{} example ids, but {} option_logprobs",
+            groups.rows(),
+            logprobs.len()
+        )));
+    }
+    let blocks = parallel::map(groups.len(), control, |range| {
+        let mut block = Distributions { offsets: Vec::with_capacity(range.len()), values: vec![] };
+        let (mut one, mut sum) = (Vec::new(), Vec::new());
+        for group in range {
+            let mut voices = 0;
+            sum.clear();
+            for row in groups.rows_of(group) {
+                if !softmax(logprobs, row, &mut one)? {
+                    continue;
+                }
+                if one.len() > classes {
+                    let message = format!("{} options, but {classes} classes", one.len());
+                    return Err(Error::row(row, message));
+                }
+                if voices > 0 && one.len() != sum.len() {
+                    let message = format!("{} options, another row has {}", one.len(), sum.len());
+                    return Err(Error::row(row, message));
+                }
+                sum.resize(one.len(), 0.0);
+                sum.iter_mut().zip(&one).for_each(|(sum, p)| *sum += p);
+                voices += 1;
+            }
+            block.values.extend(sum.iter().map(|p| (p / f64::from(voices)) as f32));
+            block.offsets.push(block.values.len());
+        }
+        Ok(block)
+    })?;
+    let mut all = Distributions { offsets: vec![0], values: vec![] };
+    for block in blocks {
+        let base = all.values.len();
+        all.offsets.extend(block.offsets.iter().map(|end| base + end));
+        all.values.extend(block.values);
+    }
+    Ok(all)
+}
+
+/// Softmax of a row's list into `out`; false where there is nothing to take it of.
+fn softmax(column: &Chunked<FloatLists>, row: usize, out: &mut Vec<f64>) -> Result<bool> {
+    let (chunk, local) = column.locate(row);
+    out.clear();
+    let Some(span) = chunk.lists.span(local) else { return Ok(false) };
+    out.extend(span.map(|i| chunk.value(i).unwrap_or(f64::NEG_INFINITY)));
+    if let Some(bad) = out.iter().find(|&&x| x.is_nan() || x > ROUNDING) {
+        return Err(Error::row(row, format!("{bad} is not a logprob")));
+    }
+    let largest = out.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    if largest == f64::NEG_INFINITY {
+        return Ok(false);
+    }
+    out.iter_mut().for_each(|x| *x = (*x - largest).exp());
+    let total: f64 = out.iter().sum();
+    out.iter_mut().for_each(|p| *p /= total);
+    Ok(true)
+}
+
+/// Lists of probabilities, with an empty one for null. Raises an error with the row for what is no
+/// probability, and for more options than `classes`.
+pub fn from_lists(column: &Chunked<FloatLists>, classes: usize) -> Result<Distributions> {
+    let mut all = Distributions { offsets: vec![0], values: vec![] };
+    for row in 0..column.len() {
+        let (chunk, local) = column.locate(row);
+        let span = chunk.lists.span(local).unwrap_or(0..0);
+        if span.len() > classes {
+            return Err(Error::row(row, format!("{} options, but {classes} classes", span.len())));
+        }
+        for i in span {
+            let p = chunk.value(i).unwrap_or(f64::NAN);
+            if !(0.0..=1.0 + ROUNDING).contains(&p) {
+                return Err(Error::row(row, format!("{p} is not a probability")));
+            }
+            all.values.push(p as f32);
+        }
+        all.offsets.push(all.values.len());
+    }
+    Ok(all)
+}
+
+/// Rounds of scaling: far more than the change of 1e-9 needs where a solution exists.
+const MOST_ROUNDS: usize = 1000;
+
+/// The class weights `w` with which the mean of `p_i(c) w_c / Σ_k p_i(k) w_k` over the examples is
+/// the prior (iterated scaling: `w_c ← w_c · prior_c / mean_c` until no mean is off by 1e-9).
+///
+/// Sums run in the order of the examples; a caller who wants the same bits from any order sorts
+/// first. Classes that no example can be (a mean of 0) keep their weight.
+pub fn alignment(p: &Distributions, prior: &[f64], control: &Control) -> Result<Vec<f64>> {
+    let total: f64 = prior.iter().sum();
+    if prior.iter().any(|x| !(*x >= 0.0 && x.is_finite())) || total <= 0.0 {
+        return Err(Error::input("prior: shares are finite, not negative and not all 0"));
+    }
+    let prior: Vec<f64> = prior.iter().map(|x| x / total).collect();
+    let mut weights = vec![1.0; prior.len()];
+    for _ in 0..MOST_ROUNDS {
+        control.check()?;
+        let means = means(p, &weights, control)?;
+        let mut change: f64 = 0.0;
+        for ((weight, mean), prior) in weights.iter_mut().zip(&means).zip(&prior) {
+            if *mean > 0.0 {
+                change = change.max((prior - mean).abs());
+                *weight *= prior / mean;
+            }
+        }
+        if change < 1e-9 {
+            break;
+        }
+    }
+    Ok(weights)
+}
+
+/// The mean over the examples of their distributions under these weights.
+fn means(p: &Distributions, weights: &[f64], control: &Control) -> Result<Vec<f64>> {
+    let blocks = parallel::map(p.len(), control, |range| {
+        let (mut sums, mut n) = (vec![0.0; weights.len()], 0usize);
+        let mut one = Vec::new();
+        for i in range {
+            if scale(p.get(i), weights, &mut one) {
+                n += 1;
+                sums.iter_mut().zip(&one).for_each(|(sum, p)| *sum += p);
+            }
+        }
+        Ok((sums, n))
+    })?;
+    let mut sums = vec![0.0; weights.len()];
+    let mut n = 0;
+    for (block, m) in blocks {
+        sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += x);
+        n += m;
+    }
+    Ok(sums.into_iter().map(|sum| sum / n.max(1) as f64).collect())
+}
+
+/// `p_c w_c / Σ p_k w_k` into `out`; false where there is no distribution.
+fn scale(p: &[f32], weights: &[f64], out: &mut Vec<f64>) -> bool {
+    out.clear();
+    out.extend(p.iter().zip(weights).map(|(p, w)| f64::from(*p) * w));
+    let total: f64 = out.iter().sum();
+    if total > 0.0 {
+        out.iter_mut().for_each(|p| *p /= total);
+    }
+    // All of a row's mass may lie on classes of prior 0: then it has nothing to say.
+    total > 0.0
+}
+
+/// The most probable class and its probability.
+pub type Best = Option<(usize, f32)>;
+
+/// The distributions under class weights, and the most probable class of each with its probability
+/// (the first of equal ones). An example without a distribution has none of the three.
+pub fn apply(
+    p: &Distributions,
+    weights: &[f64],
+    control: &Control,
+) -> Result<(Distributions, Vec<Best>)> {
+    let mut scaled = p.clone();
+    let mut offsets = vec![0];
+    scaled.values.clear();
+    let mut best = Vec::with_capacity(p.len());
+    let mut one = Vec::new();
+    for i in 0..p.len() {
+        if i % parallel::BLOCK_ROWS == 0 {
+            control.check()?;
+        }
+        if scale(p.get(i), weights, &mut one) {
+            let mut top = 0;
+            let start = scaled.values.len();
+            scaled.values.extend(one.iter().map(|x| *x as f32));
+            let row = &scaled.values[start..];
+            for (class, value) in row.iter().enumerate() {
+                if *value > row[top] {
+                    top = class;
+                }
+            }
+            best.push(Some((top, row[top])));
+        } else {
+            best.push(None);
+        }
+        offsets.push(scaled.values.len());
+    }
+    scaled.offsets = offsets;
+    Ok((scaled, best))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arrays::{float_lists, texts};
+    use arrow_array::types::Float32Type;
+    use arrow_array::{ArrayRef, ListArray, StringArray};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    fn averaged(rows: Vec<Option<Vec<Option<f32>>>>) -> Result<Distributions> {
+        let ids: ArrayRef = Arc::new(StringArray::from(vec!["x"; rows.len()]));
+        let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(rows));
+        let control = Control::default();
+        let groups = Groups::new(&texts(&[ids])?, &control)?;
+        average(&groups, &float_lists(&[lists])?, 3, &control)
+    }
+
+    #[test]
+    fn what_is_missing_is_left_out() {
+        let half = Some(vec![Some(-1.0), Some(-1.0)]);
+        let sure = Some(vec![Some(-1.0), None]);
+        let nothing = Some(vec![Some(f32::NEG_INFINITY); 2]);
+        let got = averaged(vec![half.clone(), None, sure, nothing.clone(), Some(vec![])]).unwrap();
+        assert_eq!(got.get(0), [0.75, 0.25]);
+        assert_eq!(averaged(vec![None, nothing]).unwrap().get(0), [0.0f32; 0]);
+        let error = averaged(vec![half, Some(vec![Some(-1.0)])]).unwrap_err();
+        assert!(error.to_string().starts_with("row 1: 1 options"), "{error}");
+        assert!(averaged(vec![Some(vec![Some(-1.0); 4])]).is_err());
+        assert!(averaged(vec![Some(vec![Some(f32::NAN)])]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn aligned_means_are_the_prior(
+            rows in prop::collection::vec((0.05f32..1.0, 0.05f32..1.0, 0.05f32..1.0), 1..40),
+            prior in (0.1f64..1.0, 0.1f64..1.0, 0.1f64..1.0))
+        {
+            let values: Vec<f32> = rows.iter().flat_map(|&(a, b, c)| {
+                let total = a + b + c;
+                [a / total, b / total, c / total]
+            }).collect();
+            let p = Distributions { offsets: (0..=rows.len()).map(|i| i * 3).collect(), values };
+            let prior = [prior.0, prior.1, prior.2];
+            let control = Control::default();
+            let weights = alignment(&p, &prior, &control).unwrap();
+            let got = means(&p, &weights, &control).unwrap();
+            for (got, want) in got.iter().zip(prior) {
+                prop_assert!((got - want / prior.iter().sum::<f64>()).abs() < 1e-6);
+            }
+            let (scaled, best) = apply(&p, &weights, &control).unwrap();
+            for (i, best) in best.iter().enumerate() {
+                let (class, top) = best.unwrap();
+                prop_assert!(scaled.get(i).iter().all(|p| *p <= top));
+                prop_assert_eq!(scaled.get(i)[class], top);
+                prop_assert!((scaled.get(i).iter().sum::<f32>() - 1.0).abs() < 1e-5);
+            }
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The rows of each example: what every per-example kernel iterates over.
+
+use arrow_array::StringArray;
+
+use crate::answers::concat;
+use crate::arrays::{Chunked, Texts};
+use crate::error::{Error, Result};
+use crate::parallel::{self, Control};
+
+/// The rows of a table by example, examples in the byte order of their ids, the rows of one
+/// example in the order of the table.
+pub struct Groups {
+    /// Null where the table's own order is the order of the groups.
+    rows: Option<Vec<usize>>,
+    /// `rows[offsets[g]..offsets[g + 1]]` is example `g`.
+    offsets: Vec<usize>,
+}
+
+impl Groups {
+    /// Rows that lie in order cost one comparison each; others are sorted by runs of one id.
+    /// Raises an error for a null id.
+    pub fn new(ids: &Chunked<Texts>, control: &Control) -> Result<Self> {
+        let blocks = parallel::map(ids.len(), control, |rows| runs(ids, rows))?;
+        let sorted = blocks.iter().all(|block| block.1);
+        let mut starts: Vec<usize> = blocks.into_iter().flat_map(|block| block.0).collect();
+        if sorted {
+            starts.push(ids.len());
+            return Ok(Self { rows: None, offsets: starts });
+        }
+        let id = |row: usize| ids.get(row).unwrap_or_default();
+        let ends: Vec<usize> = starts.iter().skip(1).copied().chain([ids.len()]).collect();
+        let mut order: Vec<(u64, &str, usize)> =
+            starts.iter().enumerate().map(|(run, &row)| (prefix(id(row)), id(row), run)).collect();
+        parallel::sort(&mut order);
+        control.check()?;
+        let mut rows = Vec::with_capacity(ids.len());
+        let mut offsets = Vec::with_capacity(order.len() + 1);
+        let mut previous = None;
+        for (_, id, run) in order {
+            if previous != Some(id) {
+                offsets.push(rows.len());
+                previous = Some(id);
+            }
+            rows.extend(starts[run]..ends[run]);
+        }
+        offsets.push(rows.len());
+        Ok(Self { rows: Some(rows), offsets })
+    }
+
+    /// How many examples there are.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many rows the table has.
+    pub fn rows(&self) -> usize {
+        self.offsets[self.len()]
+    }
+
+    /// The rows of an example, in the order of the table.
+    #[inline]
+    pub fn rows_of(&self, group: usize) -> impl ExactSizeIterator<Item = usize> + Clone {
+        let range = self.offsets[group]..self.offsets[group + 1];
+        range.map(|i| self.rows.as_ref().map_or(i, |rows| rows[i]))
+    }
+
+    /// The id of each example.
+    pub fn ids(&self, ids: &Chunked<Texts>, control: &Control) -> Result<StringArray> {
+        let blocks = parallel::map(self.len(), control, |range| {
+            let first = |group| self.rows_of(group).next().and_then(|row| ids.get(row));
+            Ok(range.map(first).collect::<StringArray>())
+        })?;
+        concat(&blocks)
+    }
+
+    /// The first row of each example.
+    pub fn first_rows(&self) -> impl ExactSizeIterator<Item = usize> {
+        (0..self.len()).map(|group| {
+            let start = self.offsets[group];
+            self.rows.as_ref().map_or(start, |rows| rows[start])
+        })
+    }
+}
+
+/// Where a new id begins within `rows`, and whether each such id is above the one before it.
+fn runs(ids: &Chunked<Texts>, rows: std::ops::Range<usize>) -> Result<(Vec<usize>, bool)> {
+    let mut starts = Vec::new();
+    let mut rising = true;
+    let mut previous = rows.start.checked_sub(1).and_then(|row| ids.get(row));
+    for row in rows {
+        let id = ids.get(row);
+        if id.is_none() {
+            return Err(Error::row(row, "example_id is null"));
+        }
+        if id != previous {
+            rising &= previous < id;
+            starts.push(row);
+            previous = id;
+        }
+    }
+    Ok((starts, rising))
+}
+
+/// The first bytes of an id as a number that sorts as they do.
+fn prefix(id: &str) -> u64 {
+    let mut bytes = [0; 8];
+    let n = id.len().min(8);
+    bytes[..n].copy_from_slice(&id.as_bytes()[..n]);
+    u64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arrays::texts;
+    use arrow_array::{Array, ArrayRef, StringArray};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    proptest! {
+        #[test]
+        fn groups_are_those_of_an_ordered_map(
+            ids in prop::collection::vec("[ab]{0,2}|[a-z]{8,10}", 0..40), sorted: bool, cut in 0usize..40)
+        {
+            let mut ids = ids;
+            if sorted {
+                ids.sort();
+            }
+            let mut want: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+            for (row, id) in ids.iter().enumerate() {
+                want.entry(id).or_default().push(row);
+            }
+            let array: ArrayRef = Arc::new(StringArray::from(ids.clone()));
+            let cut = cut.min(ids.len());
+            let chunks = [array.slice(0, cut), array.slice(cut, ids.len() - cut)];
+            let groups = Groups::new(&texts(&chunks).unwrap(), &Control::default()).unwrap();
+            let got: Vec<Vec<usize>> = (0..groups.len()).map(|g| groups.rows_of(g).collect()).collect();
+            prop_assert_eq!(got, want.into_values().collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,27 @@
+//! Selection kernels: pure functions over Arrow arrays, and (feature `python`) the module
+//! `semievol_ray._native` that wraps them.
+
+pub mod agreement;
+pub mod answers;
+pub mod arrays;
+pub mod choice;
+pub mod consensus;
+pub mod distribution;
+pub mod duplicates;
+pub mod error;
+pub mod groups;
+pub mod labels;
+pub mod numbers;
+pub mod parallel;
+pub mod pattern;
+pub mod ranks;
+pub mod scores;
+pub mod sums;
+#[cfg(target_arch = "x86_64")]
+mod sums_x86;
+pub mod text;
+pub mod token_entropy;
+
+// Unit tests link no Python.
+#[cfg(all(feature = "python", not(test)))]
+mod python;

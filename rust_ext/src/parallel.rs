@@ -1,0 +1,87 @@
+//! Work split into blocks of rows: over the threads of the rayon pool it runs in, or one block
+//! after another outside of any pool. How it is split never changes a result.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+
+/// Rows a block holds: large enough to hide scheduling, small enough to cancel quickly.
+pub const BLOCK_ROWS: usize = 8192;
+
+/// Lets the caller stop the work between two blocks.
+#[derive(Default)]
+pub struct Control(AtomicBool);
+
+impl Control {
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+    }
+}
+
+fn in_pool() -> bool {
+    rayon::current_thread_index().is_some()
+}
+
+/// Fills `out` block by block: `work` gets the first row of a block and the block itself.
+pub fn fill<T: Send>(
+    out: &mut [T],
+    control: &Control,
+    work: impl Fn(usize, &mut [T]) -> Result<()> + Sync,
+) -> Result<()> {
+    let block = |(i, rows): (usize, &mut [T])| {
+        control.check()?;
+        work(i * BLOCK_ROWS, rows)
+    };
+    if in_pool() && out.len() > BLOCK_ROWS {
+        out.par_chunks_mut(BLOCK_ROWS).enumerate().map(block).reduce(|| Ok(()), first_error)
+    } else {
+        out.chunks_mut(BLOCK_ROWS).enumerate().try_for_each(block)
+    }
+}
+
+/// The value of `work` for each block of `0..rows`, in order.
+pub fn map<T: Send>(
+    rows: usize,
+    control: &Control,
+    work: impl Fn(Range<usize>) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let block = |i: usize| {
+        control.check()?;
+        work(i * BLOCK_ROWS..rows.min((i + 1) * BLOCK_ROWS))
+    };
+    let blocks = rows.div_ceil(BLOCK_ROWS);
+    let results: Vec<Result<T>> = if in_pool() && blocks > 1 {
+        (0..blocks).into_par_iter().map(block).collect()
+    } else {
+        (0..blocks).map(block).collect()
+    };
+    let mut values = Vec::with_capacity(blocks);
+    let mut failed: Option<Error> = None;
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(error) => failed = Some(failed.map_or(error.clone(), |f| f.first(error))),
+        }
+    }
+    failed.map_or(Ok(values), Err)
+}
+
+fn first_error(a: Result<()>, b: Result<()>) -> Result<()> {
+    match (a, b) {
+        (Err(a), Err(b)) => Err(a.first(b)),
+        (Err(e), Ok(())) | (Ok(()), Err(e)) => Err(e),
+        (Ok(()), Ok(())) => Ok(()),
+    }
+}
+
+/// Sorts, with ties in their order.
+pub fn sort<T: Ord + Send>(items: &mut [T]) {
+    if in_pool() { items.par_sort() } else { items.sort() }
+}

@@ -1,0 +1,312 @@
+//! Finds the part of a response that is the answer, by the task's regular expression.
+//!
+//! Most patterns are a plain sequence ("answer", spaces, ":", one group), for which the general
+//! engine is a large machine: such a pattern is matched step by step, at ten times the speed, on
+//! ASCII texts. Both ways give the same match; a test holds them against each other.
+
+use regex::{CaptureLocations, Regex, RegexBuilder};
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
+
+use crate::error::{Error, Result};
+
+/// A compiled pattern: the last match's last group that took part is the candidate.
+pub struct Pattern {
+    regex: Regex,
+    locations: CaptureLocations,
+    sequence: Option<Sequence>,
+}
+
+impl Clone for Pattern {
+    // Each thread needs buffers of its own.
+    fn clone(&self) -> Self {
+        let regex = self.regex.clone();
+        Self { locations: regex.capture_locations(), regex, sequence: self.sequence.clone() }
+    }
+}
+
+impl Pattern {
+    pub fn new(pattern: &str) -> Result<Self> {
+        let regex = RegexBuilder::new(pattern)
+            .size_limit(32 << 20)
+            .build()
+            .map_err(|error| Error::input(format!("pattern: {error}")))?;
+        let sequence = regex_syntax::parse(pattern).ok().and_then(|hir| Sequence::new(&hir));
+        Ok(Self { locations: regex.capture_locations(), regex, sequence })
+    }
+
+    /// The candidate, or the whole text where the pattern does not match.
+    pub fn candidate<'t>(&mut self, text: &'t str) -> &'t str {
+        let found = match &self.sequence {
+            Some(sequence) if text.is_ascii() => sequence.last(text.as_bytes()),
+            _ => self.last(text),
+        };
+        found.map_or(text, |(start, end)| &text[start..end])
+    }
+
+    fn last(&mut self, text: &str) -> Option<(usize, usize)> {
+        let last = self.regex.find_iter(text).last()?;
+        let whole = (last.start(), last.end());
+        if self.regex.captures_len() == 1 {
+            return Some(whole);
+        }
+        self.regex.captures_read_at(&mut self.locations, text, last.start());
+        let mut groups = (0..self.locations.len()).rev();
+        Some(groups.find_map(|group| self.locations.get(group)).unwrap_or(whole))
+    }
+}
+
+#[derive(Clone)]
+enum Item {
+    /// From `min` to `max` bytes of a class, as many as there are.
+    Step {
+        class: Box<[bool; 256]>,
+        min: usize,
+        max: usize,
+    },
+    Look(Look),
+    /// The last group begins or ends here.
+    Open,
+    Close,
+}
+
+/// A pattern without alternatives, in which a repeated class never holds a byte that could also
+/// begin what follows it: then taking as many as there are is right at the first try.
+#[derive(Clone)]
+struct Sequence {
+    items: Vec<Item>,
+    /// Which bytes a match can begin with.
+    first: Box<[bool; 256]>,
+}
+
+impl Sequence {
+    fn new(hir: &Hir) -> Option<Self> {
+        let mut items = Vec::new();
+        let groups = hir.properties().explicit_captures_len();
+        flatten(hir, groups as u32, &mut items)?;
+        if groups == 0 {
+            items.insert(0, Item::Open);
+            items.push(Item::Close);
+        }
+        for (i, item) in items.iter().enumerate() {
+            if let Item::Step { class, min, max } = item
+                && min != max
+                && !is_decided(class, &items[i + 1..])
+            {
+                return None;
+            }
+        }
+        let first = items.iter().find_map(|item| match item {
+            Item::Step { class, min, .. } => Some((*min > 0).then(|| class.clone())),
+            _ => None,
+        })??;
+        Some(Self { items, first })
+    }
+
+    /// The last of the matches from left to right, its last group.
+    fn last(&self, text: &[u8]) -> Option<(usize, usize)> {
+        let mut last = None;
+        let mut at = 0;
+        while at < text.len() {
+            if self.first[text[at] as usize]
+                && let Some((group, end)) = self.match_at(text, at)
+            {
+                last = Some(group);
+                // The first step takes a byte at least, so a match is never empty.
+                at = end;
+            } else {
+                at += 1;
+            }
+        }
+        last
+    }
+
+    fn match_at(&self, text: &[u8], mut at: usize) -> Option<((usize, usize), usize)> {
+        let mut group = (at, at);
+        for item in &self.items {
+            match item {
+                Item::Step { class, min: 1, max: 1 } => {
+                    if !text.get(at).is_some_and(|b| class[usize::from(*b)]) {
+                        return None;
+                    }
+                    at += 1;
+                }
+                Item::Step { class, min, max } => {
+                    let rest = &text[at..text.len().min(at.saturating_add(*max))];
+                    let taken = rest.iter().take_while(|b| class[**b as usize]).count();
+                    if taken < *min {
+                        return None;
+                    }
+                    at += taken;
+                }
+                Item::Look(look) => {
+                    let word =
+                        |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_alphanumeric() || *b == b'_');
+                    let before = at.checked_sub(1).and_then(|i| text.get(i));
+                    let holds = match look {
+                        Look::Start => at == 0,
+                        Look::End => at == text.len(),
+                        _ => word(before) != word(text.get(at)),
+                    };
+                    if !holds {
+                        return None;
+                    }
+                }
+                Item::Open => group.0 = at,
+                Item::Close => group.1 = at,
+            }
+        }
+        Some((group, at))
+    }
+}
+
+fn flatten(hir: &Hir, last_group: u32, items: &mut Vec<Item>) -> Option<()> {
+    match hir.kind() {
+        HirKind::Empty => {}
+        HirKind::Literal(literal) => {
+            for &b in &*literal.0 {
+                let mut class = Box::new([false; 256]);
+                class[usize::from(b)] = true;
+                items.push(Item::Step { class, min: 1, max: 1 });
+            }
+        }
+        HirKind::Class(class) => {
+            items.push(Item::Step { class: ascii(class), min: 1, max: 1 });
+        }
+        HirKind::Look(look @ (Look::Start | Look::End | Look::WordUnicode | Look::WordAscii)) => {
+            items.push(Item::Look(*look));
+        }
+        HirKind::Repetition(repetition) if repetition.greedy => {
+            let HirKind::Class(class) = repetition.sub.kind() else {
+                return one_byte(repetition, items);
+            };
+            items.push(Item::Step {
+                class: ascii(class),
+                min: repetition.min as usize,
+                max: repetition.max.map_or(usize::MAX, |max| max as usize),
+            });
+        }
+        HirKind::Capture(capture) => {
+            let last = capture.index == last_group;
+            items.extend(last.then_some(Item::Open));
+            flatten(&capture.sub, last_group, items)?;
+            items.extend(last.then_some(Item::Close));
+        }
+        HirKind::Concat(parts) => {
+            for part in parts {
+                flatten(part, last_group, items)?;
+            }
+        }
+        _ => return None,
+    }
+    Some(())
+}
+
+/// A repeated literal of one byte, such as the "*" of `\**`.
+fn one_byte(repetition: &regex_syntax::hir::Repetition, items: &mut Vec<Item>) -> Option<()> {
+    let HirKind::Literal(literal) = repetition.sub.kind() else { return None };
+    let [b] = *literal.0 else { return None };
+    let mut class = Box::new([false; 256]);
+    class[usize::from(b)] = true;
+    items.push(Item::Step {
+        class,
+        min: repetition.min as usize,
+        max: repetition.max.map_or(usize::MAX, |max| max as usize),
+    });
+    Some(())
+}
+
+/// The ASCII part of a class: the texts matched here are ASCII.
+fn ascii(class: &Class) -> Box<[bool; 256]> {
+    let mut table = Box::new([false; 256]);
+    let mut set = |start: u32, end: u32| {
+        for b in start..=end.min(127) {
+            table[b as usize] = true;
+        }
+    };
+    match class {
+        Class::Unicode(class) => {
+            class.iter().for_each(|range| set(range.start() as u32, range.end() as u32));
+        }
+        Class::Bytes(class) => {
+            class.iter().for_each(|range| set(range.start().into(), range.end().into()));
+        }
+    }
+    table
+}
+
+/// Whether no byte of a repeated class can begin what follows.
+fn is_decided(class: &[bool; 256], following: &[Item]) -> bool {
+    for item in following {
+        match item {
+            Item::Step { class: next, min, .. } => {
+                if (0..256).any(|b| class[b] && next[b]) {
+                    return false;
+                }
+                if *min > 0 {
+                    return true;
+                }
+            }
+            // Fewer bytes could satisfy it where all of them do not.
+            Item::Look(_) => return false,
+            Item::Open | Item::Close => {}
+        }
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_last_match_s_last_participating_group_is_the_candidate() {
+        let mut pattern = Pattern::new(r"(?i)answer\s*:\s*(?:\(([a-z])\)|([a-z]+))").unwrap();
+        for (text, want) in [
+            ("Answer: A. No: answer: (c)", "c"),
+            ("answer: Paris", "Paris"),
+            ("nothing", "nothing"),
+            ("", ""),
+        ] {
+            assert_eq!(pattern.candidate(text), want);
+        }
+        assert_eq!(Pattern::new("b+").unwrap().candidate("b bb c"), "bb");
+        assert!(Pattern::new("(").is_err());
+    }
+
+    const SEQUENCES: [&str; 10] = [
+        r"(?i)answer\s*:\s*([A-Z])",
+        r"(?i)answer\s*:\s*([^\s\n]+)",
+        r"(?i)ans\w{0,3}[:=]\s*(\d+)",
+        r"a+b",
+        r"(a)(b*)c?",
+        r"\b([A-D])\b",
+        r"^[a-d]\s*([x:])$",
+        r"\*\*([^*]+)\*\*",
+        r"a{2,3}b{1}",
+        r"[ab]([cd]{1,2})",
+    ];
+
+    #[test]
+    fn plain_sequences_take_the_short_way() {
+        for pattern in SEQUENCES {
+            assert!(Pattern::new(pattern).unwrap().sequence.is_some(), "{pattern}");
+        }
+        for pattern in [r"^\s*([a-d])$", "ab|c", "(a)?b", "a*a", "a+?b", "(ab)+", r"\w+\b", ""] {
+            assert!(Pattern::new(pattern).unwrap().sequence.is_none(), "{pattern}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_ways_find_the_same(
+            which in 0..SEQUENCES.len(),
+            text in "(Answer|ANS|answer|[ :=*]|[a-dA-D]|[0-9]|\\n){0,12}")
+        {
+            let mut short = Pattern::new(SEQUENCES[which]).unwrap();
+            let mut general = short.clone();
+            general.sequence = None;
+            prop_assert_eq!(short.candidate(&text), general.candidate(&text));
+        }
+    }
+}

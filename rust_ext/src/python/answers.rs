@@ -1,0 +1,73 @@
+//! Extraction and comparison of answers.
+
+use arrow_array::BooleanArray;
+use pyo3::prelude::*;
+use pyo3_arrow::input::AnyArray;
+
+use super::run::{run, to_py_error};
+use super::{chunks, rows, to_pyarrow};
+use crate::answers::{Closed, Kind, equal, extract};
+use crate::arrays::{text_lists, texts as text_column};
+use crate::labels::Labels;
+use crate::pattern::Pattern;
+
+/// The canonical answer of each text; null where it holds none, or two different ones.
+///
+/// `pattern` (Rust regex syntax) narrows a text to its last match's last group that took part; a
+/// text without a match is taken whole. Then, by `kind`:
+///
+/// - "multiple_choice": the letter (A ... Z, AA ...) of the option that is picked by its letter
+///   ("B", "(b)", "B) text", "The answer is B"), its text, or its number alone. `options` holds the
+///   options of each row; without it a letter alone counts.
+/// - "label": the one of `labels` that the text is after normalisation, or the only one that it
+///   contains in whole words (at each word the longest).
+/// - "numeric": the last number in canonical decimal spelling; "45%" is 0.45, "(3.2)" is -3.2.
+/// - "text": the text in NFKC and lower case, without punctuation and articles; null when empty.
+///
+/// Raises ValueError for a pattern that does not compile, for labels that are equal after
+/// normalisation, and for options or labels that are missing or of no use to the kind.
+#[pyfunction]
+#[pyo3(signature = (texts, *, kind, pattern=None, options=None, labels=None))]
+pub fn extract_answers<'py>(
+    py: Python<'py>,
+    texts: AnyArray,
+    kind: &str,
+    pattern: Option<&str>,
+    options: Option<AnyArray>,
+    labels: Option<Vec<String>>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let texts = chunks(texts)?;
+    let options = options.map(chunks).transpose()?;
+    let kind: Kind = kind.parse().map_err(to_py_error)?;
+    let answers = run(py, rows(&texts), |control| {
+        let pattern = pattern.map(Pattern::new).transpose()?;
+        let options = options.as_deref().map(text_lists).transpose()?;
+        let labels = labels.map(Labels::new).transpose()?;
+        let closed = Closed::new(kind, options.as_ref(), labels.as_ref())?;
+        extract(&text_column(&texts)?, kind, pattern.as_ref(), &closed, control)
+    })?;
+    to_pyarrow(py, answers)
+}
+
+/// Whether two columns of answers say the same, row by row; null equals nothing.
+///
+/// "multiple_choice" compares letters, "label" and "text" normalised texts, "numeric" numbers: equal
+/// where |a - b| <= relative_tolerance * max(|a|, |b|), which is not transitive above 0; answers that
+/// are no numbers are compared as texts. Raises ValueError for columns of different lengths.
+#[pyfunction]
+#[pyo3(signature = (left, right, *, kind, relative_tolerance=0.0))]
+pub fn answers_equal<'py>(
+    py: Python<'py>,
+    left: AnyArray,
+    right: AnyArray,
+    kind: &str,
+    relative_tolerance: f64,
+) -> PyResult<Bound<'py, PyAny>> {
+    let (left, right) = (chunks(left)?, chunks(right)?);
+    let kind: Kind = kind.parse().map_err(to_py_error)?;
+    let same = run(py, rows(&left), |control| {
+        let (left, right) = (text_column(&left)?, text_column(&right)?);
+        equal(&left, &right, kind, relative_tolerance, control).map(BooleanArray::from)
+    })?;
+    to_pyarrow(py, same)
+}

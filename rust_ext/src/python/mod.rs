@@ -1,0 +1,111 @@
+//! The module `semievol_ray._native`: each function takes Arrow data of any library that speaks the
+//! PyCapsule interface, releases the GIL, calls one kernel and gives pyarrow data back.
+
+mod answers;
+mod corpus;
+mod examples;
+mod run;
+mod scores;
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float64Type;
+use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch};
+use arrow_schema::{DataType, Field, Schema};
+use pyo3::prelude::*;
+use pyo3_arrow::input::AnyArray;
+use pyo3_arrow::{PyArray, PyRecordBatch};
+
+use crate::error::{Error, Result};
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_function(wrap_pyfunction!(scores::mean_nll, module)?)?;
+    module.add_function(wrap_pyfunction!(scores::sequence_score, module)?)?;
+    module.add_function(wrap_pyfunction!(scores::token_entropy, module)?)?;
+    module.add_function(wrap_pyfunction!(scores::_read, module)?)?;
+    module.add_function(wrap_pyfunction!(corpus::collaborator_agreement, module)?)?;
+    module.add_function(wrap_pyfunction!(corpus::minhash, module)?)?;
+    module.add_function(wrap_pyfunction!(corpus::near_duplicates, module)?)?;
+    module.add_function(wrap_pyfunction!(answers::extract_answers, module)?)?;
+    module.add_function(wrap_pyfunction!(answers::answers_equal, module)?)?;
+    module.add_class::<examples::Groups>()?;
+    module.add_function(wrap_pyfunction!(examples::consensus, module)?)?;
+    module.add_function(wrap_pyfunction!(examples::average_options, module)?)?;
+    module.add_function(wrap_pyfunction!(examples::alignment_weights, module)?)?;
+    module.add_function(wrap_pyfunction!(examples::align_options, module)?)?;
+    module.add_function(wrap_pyfunction!(examples::hash_ids, module)?)?;
+    module.add_function(wrap_pyfunction!(run::num_threads, module)?)?;
+    module.add_function(wrap_pyfunction!(run::set_num_threads, module)?)?;
+    Ok(())
+}
+
+/// The chunks of an array or of a stream of arrays, not copied.
+fn chunks(data: AnyArray) -> PyResult<Vec<ArrayRef>> {
+    Ok(data.into_chunked_array()?.into_inner().0)
+}
+
+fn rows(chunks: &[ArrayRef]) -> usize {
+    chunks.iter().map(|chunk| chunk.len()).sum()
+}
+
+fn to_pyarrow(py: Python<'_>, array: impl Array + 'static) -> PyResult<Bound<'_, PyAny>> {
+    let array = PyArray::from_array_ref(Arc::new(array));
+    py.import("pyarrow")?.getattr("array")?.call1((array,))
+}
+
+fn batch_to_pyarrow<'py>(
+    py: Python<'py>,
+    columns: Vec<(&str, ArrayRef)>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let fields: Vec<Field> =
+        columns.iter().map(|(name, a)| Field::new(*name, a.data_type().clone(), true)).collect();
+    let arrays = columns.into_iter().map(|(_, array)| array).collect();
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)
+        .map_err(|error| Error::input(error.to_string()))
+        .map_err(run::to_py_error)?;
+    PyRecordBatch::new(batch).into_pyarrow(py)
+}
+
+/// Floats with null for NaN.
+fn nullable(values: Vec<f64>) -> Float64Array {
+    if values.iter().any(|x| x.is_nan()) {
+        values.into_iter().map(|x| (!x.is_nan()).then_some(x)).collect()
+    } else {
+        values.into()
+    }
+}
+
+/// float64 chunks as one slice, NaN for null.
+fn floats(chunks: &[ArrayRef]) -> Result<Vec<f64>> {
+    let mut out = Vec::with_capacity(rows(chunks));
+    for chunk in chunks {
+        match chunk.data_type() {
+            DataType::Float64 if chunk.null_count() == 0 => {
+                out.extend_from_slice(chunk.as_primitive::<Float64Type>().values());
+            }
+            DataType::Float64 => {
+                out.extend(
+                    chunk.as_primitive::<Float64Type>().iter().map(|x| x.unwrap_or(f64::NAN)),
+                );
+            }
+            DataType::Null => out.resize(out.len() + chunk.len(), f64::NAN),
+            other => return Err(Error::input(format!("expected float64, got {other}"))),
+        }
+    }
+    Ok(out)
+}
+
+/// Boolean chunks as one slice, false for null.
+fn booleans(chunks: &[ArrayRef]) -> Result<Vec<bool>> {
+    let mut out = Vec::with_capacity(rows(chunks));
+    for chunk in chunks {
+        match chunk.data_type() {
+            DataType::Boolean => out.extend(chunk.as_boolean().iter().map(|x| x == Some(true))),
+            DataType::Null => out.resize(out.len() + chunk.len(), false),
+            other => return Err(Error::input(format!("expected booleans, got {other}"))),
+        }
+    }
+    Ok(out)
+}

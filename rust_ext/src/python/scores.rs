@@ -1,0 +1,117 @@
+//! Sequence scores.
+
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Float32Type;
+use arrow_array::{ArrayRef, new_null_array};
+use arrow_schema::DataType;
+use pyo3::prelude::*;
+use pyo3_arrow::input::AnyArray;
+
+use super::run::{run, to_py_error};
+use super::{batch_to_pyarrow, chunks, nullable, rows, to_pyarrow};
+use crate::arrays::{FloatLists, float_lists, lists};
+use crate::error::Error;
+use crate::parallel;
+use crate::scores::{Score, score};
+use crate::sums;
+use crate::token_entropy::token_entropy as bounds_of;
+
+/// Length-normalised negative log-likelihood of each response, in nats: -(1/L) sum(r_k) (Eq. 6).
+///
+/// `logprobs` holds lists of float16, float32 or float64. Null for a null or empty list; a null in
+/// a list is left out; -inf gives +inf. Raises ValueError with the row for NaN and for values above 0.
+#[pyfunction]
+pub fn mean_nll(py: Python<'_>, logprobs: AnyArray) -> PyResult<Bound<'_, PyAny>> {
+    let logprobs = chunks(logprobs)?;
+    let values = run(py, rows(&logprobs), |control| {
+        score(&float_lists(&logprobs)?, Score::MeanNll, control).map(nullable)
+    })?;
+    to_pyarrow(py, values)
+}
+
+/// A score of each response from the logprobs r_1 ... r_L of its tokens, in nats:
+///
+/// - "mean_nll": -(1/L) sum(r_k) (Eq. 6); "sum": sum(r_k); "perplexity": exp(mean_nll)
+/// - "min": the least probable token's; "first": r_1
+/// - "tail_mean_nll": mean_nll of the last `tail` tokens
+///
+/// Nulls, empty lists and errors as in `mean_nll`; the sum of an empty list is 0. float32 sums are
+/// within 7.2e-7 (relative) of the exact ones, the same bits on every machine.
+#[pyfunction]
+#[pyo3(signature = (logprobs, *, kind="mean_nll", tail=8))]
+pub fn sequence_score<'py>(
+    py: Python<'py>,
+    logprobs: AnyArray,
+    kind: &str,
+    tail: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let kind = match kind {
+        "mean_nll" => Score::MeanNll,
+        "sum" => Score::Sum,
+        "perplexity" => Score::Perplexity,
+        "min" => Score::Min,
+        "first" => Score::First,
+        "tail_mean_nll" => Score::TailMeanNll(tail),
+        _ => return Err(to_py_error(Error::input(format!("kind: unknown score {kind:?}")))),
+    };
+    let logprobs = chunks(logprobs)?;
+    let values = run(py, rows(&logprobs), |control| {
+        score(&float_lists(&logprobs)?, kind, control).map(nullable)
+    })?;
+    to_pyarrow(py, values)
+}
+
+/// Bounds of the mean entropy per token, in nats, from the top-k logprobs of each token: a record
+/// batch of `low` and `high`.
+///
+/// `logprobs` holds a list of tokens for each response, a token being the list of its top-k
+/// logprobs. The mass that these leave over is on tokens of at most the least probability seen:
+/// `low` packs it as tightly as that allows, `high` spreads it over the rest of `vocabulary`. Null
+/// for a response without tokens. Raises ValueError with the row for what is no distribution.
+#[pyfunction]
+#[pyo3(signature = (logprobs, *, vocabulary))]
+pub fn token_entropy(
+    py: Python<'_>,
+    logprobs: AnyArray,
+    vocabulary: usize,
+) -> PyResult<Bound<'_, PyAny>> {
+    let logprobs = chunks(logprobs)?;
+    let bounds = run(py, rows(&logprobs), |control| {
+        let outer = lists(&logprobs)?;
+        let inner = outer.chunks.iter().map(|chunk| match &chunk.values {
+            Some(values) => FloatLists::new(values),
+            None => FloatLists::new(&new_null_array(&DataType::Null, 0)),
+        });
+        let inner = inner.collect::<crate::error::Result<Vec<_>>>()?;
+        bounds_of(&outer, &inner, vocabulary, control)
+    })?;
+    let column = |values: Vec<f64>| -> ArrayRef { Arc::new(nullable(values)) };
+    let low = column(bounds.iter().map(|b| b.0).collect());
+    let high = column(bounds.iter().map(|b| b.1).collect());
+    batch_to_pyarrow(py, vec![("low", low), ("high", high)])
+}
+
+/// Reads a float32 array once, on all threads: the yardstick of benchmarks/selection.py.
+#[pyfunction]
+pub fn _read(py: Python<'_>, values: AnyArray) -> PyResult<u32> {
+    let values = chunks(values)?;
+    run(py, rows(&values), |control| {
+        let mut all = 0;
+        for chunk in &values {
+            let chunk = chunk
+                .as_primitive_opt::<Float32Type>()
+                .ok_or_else(|| Error::input("expected float32"))?;
+            let blocks = parallel::map(chunk.len().div_ceil(READ_STEP), control, |steps| {
+                let end = chunk.len().min(steps.end * READ_STEP);
+                Ok(sums::read(&chunk.values()[steps.start * READ_STEP..end]))
+            })?;
+            all ^= blocks.into_iter().fold(0, |a, b| a ^ b);
+        }
+        Ok(all)
+    })
+}
+
+/// Values that count as one row of `_read`, so that its blocks are as large as those of lists.
+const READ_STEP: usize = 32;

@@ -1,0 +1,123 @@
+//! Normalisation of free text, so that two spellings of one answer compare equal.
+
+use std::borrow::Cow;
+
+use unicode_normalization::UnicodeNormalization;
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+
+/// NFKC, lower case, no punctuation, no articles (a, an, the), single spaces.
+///
+/// Punctuation inside a word goes ("don't" is "dont"); `-`, `/` and `_` part words. What carries a
+/// value stays: `%`, `#`, symbols such as `$`, `+` or `≥`, the point of a decimal, the sign of a
+/// number. A text that consists of articles alone keeps them: "A" is "a".
+pub fn normalize(text: &str) -> String {
+    let mut normal = once(text);
+    // Without the punctuation between them characters may compose: seldom, and never without end.
+    while !normal.is_ascii() {
+        let again = once(&normal);
+        if again == normal {
+            break;
+        }
+        normal = again;
+    }
+    normal
+}
+
+fn once(text: &str) -> String {
+    let folded: Cow<str> = if text.is_ascii() {
+        Cow::Owned(text.to_ascii_lowercase())
+    } else {
+        // Lower case may leave NFKC (İ), hence the second pass.
+        let lower: String = text.nfkc().flat_map(char::to_lowercase).collect();
+        Cow::Owned(lower.nfkc().collect())
+    };
+    let words = words(&folded);
+    let mut out = String::with_capacity(words.len());
+    for word in words.split_ascii_whitespace().filter(|w| !matches!(*w, "a" | "an" | "the")) {
+        push_word(&mut out, word);
+    }
+    if out.is_empty() {
+        for word in words.split_ascii_whitespace() {
+            push_word(&mut out, word);
+        }
+    }
+    out
+}
+
+fn push_word(out: &mut String, word: &str) {
+    if !out.is_empty() {
+        out.push(' ');
+    }
+    out.push_str(word);
+}
+
+/// The text with punctuation gone and everything that parts words turned into a space.
+fn words(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut previous = ' ';
+    // What is left before the character, which decides whether a dash is a sign.
+    let in_word = |out: &str| out.chars().next_back().is_some_and(char::is_alphanumeric);
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let next_is_digit = chars.peek().is_some_and(char::is_ascii_digit);
+        match c {
+            '.' if previous.is_ascii_digit() && next_is_digit => out.push('.'),
+            '-' | '\u{2212}' if next_is_digit && !in_word(&out) => out.push('-'),
+            '-' | '/' | '_' | '\u{2010}'..='\u{2015}' => out.push(' '),
+            '%' | '#' => out.push(c),
+            _ if c.is_whitespace() || c.is_control() => out.push(' '),
+            _ if is_punctuation(c) => {}
+            _ => out.push(c),
+        }
+        previous = c;
+    }
+    out
+}
+
+fn is_punctuation(c: char) -> bool {
+    if c.is_ascii() {
+        // The rest of ASCII's punctuation is Unicode's symbols: $ + < = > ^ ` | ~
+        c.is_ascii_punctuation() && !matches!(c, '$' | '+' | '<' | '=' | '>' | '^' | '|' | '~')
+    } else {
+        c.general_category_group() == GeneralCategoryGroup::Punctuation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn spellings_of_one_answer_are_one_text() {
+        for (text, want) in [
+            ("  The Quick,  brown fox. ", "quick brown fox"),
+            ("card_payment-fee/charged", "card payment fee charged"),
+            ("Don't", "dont"),
+            ("Ｆｕｌｌ　ｗｉｄｔｈ", "full width"),
+            ("ﬁnance", "finance"),
+            ("$1,234.50", "$1234.50"),
+            ("-5", "-5"),
+            ("−5", "-5"),
+            ("50%", "50%"),
+            ("C#", "c#"),
+            ("A", "a"),
+            ("the a", "the a"),
+            ("", ""),
+            ("?!…", ""),
+            ("**Neutral**", "neutral"),
+            ("41&-111", "41 111"),
+            ("e\u{2019}\u{301}", "é"),
+        ] {
+            assert_eq!(normalize(text), want, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn twice_is_once(text in any::<String>()) {
+            let once = normalize(&text);
+            prop_assert_eq!(normalize(&once), once);
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! Entropy of the next-token distributions of a response, of which only the top k are known.
+//!
+//! What the top k leave over, `r = 1 − Σ p_i`, is bounded and not ignored: every unseen token is at
+//! most as probable as the last one seen, `p_k`, and there are `V − k` of them. The entropy of the
+//! rest is least where it fills as few tokens as it can, each of `p_k`, and largest where it is
+//! spread evenly over all of them.
+
+use crate::arrays::{Chunked, FloatLists, Lists};
+use crate::error::{Error, Result};
+use crate::parallel::{self, Control};
+use crate::scores::ROUNDING;
+
+/// Bounds of the mean entropy per token, in nats; NaN where a response has no tokens.
+pub type Bounds = (f64, f64);
+
+/// A response is a list of tokens, a token the list of its top-k logprobs in any order.
+///
+/// Raises an error with the row for NaN, for values above 0, for a token whose probabilities add up
+/// to more than 1.001, and for more values than the vocabulary has.
+pub fn token_entropy(
+    outer: &Chunked<Lists>,
+    inner: &[FloatLists],
+    vocabulary: usize,
+    control: &Control,
+) -> Result<Vec<Bounds>> {
+    let mut out = vec![(f64::NAN, f64::NAN); outer.len()];
+    let mut rest = out.as_mut_slice();
+    for ((first_row, responses), tokens) in outer.iter().zip(inner) {
+        let (here, after) = rest.split_at_mut(responses.rows);
+        rest = after;
+        parallel::fill(here, control, |start, rows| {
+            let mut logprobs = Vec::new();
+            for (i, out) in rows.iter_mut().enumerate() {
+                *out = response(responses, tokens, start + i, vocabulary, &mut logprobs)
+                    .map_err(|message| Error::row(first_row + start + i, message))?;
+            }
+            Ok(())
+        })?;
+    }
+    Ok(out)
+}
+
+fn response(
+    responses: &Lists,
+    tokens: &FloatLists,
+    row: usize,
+    vocabulary: usize,
+    logprobs: &mut Vec<f64>,
+) -> std::result::Result<Bounds, String> {
+    let (mut low, mut high, mut n) = (0.0, 0.0, 0usize);
+    for token in responses.span(row).unwrap_or(0..0) {
+        logprobs.clear();
+        let span = tokens.lists.span(token).unwrap_or(0..0);
+        logprobs.extend(span.filter_map(|i| tokens.value(i)));
+        if logprobs.is_empty() {
+            continue;
+        }
+        let bounds = bounds(logprobs, vocabulary)?;
+        low += bounds.0;
+        high += bounds.1;
+        n += 1;
+    }
+    Ok((low / n as f64, high / n as f64))
+}
+
+/// Bounds of the entropy of one token.
+fn bounds(logprobs: &[f64], vocabulary: usize) -> std::result::Result<Bounds, String> {
+    if logprobs.len() > vocabulary {
+        return Err(format!("{} logprobs, the vocabulary has {vocabulary}", logprobs.len()));
+    }
+    let (mut known, mut entropy, mut least) = (0.0, 0.0, f64::INFINITY);
+    for &x in logprobs {
+        if x.is_nan() || x > ROUNDING {
+            return Err(format!("{x} is not a logprob"));
+        }
+        let p = x.exp();
+        known += p;
+        entropy += h(p);
+        least = p.min(least);
+    }
+    if known > 1.001 {
+        return Err(format!("the probabilities of a token add up to {known}"));
+    }
+    let rest = (1.0 - known).max(0.0);
+    let unseen = vocabulary - logprobs.len();
+    if rest == 0.0 || unseen == 0 {
+        return Ok((entropy, entropy));
+    }
+    let even = unseen as f64 * h(rest / unseen as f64);
+    let packed = if least > 0.0 {
+        let full = (rest / least).floor();
+        full * h(least) + h((rest - full * least).max(0.0))
+    } else {
+        h(rest)
+    };
+    // Where rounding leaves the unseen tokens too few, all that is known is the even spread.
+    Ok((entropy + packed.min(even), entropy + even))
+}
+
+fn h(p: f64) -> f64 {
+    if p > 0.0 { -p * p.ln() } else { 0.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn what_is_known_in_full_has_one_value() {
+        let (low, high) = bounds(&[0.5f64.ln(), 0.5f64.ln()], 2).unwrap();
+        assert!((low - 2f64.ln()).abs() < 1e-12 && (high - low).abs() < 1e-12);
+        assert_eq!(bounds(&[0.0], 100).unwrap(), (0.0, 0.0));
+        assert!(bounds(&[0.0, -0.1], 100).is_err());
+        assert!(bounds(&[-1.0, -1.0], 1).is_err());
+        assert!(bounds(&[f64::NAN], 1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn the_entropy_lies_between_the_bounds(
+            weights in prop::collection::vec(0.001f64..1.0, 2..30), k in 1usize..30)
+        {
+            let total: f64 = weights.iter().sum();
+            let mut p: Vec<f64> = weights.iter().map(|w| w / total).collect();
+            p.sort_by(|a, b| b.total_cmp(a));
+            let exact: f64 = p.iter().map(|p| h(*p)).sum();
+            let top: Vec<f64> = p.iter().take(k).map(|p| p.ln()).collect();
+            let (low, high) = bounds(&top, p.len()).unwrap();
+            prop_assert!(low <= exact + 1e-9 && exact <= high + 1e-9, "{low} {exact} {high}");
+        }
+    }
+}
