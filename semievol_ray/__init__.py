@@ -1,0 +1,25 @@
+"""SemiEvol on Ray: a few labels and a large unlabelled corpus into a better LLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from semievol_ray.config import Config, load_config
+from semievol_ray.errors import SemiEvolError, UserError
+
+__all__ = ["Config", "SemiEvolError", "UserError", "load_config", "run"]
+
+
+def run(config: Config | str | Path | Mapping[str, Any], **options: Any) -> Any:
+    """Run, or continue, a whole run; returns its `results.Run`.
+
+    `config` is a Config, a YAML file or a mapping; the options are those of `pipeline.run`.
+    """
+    # Late: the pipeline pulls in pyarrow and the Rust core, which reading a config needs not.
+    from semievol_ray import pipeline
+    from semievol_ray.results import Run
+
+    checked = config if isinstance(config, Config) else load_config(config)
+    return Run(pipeline.run(checked, **options).uri)

@@ -1,0 +1,474 @@
+"""Every setting of a run, and its one default.
+
+Frozen pydantic models; an unknown key is refused with the nearest known one named. A preset is a
+set of overrides that lies between these defaults and what the user wrote.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from semievol_ray.errors import UserError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class ModelConfig(_Section):
+    """The base model and the engine that runs it."""
+
+    name: str = Field(description="a local folder, a hub id, or the model name at an endpoint")
+    engine: Literal["auto", "vllm", "transformers", "openai", "simulated"] = Field(
+        "auto", description="auto: vllm where it is installed, else transformers"
+    )
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    max_model_len: int | None = Field(None, gt=0, description="context window, in tokens")
+    trust_remote_code: bool = False
+    engine_options: dict[str, Any] = Field(
+        default_factory=dict, description="passed to the engine as they are"
+    )
+    base_url: str | None = Field(None, description="openai engine: http(s)://host/v1")
+    api_key_env: str = Field(
+        "OPENAI_API_KEY", description="the environment variable that holds the key"
+    )
+
+
+class TaskConfig(_Section):
+    """What a question, an answer and a correct answer are."""
+
+    preset: str | None = None
+    kind: Literal["multiple_choice", "label", "numeric", "text"] | None = None
+    instruction: str | None = Field(None, description="what the model is told first")
+    question_template: str | None = Field(None, description="Jinja2 over an example's columns")
+    answer_pattern: str | None = Field(
+        None, description="regular expression; its last match's last group is the answer"
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, description="label tasks: the closed set; null reads it from the labelled answers"
+    )
+    relative_tolerance: float | None = Field(None, ge=0)
+    first_option_number: int | None = Field(
+        None, ge=0, le=1, description="what an answer given as a number calls the first option"
+    )
+    use_chat_template: Literal["auto", "always", "never"] = "auto"
+
+
+class Columns(_Section):
+    """Which column of the user's files holds what."""
+
+    id: str | None = None
+    question: str = "question"
+    answer: str = "answer"
+    options: str | None = None
+    context: str | None = None
+    subject: str | None = None
+
+
+class DataConfig(_Section):
+    """Where the examples are: paths, globs, URIs, or `hf://dataset[:config]/split`."""
+
+    labeled: str
+    unlabeled: str
+    test: str | None = None
+    columns: Columns = Columns()
+    shard_rows: int = Field(4096, gt=0)
+    max_bad_rows: int = Field(100, ge=0, description="more quarantined rows than this stop the run")
+    max_unlabeled_rows: int | None = Field(None, gt=0)
+
+
+class RetrievalConfig(_Section):
+    """Which labelled examples are shown as demonstrations."""
+
+    embedder: Literal["tfidf", "sentence-transformers", "model", "openai"] = "tfidf"
+    model: str | None = Field(None, description="the embedder's model; null takes its usual one")
+    k: int = Field(3, ge=0, description="demonstrations kept for each example")
+    batch_rows: int = Field(256, gt=0)
+    exact_below_rows: int = Field(100_000, gt=0, description="larger label sets use an IVF index")
+    base_url: str | None = None
+    api_key_env: str = "OPENAI_API_KEY"
+
+
+class Collaborator(_Section):
+    """One voter: a model, how many demonstrations it sees, and how it samples."""
+
+    model: str = Field("warm", description="base, warm, or another model's path or name")
+    shots: int = Field(0, ge=0)
+    temperature: float = Field(1.0, ge=0)
+    top_p: float = Field(1.0, gt=0, le=1)
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.+-]+$")
+
+
+class Replicas(_Section):
+    """Bounds of an autoscaling pool."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.max < self.min:
+            raise ValueError(f"replicas.max ({self.max}) is smaller than replicas.min ({self.min})")
+        return self
+
+
+class GenerationConfig(_Section):
+    """How pseudo-responses are written."""
+
+    max_tokens: int = Field(16, gt=0, description="longest response, in tokens")
+    batch_rows: int = Field(64, gt=0, description="rows that an engine call holds")
+    replicas: Replicas = Replicas()
+    cpus_per_replica: float = Field(1, ge=0)
+    gpus_per_replica: float | None = Field(None, ge=0, description="null: one where there is one")
+    tensor_parallel: int = Field(1, ge=1)
+    pipeline_parallel: int = Field(1, ge=1)
+    max_concurrency: int = Field(32, gt=0, description="openai engine: requests in flight")
+    max_restarts: int = Field(3, ge=0, description="deaths after which a replica is retired")
+    score_options: bool = Field(
+        True, description="closed tasks: log P of every option in every response row"
+    )
+    stall_seconds: float = Field(1800, gt=0)
+    request_timeout_seconds: float = Field(120, gt=0)
+
+
+class JustifyConfig(_Section):
+    """Whether the warm model is shown the collaborators' answers and decides."""
+
+    when: Literal["always", "disagreement", "never"] = "always"
+    temperature: float = Field(0.0, ge=0)
+
+
+class SelectionConfig(_Section):
+    """Which pseudo-answers are trusted."""
+
+    policy: Literal["paper", "upstream", "balanced"] = "paper"
+    percentile: float | tuple[float, ...] = Field(
+        50.0, description="share that is kept, in percent; a list gives one for each round"
+    )
+    percentile_over: Literal["unlabeled", "labeled"] = "unlabeled"
+    soft_targets: bool = Field(
+        False, description="balanced: train on the distribution over the options, not its mode"
+    )
+    align_prior: bool = Field(True, description="balanced: align to the labels' class prior")
+
+    @field_validator("percentile")
+    @classmethod
+    def _in_range(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not all(0 < v <= 100 for v in values):
+            raise ValueError("a percentile lies in (0, 100]")
+        return value
+
+    def percentile_of(self, round_number: int) -> float:
+        """The share kept in a round (1-based); the last of a list serves the later rounds too."""
+        if isinstance(self.percentile, tuple):
+            return self.percentile[min(round_number, len(self.percentile)) - 1]
+        return self.percentile
+
+
+class LoraConfig(_Section):
+    """Shape of the peft adapter."""
+
+    rank: int = Field(16, gt=0)
+    alpha: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
+    variant: Literal["lora", "rslora", "dora"] = "lora"
+
+
+class TrainingConfig(_Section):
+    """One fine-tuning: hyper-parameters, ZeRO, workers."""
+
+    method: Literal["lora", "full"] = "lora"
+    lora: LoraConfig = LoraConfig()
+    learning_rate: float = Field(1e-4, gt=0)
+    epochs: float = Field(2.0, gt=0)
+    global_batch_size: int = Field(8, gt=0, description="examples a step, over all the workers")
+    micro_batch_size: int = Field(4, gt=0, description="examples a forward pass, at most")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(1024, gt=1, description="cut-off of prompt and answer, in tokens")
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    packing: bool = True
+    gradient_checkpointing: bool = False
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
+    nvme_path: str | None = None
+    workers: int = Field(1, ge=1)
+    min_workers: int | None = Field(
+        None, ge=1, description="elastic: go on with as few as these when there are no more"
+    )
+    cpus_per_worker: float = Field(1, gt=0)
+    gpus_per_worker: float | None = Field(None, ge=0, description="null: one where there is one")
+    held_out: float = Field(0.0, ge=0, lt=1, description="share of the labels kept for validation")
+    early_stopping_patience: int | None = Field(None, ge=1)
+    checkpoint_every_steps: int = Field(200, gt=0)
+    max_failures: int = Field(2, ge=0, description="worker deaths that a training survives")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if self.global_batch_size % self.workers:
+            raise ValueError(
+                f"global_batch_size ({self.global_batch_size}) is not a multiple of "
+                f"workers ({self.workers})"
+            )
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) exceeds workers ({self.workers})")
+        if self.offload_parameters != "none" and self.zero_stage != 3:
+            raise ValueError("offload_parameters needs zero_stage: 3")
+        if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_path:
+            raise ValueError("off-load to nvme needs nvme_path")
+        return self
+
+
+class EvolveConfig(_Section):
+    """What the evolved model starts from and learns from."""
+
+    start: Literal["base", "warm"] = "base"
+    include_labeled: bool = Field(True, description="Eq. 9; Algorithm 1 leaves them out")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="overrides of `training` for this stage"
+    )
+
+
+class WarmupConfig(_Section):
+    """The first fine-tuning, on the labels alone."""
+
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="overrides of `training` for this stage"
+    )
+
+
+class IterationConfig(_Section):
+    """Rounds of generate, select, evolve."""
+
+    rounds: int = Field(1, ge=1)
+    mode: Literal["mine", "relabel"] = Field(
+        "mine", description="mine: only rows not selected yet; relabel: every row anew"
+    )
+
+
+class EvaluationConfig(_Section):
+    """How the models are compared on the test set."""
+
+    shots: int = Field(0, ge=0)
+    closed_answers: Literal["generate", "score"] = Field(
+        "generate", description="score: the most probable option counts, nothing is parsed"
+    )
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+
+class RayConfig(_Section):
+    """The Ray cluster."""
+
+    address: str | None = Field(None, description="null starts a cluster on this machine")
+    num_cpus: int | None = Field(None, gt=0)
+    runtime_env: dict[str, Any] = Field(default_factory=dict)
+
+
+class Config(_Section):
+    """A whole run."""
+
+    run_dir: str
+    preset: Literal["paper", "upstream"] = "paper"
+    seed: int = Field(0, ge=0, lt=2**31)
+    model: ModelConfig
+    models: dict[str, ModelConfig] = Field(
+        default_factory=dict, description="other models, by the name that collaborators use"
+    )
+    task: TaskConfig = TaskConfig()
+    data: DataConfig
+    retrieval: RetrievalConfig = RetrievalConfig()
+    collaborators: tuple[Collaborator, ...] = Field(
+        tuple(Collaborator(shots=n) for n in range(4)), validate_default=True
+    )
+    generation: GenerationConfig = GenerationConfig()
+    justify: JustifyConfig = JustifyConfig()
+    selection: SelectionConfig = SelectionConfig()
+    training: TrainingConfig = TrainingConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    evolve: EvolveConfig = EvolveConfig()
+    iteration: IterationConfig = IterationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    ray: RayConfig = RayConfig()
+
+    @field_validator("collaborators")
+    @classmethod
+    def _named(cls, value: tuple[Collaborator, ...]) -> tuple[Collaborator, ...]:
+        if not value:
+            raise ValueError("at least one collaborator is needed")
+        return tuple(_with_names(value))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        most = max(c.shots for c in self.collaborators)
+        if most > self.retrieval.k:
+            raise ValueError(
+                f"a collaborator asks for {most} shots, but retrieval.k is {self.retrieval.k}"
+            )
+        if self.evaluation.shots > self.retrieval.k:
+            raise ValueError(
+                f"evaluation.shots is {self.evaluation.shots}, but retrieval.k is "
+                f"{self.retrieval.k}"
+            )
+        self.training_for("warmup")
+        self.training_for("evolve")
+        return self
+
+    def training_for(self, stage: Literal["warmup", "evolve"]) -> TrainingConfig:
+        """`training` with the stage's own overrides. Raises ValueError for an unknown one."""
+        overrides = (self.warmup if stage == "warmup" else self.evolve).training
+        merged = _merge(self.training.model_dump(), overrides)
+        try:
+            return TrainingConfig.model_validate(merged)
+        except ValidationError as error:
+            raise ValueError(f"{stage}.training: {_one_line(error, TrainingConfig)}") from None
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 2410.14745 as written: these are the defaults above.
+    "paper": {},
+    # What the authors' released code does.
+    "upstream": {
+        "retrieval": {"k": 0},
+        "collaborators": [{"model": "warm", "shots": 0} for _ in range(4)],
+        "justify": {"when": "disagreement"},
+        "selection": {"policy": "upstream", "percentile": 30.0},
+        "training": {"held_out": 0.05},
+        "evolve": {
+            "start": "warm",
+            "include_labeled": False,
+            "training": {"learning_rate": 1e-6},
+        },
+    },
+}
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Config:
+    """A checked config from a YAML file or a mapping, with `key.sub=value` overrides.
+
+    Raises UserError with the file, the setting and the remedy in one line.
+    """
+    if isinstance(source, str | Path):
+        values, where = _read_yaml(Path(source)), str(source)
+    else:
+        values, where = dict(source), "config"
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    preset = values.get("preset", "paper")
+    if preset not in PRESETS:
+        raise UserError(f"{where}: preset: unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    try:
+        return Config.model_validate(_merge(PRESETS[preset], values))
+    except ValidationError as error:
+        raise UserError(f"{where}: {_one_line(error, Config)}") from None
+
+
+def config_yaml(config: Config) -> str:
+    """The whole config, defaults and all, as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a mapping of settings, not {type(values).__name__}")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text}: expected key=value, as in selection.percentile=40")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not valid YAML") from None
+    # YAML 1.1 reads 1e-4 as a string; people mean the number.
+    if isinstance(nested, str):
+        with contextlib.suppress(ValueError):
+            nested = float(nested)
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep merge of mappings; lists and scalars of `over` replace those of `under`."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _with_names(collaborators: tuple[Collaborator, ...]) -> Iterator[Collaborator]:
+    taken: set[str] = set()
+    for collaborator in collaborators:
+        stem = collaborator.name
+        if stem is None:
+            model = collaborator.model.rstrip("/").split("/")[-1]
+            model = "".join(c if c.isalnum() or c in "_.+-" else "-" for c in model)
+            stem = f"{model}-{collaborator.shots}shot"
+        elif stem in taken:
+            raise ValueError(f"two collaborators are named {stem!r}")
+        name, copy = stem, 2
+        while name in taken:
+            name, copy = f"{stem}-{copy}", copy + 1
+        taken.add(name)
+        yield collaborator.model_copy(update={"name": name})
+
+
+def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem of a validation error, with the nearest known key where one is unknown."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _fields_at(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"{where}: unknown setting; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: this setting is required"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"{where}: {message}" if where else message
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            continue
+        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
+        model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), model)
+    return list(model.model_fields)

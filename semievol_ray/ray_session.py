@@ -1,0 +1,108 @@
+"""Connecting to Ray, and a bounded parallel map over its tasks."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from semievol_ray.config import RayConfig
+from semievol_ray.errors import SemiEvolError, UserError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def connect(config: RayConfig) -> bool:
+    """Attach to the cluster of the config, or start one here; true where it was started here.
+
+    Raises UserError where nothing answers at `ray.address`.
+    """
+    # Must be set before Ray is imported: its own news are not the user's.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+    import ray
+
+    if ray.is_initialized():
+        return False
+    environment = {"PATH": worker_path(), "TOKENIZERS_PARALLELISM": "false"}
+    runtime_env = dict(config.runtime_env)
+    runtime_env["env_vars"] = environment | runtime_env.get("env_vars", {})
+    options: dict[str, Any] = {
+        "runtime_env": runtime_env,
+        "log_to_driver": False,
+        "logging_level": "ERROR",
+    }
+    attach = config.address or os.environ.get("RAY_ADDRESS")
+    if attach:
+        options["address"] = attach
+    else:
+        options |= {"num_cpus": config.num_cpus, "include_dashboard": False, "address": "local"}
+    try:
+        ray.init(**options)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        if attach:
+            raise UserError(f"ray.address: {attach}: no Ray cluster answers ({reason})") from None
+        raise SemiEvolError(f"Ray does not start: {reason}") from None
+    return not attach
+
+
+def is_connected() -> bool:
+    """Whether this process has a Ray session; Ray is not imported to find out."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+def disconnect() -> None:
+    """Leave the cluster, and stop it where it was started here."""
+    if is_connected():
+        import ray
+
+        ray.shutdown()
+
+
+def worker_path() -> str:
+    """PATH for Ray's workers: this environment's programs first.
+
+    DeepSpeed compiles with `ninja` when it first runs, and an environment that is called by its
+    path and never activated has its own programs on no PATH.
+    """
+    own = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", os.defpath)
+    return path if own in path.split(os.pathsep) else f"{own}{os.pathsep}{path}"
+
+
+def bounded_map(
+    function: Callable[..., R], items: Iterable[T], *arguments: Any, cpus: float = 1
+) -> Iterator[R]:
+    """`function(*arguments, item)` as Ray tasks, results in the order of the items.
+
+    At most twice as many tasks as the cluster has CPUs are in flight, so that neither a million
+    shards nor their results pile up. Raises what the function raised.
+    """
+    import ray
+
+    task = ray.remote(num_cpus=cpus, max_retries=3)(function)
+    shared = [ray.put(argument) for argument in arguments]
+    width = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
+    queue: list[Any] = []
+    source = iter(items)
+    exhausted = False
+    while queue or not exhausted:
+        while not exhausted and len(queue) < width:
+            try:
+                queue.append(task.remote(*shared, next(source)))
+            except StopIteration:
+                exhausted = True
+        if queue:
+            try:
+                yield ray.get(queue.pop(0))
+            except ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, SemiEvolError | ValueError):
+                    raise error.cause from None
+                raise SemiEvolError(
+                    f"a task failed: {' '.join(str(error.cause).split())}"
+                ) from error
