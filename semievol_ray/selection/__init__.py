@@ -1,0 +1,61 @@
+"""Which pseudo-answers are trusted: kernels in Rust over Arrow arrays, policies over them.
+
+Usable alone, on any table of responses; nothing here knows of a run, of Ray or of an engine.
+
+    extract_answers(texts, *, kind, pattern=None, options=None, labels=None) -> pa.StringArray
+    answers_equal(left, right, *, kind, relative_tolerance=0.0) -> pa.BooleanArray
+    mean_nll(logprobs) -> pa.DoubleArray
+    select(responses, justified, *, config, percentile, kind, relative_tolerance=0.0,
+           classes=None, prior=None, labeled_entropies=None) -> pa.Table
+    select_shards(responses, justified, *, filesystem, …as select…, map=map) -> Iterator[pa.Table]
+
+and the kernels that these rest on, each with its formula in its docstring: sequence_score,
+token_entropy, Groups, consensus, collaborator_agreement, average_options, alignment_weights,
+align_options, minhash, near_duplicates, top_by_budget, hash_ids.
+
+`kind` is "multiple_choice", "label", "numeric" or "text"; arrays are those of any library that
+speaks Arrow's PyCapsule interface; tables are pyarrow's. Errors are ValueError with the row.
+"""
+
+from semievol_ray._native import (
+    Groups,
+    align_options,
+    alignment_weights,
+    answers_equal,
+    average_options,
+    collaborator_agreement,
+    consensus,
+    extract_answers,
+    hash_ids,
+    mean_nll,
+    minhash,
+    near_duplicates,
+    num_threads,
+    sequence_score,
+    set_num_threads,
+    token_entropy,
+)
+from semievol_ray.selection.engine import select, select_shards
+from semievol_ray.selection.thresholds import top_by_budget
+
+__all__ = [
+    "Groups",
+    "align_options",
+    "alignment_weights",
+    "answers_equal",
+    "average_options",
+    "collaborator_agreement",
+    "consensus",
+    "extract_answers",
+    "hash_ids",
+    "mean_nll",
+    "minhash",
+    "near_duplicates",
+    "num_threads",
+    "select",
+    "select_shards",
+    "sequence_score",
+    "set_num_threads",
+    "token_entropy",
+    "top_by_budget",
+]

@@ -1,0 +1,193 @@
+"""Exact percentiles and quotas over any number of shards, in bounded memory.
+
+The parts of a pass may come in any order: the threshold is the same, bit for bit. A pass that gives
+more values than are kept at once only counts them, and the next one looks at a narrower window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from semievol_ray.selection.examples import Floats, Mask
+
+Keys = npt.NDArray[np.uint64]
+# The keys within [low, high] of every shard.
+Pass = Callable[[int, int], Iterable[Keys]]
+
+# This many keys (128 MiB) are kept; with more of them, counted.
+MOST_KEYS = 1 << 24
+_BIN_BITS = 16
+_ALL = (1 << 64) - 1
+_SIGN = np.uint64(1 << 63)
+
+
+def rising_bits(values: Floats) -> Keys:
+    """float64 as integers of the same order: −inf first, −0 just below 0, +inf last."""
+    bits = np.ascontiguousarray(values, dtype=np.float64).view(np.uint64)
+    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+
+
+def _float_of(key: int) -> float:
+    bits = key ^ (1 << 63) if key >> 63 else key ^ _ALL
+    return float(np.array(bits, dtype=np.uint64).view(np.float64))
+
+
+def keys_within(keys: Keys, low: int, high: int) -> Keys:
+    """The keys in [low, high]."""
+    if low == 0 and high == _ALL:
+        return keys
+    return keys[(keys >= np.uint64(low)) & (keys <= np.uint64(high))]
+
+
+def percentile_of(passes: Pass, percentile: float) -> float:
+    """The percentile of all values, interpolated linearly as numpy does; NaN without a value.
+
+    `passes` gives the `rising_bits` of the values. Between a finite value and +inf the percentile
+    is the finite one.
+    """
+
+    def ranks(n: int) -> tuple[int, int]:
+        below = int((n - 1) * percentile / 100)
+        return below, min(below + 1, n - 1)
+
+    total, keys = order_statistics(passes, ranks)
+    if not total:
+        return float("nan")
+    low, high = (_float_of(key) for key in keys)
+    share = (total - 1) * percentile / 100
+    share -= int(share)
+    if share == 0 or low == high or np.isinf(high):
+        return low
+    return low + (high - low) * share
+
+
+def order_statistics(
+    passes: Pass, ranks: Callable[[int], tuple[int, ...]]
+) -> tuple[int, tuple[int, ...]]:
+    """How many keys there are, and those of the given ranks (0 is the least) when all are sorted.
+
+    One pass where the keys fit into `MOST_KEYS`; otherwise each pass narrows a window 65536-fold,
+    so four at most for each rank.
+    """
+    total, kept, counts = _look(passes, 0, _ALL)
+    if not total:
+        return 0, ()
+    wanted = ranks(total)
+    if kept is not None:
+        return total, tuple(int(key) for key in np.partition(kept, wanted)[list(wanted)])
+    return total, tuple(_narrow(passes, counts, rank) for rank in wanted)
+
+
+def _narrow(passes: Pass, counts: npt.NDArray[np.int64], rank: int) -> int:
+    low, width = 0, 64
+    while True:
+        ends = np.cumsum(counts)
+        bin_ = int(np.searchsorted(ends, rank, side="right"))
+        rank -= int(ends[bin_ - 1]) if bin_ else 0
+        width -= _BIN_BITS
+        low += bin_ << width
+        if width == 0:
+            return low
+        _, kept, counts = _look(passes, low, low + (1 << width) - 1)
+        if kept is not None:
+            return int(np.partition(kept, rank)[rank])
+
+
+def _look(passes: Pass, low: int, high: int) -> tuple[int, Keys | None, npt.NDArray[np.int64]]:
+    """How many keys a window has, the keys if they are few, and their counts in 65536 bins."""
+    shift = np.uint64((high - low + 1).bit_length() - 1 - _BIN_BITS)
+    counts = np.zeros(1 << _BIN_BITS, dtype=np.int64)
+    kept: list[Keys] | None = []
+    total = 0
+    for keys in passes(low, high):
+        total += len(keys)
+        bins = (keys - np.uint64(low)) >> shift
+        counts += np.bincount(bins.astype(np.int64), minlength=1 << _BIN_BITS)
+        if kept is not None:
+            kept.append(keys)
+            if total > MOST_KEYS:
+                kept = None
+    return total, None if kept is None else np.concatenate([np.empty(0, np.uint64), *kept]), counts
+
+
+def class_keys(predicted: npt.NDArray[np.int32], scores: Floats) -> Keys:
+    """Keys that sort by class, best first; scores are probabilities of float32 precision."""
+    rising = scores.astype(np.float32).view(np.uint32)
+    return (predicted.astype(np.uint64) << np.uint64(32)) | ~rising
+
+
+def quotas(
+    parts: Iterable[Keys], percentile: float
+) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """For each class that occurs its last key within the quota, how many of that very key are
+    within, and how many of it there are.
+
+    Of the n examples of a class the best `floor((n - 1) * percentile / 100) + 1` are within: as
+    many as lie at or below the percentile of n different numbers. Keeps 8 bytes for each example.
+    """
+    keys = np.concatenate([np.empty(0, np.uint64), *parts])
+    keys.sort()
+    _, first, n = np.unique(keys >> np.uint64(32), return_index=True, return_counts=True)
+    quota = np.floor((n - 1) * percentile / 100).astype(np.int64) + 1
+    last = keys[first + quota - 1]
+    before = np.searchsorted(keys, last, side="left")
+    among = np.searchsorted(keys, last, side="right") - before
+    return last, first + quota - before, among
+
+
+def last_ties(
+    ties: Callable[[], Iterable[tuple[Keys, Keys]]],
+    last: Keys,
+    room: npt.NDArray[np.int64],
+    among: npt.NDArray[np.int64],
+) -> Keys:
+    """For each class the largest tie-breaker within its quota; `ties` gives the (key, tie-breaker)
+    of the examples at `last`, and is asked only where a quota parts such examples."""
+    limit = np.full(len(last), _ALL, dtype=np.uint64)
+    split = room < among
+    if split.any():
+        parts = list(ties())
+        keys = np.concatenate([key for key, _ in parts])
+        breakers = np.concatenate([tie for _, tie in parts])
+        for i in np.flatnonzero(split):
+            mine = np.sort(breakers[keys == last[i]])
+            limit[i] = mine[room[i] - 1]
+    return limit
+
+
+def at_last(keys: Keys, last: Keys) -> Mask:
+    """Which keys are the last one of their class."""
+    return _limits(keys, last) == keys
+
+
+def within(keys: Keys, ties: Keys, last: Keys, limit: Keys) -> Mask:
+    """Which keys lie before the last one of their class, or at it with a tie-breaker within."""
+    ends = _limits(keys, last)
+    place = np.searchsorted(last >> np.uint64(32), keys >> np.uint64(32))
+    return (keys < ends) | ((keys == ends) & (ties <= limit[place]))
+
+
+def _limits(keys: Keys, last: Keys) -> Keys:
+    return last[np.searchsorted(last >> np.uint64(32), keys >> np.uint64(32))]
+
+
+def top_by_budget(
+    scores: npt.ArrayLike, ties: npt.ArrayLike, budget: float, costs: npt.ArrayLike | None = None
+) -> Mask:
+    """The best rows whose costs add up to no more than `budget`: a mask.
+
+    Rows are taken by falling score, equal ones by rising tie-breaker (`hash_ids`), until the next
+    one would not fit; NaN scores are never taken. A row costs 1 where there are no `costs`.
+    """
+    score = np.asarray(scores, dtype=np.float64)
+    cost = np.ones(len(score)) if costs is None else np.asarray(costs, dtype=np.float64)
+    if (cost < 0).any():
+        raise ValueError(f"row {int(np.argmax(cost < 0))}: a cost is not negative")
+    order = np.lexsort((np.asarray(ties), -score))
+    order = order[~np.isnan(score[order])]
+    taken = np.zeros(len(score), dtype=bool)
+    taken[order[np.cumsum(cost[order]) <= budget]] = True
+    return taken
