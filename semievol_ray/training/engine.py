@@ -1,0 +1,113 @@
+"""The model, its adapter and its optimizer inside a DeepSpeed engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import deepspeed
+import torch
+
+from semievol_ray.errors import UserError
+from semievol_ray.training import adapters, models, zero
+from semievol_ray.training.attention import can_pack, use_packed_attention
+from semievol_ray.training.batches import Layout
+from semievol_ray.training.job import TrainingJob
+from semievol_ray.training.loss import keeps_logits
+from semievol_ray.training.world import World
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """What is trained, and how its batches are laid out."""
+
+    engine: Any
+    layout: Layout
+    keep_logits: bool
+    # Of forward and backward, for every token that is read; without attention's own products.
+    flops_per_token: float
+
+
+def build(job: TrainingJob, world: World, *, load_universal: bool) -> Trainee:
+    """DeepSpeed's engine around the job's model, before its first step.
+
+    `load_universal` prepares it for a checkpoint of another number of workers.
+    """
+    config = job.config
+    gpu = world.device.type == "cuda"
+    if config.precision == "fp16" and not gpu:
+        raise UserError("training.precision: fp16 needs a GPU; choose bf16 or fp32")
+    settings = zero.deepspeed_config(config, gpu=gpu, load_universal=load_universal)
+    base = _load_base(job, settings)
+    layout = Layout(
+        packed=config.packing and can_pack(base, config.max_length),
+        micro_batch_size=config.micro_batch_size,
+        max_length=config.max_length,
+    )
+    if layout.packed:
+        use_packed_attention(base)
+    model = _with_adapter(base, job) if config.method == "lora" else base
+    model.train()
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=zero.build_optimizer(model, config, gpu=gpu),
+        config=settings,
+        dist_init_required=False,
+    )
+    if config.zero_stage == 0 and config.precision != "fp32":
+        # Here DeepSpeed takes a first step with gradients of 0, and AdamW would go on counting
+        # from it: its bias correction would be too weak for all the steps that follow.
+        engine.optimizer.optimizer.state.clear()
+    return Trainee(
+        engine=engine,
+        layout=layout,
+        keep_logits=keeps_logits(base),
+        flops_per_token=_flops_per_token(base),
+    )
+
+
+def _load_base(job: TrainingJob, settings: dict[str, Any]) -> Any:
+    config = job.config
+    partitioned = None
+    if config.zero_stage == 3:
+        from transformers.integrations import HfDeepSpeedConfig
+
+        # While this object lives, from_pretrained partitions the weights as it reads them.
+        partitioned = HfDeepSpeedConfig(settings)
+    base = models.load_model(
+        job.base_model, DTYPES[config.precision], job.revision, job.trust_remote_code
+    )
+    del partitioned
+    base.config.use_cache = False
+    if config.gradient_checkpointing:
+        base.gradient_checkpointing_enable({"use_reentrant": False})
+    return base
+
+
+def _with_adapter(base: Any, job: TrainingJob) -> Any:
+    config = job.config
+    if job.adapter_from is not None:
+        model: Any = adapters.continue_adapter(base, job.adapter_from)
+    else:
+        model = adapters.add_adapter(
+            base, config.lora, seed=job.seed, base_model=job.base_model, revision=job.revision
+        )
+    return model.to(DTYPES[config.precision])
+
+
+def _flops_per_token(model: Any) -> float:
+    """2 for each parameter forward, 2 back through it, and 2 for its own gradient if it has one.
+
+    Embeddings are looked up, and logits computed for the few answer tokens: neither is counted.
+    """
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    uncounted = {id(p) for module in ends if module is not None for p in module.parameters()}
+    total = 0.0
+    for parameter in model.parameters():
+        if id(parameter) not in uncounted:
+            # ZeRO-3 leaves an empty tensor in place of a partitioned parameter.
+            size = getattr(parameter, "ds_numel", parameter.numel())
+            total += size * (6 if parameter.requires_grad else 4)
+    return total

@@ -1,0 +1,112 @@
+"""What a training is given and what it gives back.
+
+Paths are local, or on a file system that every worker has mounted: workers on several machines
+need `output_dir` and `scratch_dir` shared, as Ray Train itself does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from semievol_ray.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One fine-tuning, complete: the same job always gives the same weights on the same workers.
+
+    `examples` are Parquet files in the TRAINING schema. `validation`, in the same schema, is
+    measured and never trained on; where it is empty, the share `config.held_out` of `examples`
+    takes its place. `output_dir` appears whole or not at all; `scratch_dir` holds checkpoints,
+    the token cache, logs and metrics of this job alone.
+    """
+
+    base_model: str
+    examples: tuple[Path, ...]
+    output_dir: Path
+    scratch_dir: Path
+    config: TrainingConfig
+    adapter_from: Path | None = None
+    validation: tuple[Path, ...] = ()
+    revision: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    trust_remote_code: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What was trained. Losses are mean negative log-likelihoods of an answer token, in nats."""
+
+    output_dir: Path
+    kind: Literal["adapter", "full"]
+    steps: int
+    examples: int
+    tokens: int
+    train_loss: float
+    held_out_loss: float | None
+    best_held_out_loss: float | None
+    stopped_early: bool
+    truncated_rows: int
+    dropped_rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One optimizer step, as the caller sees it while the training runs."""
+
+    step: int
+    total_steps: int
+    loss: float
+    learning_rate: float
+    grad_norm: float | None
+    tokens_per_second: float
+    held_out_loss: float | None = None
+    mfu: float | None = None
+    memory_bytes: int = 0
+    eta_seconds: float = 0.0
+
+
+# Settings that change neither what is learnt nor the form of a checkpoint.
+_NOT_IDENTITY = {
+    "workers",
+    "min_workers",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "micro_batch_size",
+    "checkpoint_every_steps",
+    "max_failures",
+    "trackers",
+    "gradient_checkpointing",
+    "nvme_path",
+}
+
+
+def fingerprint(job: TrainingJob) -> str:
+    """Names the training that a checkpoint belongs to: its model, its data, its settings.
+
+    The number of workers and what else only changes how it is computed are not part of it.
+    """
+    facts = {
+        "config": job.config.model_dump(mode="json", exclude=_NOT_IDENTITY),
+        "base_model": [job.base_model, job.revision],
+        "adapter_from": str(job.adapter_from),
+        "examples": [file_digest(p) for p in (*job.examples, *job.validation)],
+        "seed": job.seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+OnProgress = Callable[[Progress], None]

@@ -1,0 +1,290 @@
+"""The training loop. It knows nothing of Ray: a process group and a TrainingJob are all it takes.
+
+Every worker runs `train_worker`. A step is a global batch, whatever the number of workers: they
+plan the same forward passes, compute their share of them, and DeepSpeed adds up the gradients. What
+a step does is a function of the job and the step alone, so a checkpoint needs no data or random
+state to go on exactly where it was.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from semievol_ray.errors import SemiEvolError
+from semievol_ray.training import batches, data, models, zero
+from semievol_ray.training.batches import Indices, Sequence
+from semievol_ray.training.data import TokenizedExamples
+from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult, fingerprint
+from semievol_ray.training.world import World, joined
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+
+def train_worker(job: TrainingJob, on_progress: OnProgress) -> TrainingResult | None:
+    """Train as one of the workers. The first one writes `job.output_dir` and gets the result.
+
+    Goes on from the newest checkpoint in `job.scratch_dir` if this very job left one there. Raises
+    UserError for what the user must mend, and SemiEvolError when the loss is not a number or memory
+    runs out.
+    """
+    started = time.monotonic()
+    rank = os.environ.get("RANK", "0")
+    with joined(job.scratch_dir / "logs" / f"deepspeed-{rank}.log") as world:
+        try:
+            training = _Training(job, world, on_progress)
+            training.resume()
+            training.run()
+            return training.finish(started)
+        except (MemoryError, RuntimeError) as error:
+            raise _explain(error, job) from error
+
+
+class Diverged(SemiEvolError):
+    """The loss, or the gradient's norm, is no number. Every worker finds it at the same step."""
+
+
+class _Training:
+    def __init__(self, job: TrainingJob, world: World, on_progress: OnProgress) -> None:
+        from semievol_ray.training import engine
+        from semievol_ray.training.checkpoint import Checkpoints, Position
+        from semievol_ray.training.metrics import Meter
+        from semievol_ray.training.trackers import Trackers
+
+        self.job, self.config, self.world = job, job.config, world
+        self.on_progress = on_progress
+        self.tokenizer = models.load_tokenizer(job.base_model, job.revision, job.trust_remote_code)
+        pad_id = self.tokenizer.pad_token_id
+        self.pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
+        self.examples = tokenized(job, job.examples, self.tokenizer, world)
+        share = 0 if job.validation else self.config.held_out
+        self.kept, held = self.examples.split(share, job.seed)
+        self.held_out = (self.examples, held)
+        if job.validation:
+            checked = tokenized(job, job.validation, self.tokenizer, world)
+            self.held_out = (checked, np.arange(len(checked)))
+        batch_size = self.config.global_batch_size
+        self.steps_per_epoch = batches.steps_per_epoch(len(self.kept), batch_size)
+        self.total_steps = batches.total_steps(len(self.kept), batch_size, self.config.epochs)
+        self.at = Position()
+        self.checkpoints = Checkpoints(job.scratch_dir / "checkpoints", fingerprint(job), world)
+        self.saved = self.checkpoints.newest()
+        other_size = self.saved is not None and self.saved.needs_conversion(world.size)
+        self.trainee = engine.build(merged_start(job, world), world, load_universal=other_size)
+        self.meter = Meter(self.trainee, world, self.total_steps)
+        self.trackers = Trackers(job if world.is_first else None)
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint, if there is one."""
+        if self.saved is not None:
+            self.checkpoints.load(self.trainee.engine, self.saved)
+            self.at = replace(self.saved.position)
+
+    def run(self) -> None:
+        """All the steps that are left."""
+        while self.at.step < self.total_steps and not self.at.stopped_early:
+            rate = zero.learning_rate(self.config, self.at.step, self.total_steps)
+            loss, tokens = self.take_step(rate)
+            self.at.step += 1
+            self.at.tokens += tokens
+            self.at.loss_sum += loss
+            done = self.at.step == self.total_steps
+            if self.at.step % self.steps_per_epoch == 0 or done:
+                self.evaluate()
+            if self.world.is_first:
+                progress = self.meter.progress(self.at, loss, rate, tokens)
+                self.trackers.log(progress)
+                self.on_progress(progress)
+            if self.at.step % self.config.checkpoint_every_steps == 0 and not done:
+                self.checkpoints.save(self.trainee.engine, self.at)
+
+    def take_step(self, rate: float) -> tuple[float, int]:
+        """One optimizer step. Returns the loss of the global batch, and the tokens read."""
+        import torch
+
+        engine, world, step = self.trainee.engine, self.world, self.at.step
+        picked = batches.batch_of_step(
+            step, len(self.kept), self.config.global_batch_size, self.job.seed
+        )
+        batch = self.kept[picked]
+        plans = batches.plan(self.examples, batch, self.trainee.layout, world.size)
+        weight = self.examples.target_weight(batch)
+        # Dropout, too, is a function of the job and the step.
+        entropy = np.random.SeedSequence([self.job.seed, step, world.rank])
+        torch.manual_seed(int(entropy.generate_state(1)[0]))
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        nll = torch.zeros((), device=world.device)
+        for number, sequences in enumerate(plans[world.rank], start=1):
+            engine.set_gradient_accumulation_boundary(number == len(plans[world.rank]))
+            loss = self.forward(self.examples, sequences)
+            # DeepSpeed averages gradients over the workers; the loss is a sum over them.
+            engine.backward(loss * (world.size / weight), scale_wrt_gas=False)
+            nll += loss.detach()
+        mean = world.sum(nll.item())[0] / weight
+        if not math.isfinite(mean):
+            raise self.diverged(f"the loss is {mean}")
+        engine.step()
+        norm = engine.get_global_grad_norm()
+        if self.config.precision != "fp16" and norm is not None and not math.isfinite(norm):
+            raise self.diverged(f"the gradient's norm is {norm}")
+        return mean, sum(s.length for passes in plans for p in passes for s in p)
+
+    def diverged(self, what: str) -> Diverged:
+        """The error that ends a training whose numbers are no numbers; no checkpoint holds them."""
+        self.checkpoints.wait()
+        return Diverged(
+            f"{what} at step {self.at.step + 1} of {self.total_steps}: lower "
+            f"training.learning_rate ({self.config.learning_rate}) or choose another "
+            f"training.precision ({self.config.precision})"
+        )
+
+    def forward(self, examples: TokenizedExamples, sequences: list[Sequence]) -> torch.Tensor:
+        """Sum of weighted NLL over the answer tokens of one pass."""
+        from semievol_ray.training.loss import weighted_nll_sum
+
+        micro = batches.collate(examples, sequences, self.trainee.layout, self.pad_id)
+        return weighted_nll_sum(
+            self.trainee.engine,
+            micro.to(self.world.device),
+            keep_logits=self.trainee.keep_logits,
+        )
+
+    def evaluate(self) -> None:
+        """Measure the held-out answers, keep the best weights, and stop when gains stay out."""
+        loss = self.held_out_loss()
+        self.at.held_out_loss = loss
+        patience = self.config.early_stopping_patience
+        if loss is None or patience is None:
+            return
+        if self.at.best_loss is None or loss < self.at.best_loss:
+            self.at.best_loss, self.at.evaluations_without_gain = loss, 0
+            self.export(self.best_folder)
+        else:
+            self.at.evaluations_without_gain += 1
+        self.at.stopped_early = self.at.evaluations_without_gain >= patience
+
+    def held_out_loss(self) -> float | None:
+        """Mean NLL of the held-out answers' tokens, in nats; None where nothing is held out."""
+        import torch
+
+        examples, held = self.held_out
+        if not len(held):
+            return None
+        engine, world = self.trainee.engine, self.world
+        engine.eval()
+        nll = 0.0
+        with torch.no_grad():
+            for start in range(0, len(held), self.config.global_batch_size):
+                batch: Indices = held[start : start + self.config.global_batch_size]
+                plans = batches.plan(examples, batch, self.trainee.layout, world.size)
+                for sequences in plans[world.rank]:
+                    nll += self.forward(examples, sequences).item()
+        engine.train()
+        return world.sum(nll)[0] / examples.target_weight(held)
+
+    @property
+    def best_folder(self) -> Path:
+        """Where the best weights wait until the training is done."""
+        return self.job.scratch_dir / "best"
+
+    def export(self, folder: Path) -> None:
+        """Write the weights as they are now, whole or not at all. Every worker must call it."""
+        from semievol_ray.training import export
+
+        model = self.trainee.engine.module
+        weights = export.gather_weights(
+            model, self.world, trainable_only=self.config.method == "lora"
+        )
+        if self.world.is_first:
+            partial = folder.with_name(f".{folder.name}.partial")
+            export.save_weights(model, weights, self.tokenizer, self.job, partial)
+            export.commit(partial, folder)
+
+    def finish(self, started: float) -> TrainingResult | None:
+        """Put the result in its place and remove what was only there to resume."""
+        from semievol_ray.training import export
+
+        result = TrainingResult(
+            output_dir=self.job.output_dir,
+            kind="adapter" if self.config.method == "lora" else "full",
+            steps=self.at.step,
+            examples=len(self.kept),
+            tokens=self.at.tokens,
+            train_loss=self.at.loss_sum / max(1, self.at.step),
+            held_out_loss=self.at.held_out_loss,
+            best_held_out_loss=self.at.best_loss,
+            stopped_early=self.at.stopped_early,
+            truncated_rows=self.examples.truncated_rows,
+            dropped_rows=self.examples.dropped_rows,
+            seconds=time.monotonic() - started,
+        )
+        if self.at.best_loss is None:
+            self.export(self.best_folder)
+        if self.world.is_first:
+            export.write_model_card(self.best_folder, self.job, result)
+            export.commit(self.best_folder, self.job.output_dir)
+        self.trackers.close()
+        self.checkpoints.remove()
+        self.trainee.engine.destroy()
+        self.world.barrier()
+        return result if self.world.is_first else None
+
+
+def merged_start(job: TrainingJob, world: World) -> TrainingJob:
+    """The job itself; one that trains all weights from an adapter starts from their merge."""
+    if job.config.method == "lora" or job.adapter_from is None:
+        return job
+    from semievol_ray.training.adapters import merge
+
+    merged = job.scratch_dir / "merged-base"
+    if world.is_first and not merged.exists():
+        merge(
+            job.base_model,
+            job.adapter_from,
+            merged,
+            revision=job.revision,
+            trust_remote_code=job.trust_remote_code,
+        )
+    world.barrier()
+    return replace(job, base_model=str(merged), revision=None)
+
+
+def tokenized(
+    job: TrainingJob,
+    paths: tuple[Path, ...],
+    tokenizer: PreTrainedTokenizerBase,
+    world: World,
+) -> TokenizedExamples:
+    """The examples as token ids, from the cache in `scratch_dir` where they are there."""
+    rows = data.read_examples(paths)
+    limit = job.config.max_length
+    folder = job.scratch_dir / "tokens" / data.fingerprint(paths, tokenizer, limit)
+    parts = data.count_parts(rows)
+    for part in range(world.rank, parts, world.size):
+        data.write_part(folder, part, rows, tokenizer, limit)
+    world.barrier()
+    return data.load_parts(folder, parts)
+
+
+def _explain(error: Any, job: TrainingJob) -> Exception:
+    """Out of memory in the words of the settings that help; any other error as it is."""
+    text = str(error)
+    if not (isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text):
+        return error
+    c = job.config
+    return SemiEvolError(
+        f"out of memory: lower training.micro_batch_size ({c.micro_batch_size}) or "
+        f"training.max_length ({c.max_length}), set training.gradient_checkpointing "
+        f"({str(c.gradient_checkpointing).lower()}), raise training.zero_stage ({c.zero_stage}) or "
+        f"training.workers ({c.workers}), or off-load: training.offload_optimizer "
+        f"({c.offload_optimizer}), training.offload_parameters ({c.offload_parameters})"
+    )

@@ -1,0 +1,53 @@
+"""`train`: one job, on Ray or in this process."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from semievol_ray.errors import UserError
+from semievol_ray.model_files import check_adapter, check_model_exists
+from semievol_ray.training import metrics
+from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult
+
+
+def train(
+    job: TrainingJob,
+    *,
+    on: Literal["ray", "process"] = "ray",
+    on_progress: OnProgress | None = None,
+) -> TrainingResult:
+    """Fine-tune, and leave the adapter or the whole model with its tokenizer in `job.output_dir`.
+
+    `on="ray"` runs `config.workers` Ray Train workers on the cluster that this process is
+    connected to; `on="process"` runs here, as a single worker, and needs no Ray. `on_progress` is
+    called after every optimizer step.
+
+    Raises UserError for what the user must mend (a model, adapter or file of examples that is not
+    there, a tokenizer without EOS, a max_length that no answer fits) and SemiEvolError where the
+    loss is not a number, memory runs out or workers die more often than `config.max_failures`.
+    """
+    _check(job)
+    tell = on_progress or _ignore
+    if on == "ray":
+        from semievol_ray.training.ray_train import train_on_ray
+
+        return train_on_ray(job, tell)
+    from semievol_ray.training.loop import train_worker
+
+    result = train_worker(job, metrics.Writer(job, tell))
+    assert result is not None, "a lone process is the first worker"
+    return result
+
+
+def _check(job: TrainingJob) -> None:
+    check_model_exists(job.base_model)
+    if job.adapter_from is not None:
+        check_adapter(str(job.adapter_from))
+    for path in (*job.examples, *job.validation):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file of training examples")
+    job.scratch_dir.mkdir(parents=True, exist_ok=True)
+
+
+def _ignore(_: object) -> None:
+    pass

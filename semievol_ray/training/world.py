@@ -1,0 +1,155 @@
+"""The processes that train together: their group, device and threads, whoever started them.
+
+Ray Train brings a process group, torchrun the addresses for one; a lone process gets a group of
+one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among those that train together."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes what is written once."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait for the others."""
+        import torch.distributed as dist
+
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, *values: float) -> list[float]:
+        """Element-wise sums of each process's values, in float64."""
+        import torch
+        import torch.distributed as dist
+
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        if self.size > 1:
+            dist.all_reduce(total)
+        return total.tolist()
+
+
+def prepare_environment() -> None:
+    """What must be in the environment before `deepspeed` is imported.
+
+    Without a GPU it must be told so, and it finds the `ninja` that its compiled ops need only on
+    PATH, where a virtual environment that was not activated does not have it.
+    """
+    import torch
+
+    bin_folder = str(Path(sys.executable).parent)
+    path = os.environ.get("PATH", "")
+    if bin_folder not in path.split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([bin_folder, path])
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def import_transformers() -> None:
+    """Import transformers' models without scikit-learn and SciPy, which take 4 of its 14 seconds.
+
+    They serve assisted generation and object detection, and are found again by whoever asks later.
+    """
+    import transformers.utils as utils
+
+    kept = (utils.is_sklearn_available, utils.is_scipy_available)
+    utils.is_sklearn_available = utils.is_scipy_available = _never
+    try:
+        import transformers.generation
+        import transformers.modeling_utils  # noqa: F401
+    finally:
+        utils.is_sklearn_available, utils.is_scipy_available = kept
+
+
+def _never() -> bool:
+    return False
+
+
+@contextmanager
+def joined(log_file: Path) -> Iterator[World]:
+    """The world that this process is part of; DeepSpeed's messages go to `log_file`."""
+    import torch
+    import torch.distributed as dist
+
+    prepare_environment()
+    gpu = torch.cuda.is_available()
+    ours = not dist.is_initialized()
+    if ours:
+        _start_group("nccl" if gpu else "gloo")
+    device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
+    try:
+        with _deepspeed_apart(log_file):
+            yield World(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        if ours:
+            dist.destroy_process_group()
+
+
+def _start_group(backend: str) -> None:
+    import torch
+    import torch.distributed as dist
+
+    if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
+        dist.init_process_group(backend)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+
+
+@contextmanager
+def _deepspeed_apart(log_file: Path) -> Iterator[None]:
+    """DeepSpeed for one training: its log in a file, and its process groups gone at the end.
+
+    It keeps them in its modules for as long as the process lives, and would hand them to the next
+    training in the process, which has another group.
+    """
+    import deepspeed
+    import deepspeed.comm.comm as deepspeed_comm
+    from deepspeed.utils import groups, logger
+
+    # An all-reduce for inference in shared memory: never called in training, and building it
+    # would need a compiler on every worker.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    handlers, handler = list(logger.handlers), logging.FileHandler(log_file)
+    logger.handlers, logger.propagate = [handler], False
+    alone = "LOCAL_RANK" not in os.environ
+    if alone:
+        os.environ["LOCAL_RANK"] = "0"
+    kept = {
+        name: copy(value)
+        for name, value in vars(groups).items()
+        if (value is None or isinstance(value, dict)) and not name.startswith("__")
+    }
+    try:
+        yield
+    finally:
+        vars(groups).update(kept)
+        deepspeed_comm.cdb = None
+        if alone:
+            del os.environ["LOCAL_RANK"]
+        logger.handlers = handlers
+        handler.close()

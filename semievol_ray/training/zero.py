@@ -1,0 +1,114 @@
+"""DeepSpeed's configuration as a pure function of ours, and the optimizer that goes with it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from semievol_ray.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Elements that ZeRO gathers or reduces at once: DeepSpeed's 5e8 takes gigabytes of buffers even
+# for the smallest of models.
+_BUCKET_ELEMENTS = 50_000_000
+
+
+def deepspeed_config(
+    config: TrainingConfig, *, gpu: bool, load_universal: bool = False
+) -> dict[str, Any]:
+    """The dictionary that `deepspeed.initialize` takes.
+
+    The batch size in it is nominal: the loop decides which backward pass ends a step, and the
+    learning rate of every step.
+    """
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.max_grad_norm,
+        "steps_per_print": None,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "fp16": {"enabled": config.precision == "fp16", "initial_scale_power": 16},
+        "data_types": _data_types(config),
+        "zero_optimization": zero_config(config, gpu=gpu),
+        # On a CPU torch's AdamW is as good as DeepSpeed's, which would have to be compiled first.
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "checkpoint": {"load_universal": load_universal},
+    }
+
+
+def zero_config(config: TrainingConfig, *, gpu: bool) -> dict[str, Any]:
+    """The `zero_optimization` part: what is partitioned, what is off-loaded, and where to."""
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "contiguous_gradients": True,
+        "overlap_comm": gpu and config.zero_stage >= 2,
+        "reduce_bucket_size": _BUCKET_ELEMENTS,
+        "allgather_bucket_size": _BUCKET_ELEMENTS,
+    }
+    if config.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": _BUCKET_ELEMENTS,
+            "stage3_max_live_parameters": 1_000_000_000,
+        }
+    for what in ("optimizer", "parameters"):
+        where = getattr(config, f"offload_{what}")
+        if where != "none":
+            key = "offload_param" if what == "parameters" else "offload_optimizer"
+            zero[key] = {"device": where, "pin_memory": gpu}
+            if where == "nvme":
+                zero[key]["nvme_path"] = config.nvme_path
+    return zero
+
+
+def _data_types(config: TrainingConfig) -> dict[str, str]:
+    # Sums of micro-batch gradients in float32; DeepSpeed has no such sum at stage 0.
+    if config.zero_stage == 0 or config.precision == "fp32":
+        return {}
+    return {"grad_accum_dtype": "fp32"}
+
+
+def build_optimizer(
+    model: nn.Module, config: TrainingConfig, *, gpu: bool
+) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters; matrices decay, vectors (norms, biases) do not."""
+    import torch
+
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if _rank(p) > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if _rank(p) <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    # The loop sets the rate of every step; 0 until then, for DeepSpeed takes a trial step.
+    options: dict[str, Any] = {"lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}
+    if config.offload_optimizer != "none" and gpu:
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        return DeepSpeedCPUAdam(groups, **options)
+    return torch.optim.AdamW(groups, fused=gpu, **options)
+
+
+def _rank(parameter: nn.Parameter) -> int:
+    # ZeRO-3 leaves an empty tensor in place of a partitioned parameter.
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def learning_rate(config: TrainingConfig, step: int, total_steps: int) -> float:
+    """Rate of the step-th of `total_steps` optimizer steps, 0-based.
+
+    Linear warm-up over the first `warmup_ratio` of the steps, then the schedule: a half cosine or a
+    straight line down to 0, or constant.
+    """
+    warmup = math.ceil(config.warmup_ratio * total_steps)
+    if step < warmup:
+        return config.learning_rate * (step + 1) / (warmup + 1)
+    if config.schedule == "constant":
+        return config.learning_rate
+    done = (step - warmup) / max(1, total_steps - warmup)
+    if config.schedule == "linear":
+        return config.learning_rate * (1 - done)
+    return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
