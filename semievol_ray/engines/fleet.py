@@ -1,0 +1,112 @@
+"""Who works on what: the pure state machine behind an engine pool.
+
+Items wait, are in flight on one replica, or are done. A replica is starting, ready or dead.
+There is no way back from dead: a replacement is a new replica with a new number, so work can
+never return to the process that lost it. An item that was in flight on several replicas that
+died is suspected of killing them, and is given up after `max_attempts`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
+
+# One shard is worked on while the next is read, so that the engine never waits.
+IN_FLIGHT_PER_REPLICA = 2
+
+
+@dataclass
+class Fleet:
+    """Bookkeeping of one map over items."""
+
+    items: Iterable[Hashable]
+    max_deaths: int
+    max_attempts: int = 3
+    waiting: deque[Hashable] = field(init=False)
+    starting: set[int] = field(default_factory=set)
+    ready: dict[int, list[Hashable]] = field(default_factory=dict)
+    attempts: dict[Hashable, int] = field(default_factory=dict)
+    deaths: int = 0
+    _numbers: int = 0
+
+    def __post_init__(self) -> None:
+        self.waiting = deque(self.items)
+
+    @property
+    def size(self) -> int:
+        """Replicas that live or are about to."""
+        return len(self.starting) + len(self.ready)
+
+    @property
+    def in_flight(self) -> int:
+        """Items that some replica holds."""
+        return sum(map(len, self.ready.values()))
+
+    @property
+    def finished(self) -> bool:
+        """Nothing waits and nothing is in flight."""
+        return not self.waiting and not self.in_flight
+
+    def wanted(self, smallest: int, largest: int) -> int:
+        """How many replicas to start now: enough for what waits, within the bounds."""
+        useful = self.size + -(-len(self.waiting) // IN_FLIGHT_PER_REPLICA)
+        return max(0, min(largest, max(smallest, useful)) - self.size) if self.waiting else 0
+
+    def start(self) -> int:
+        """A new replica's number."""
+        self._numbers += 1
+        self.starting.add(self._numbers)
+        return self._numbers
+
+    def became_ready(self, replica: int) -> None:
+        """A replica has loaded its engine."""
+        self.starting.discard(replica)
+        self.ready[replica] = []
+
+    def next_assignment(self) -> tuple[int, Hashable] | None:
+        """The next item and who takes it; null where nobody has room or nothing waits.
+
+        A suspected item is only given out alone, so that its next death clears the others.
+        """
+        if not self.waiting:
+            return None
+        suspect = self.attempts.get(self.waiting[0], 0) > 0
+        room = 1 if suspect else IN_FLIGHT_PER_REPLICA
+        free = [
+            (len(held), replica)
+            for replica, held in self.ready.items()
+            if len(held) < room and not any(self.attempts.get(item, 0) for item in held)
+        ]
+        if not free:
+            return None
+        _, replica = min(free)
+        item = self.waiting.popleft()
+        self.ready[replica].append(item)
+        return replica, item
+
+    def completed(self, replica: int, item: Hashable) -> None:
+        """An item's work is committed."""
+        self.ready[replica].remove(item)
+
+    def died(self, replica: int) -> list[Hashable]:
+        """A replica is gone; its items wait again, first in the queue.
+
+        Returns the items that have now been given up.
+        """
+        self.starting.discard(replica)
+        held = self.ready.pop(replica, [])
+        self.deaths += 1
+        lost = []
+        for item in reversed(held):
+            self.attempts[item] = self.attempts.get(item, 0) + 1
+            if self.attempts[item] >= self.max_attempts:
+                lost.append(item)
+            else:
+                self.waiting.appendleft(item)
+        return lost
+
+    @property
+    def hopeless(self) -> bool:
+        """Replicas died more often than allowed: something is wrong with all of them."""
+        return self.deaths > self.max_deaths

@@ -1,0 +1,107 @@
+"""The two verbs of an LLM engine, in Arrow terms.
+
+An engine answers every request: one that it cannot serve comes back as a row with a reason in
+`finish_reason`, never as an exception, so that one bad row costs itself alone. An exception out
+of an engine means that the engine itself is broken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypedDict
+
+import pyarrow as pa
+
+# prompt_too_long: the prompt leaves no room for an answer. engine_error: the engine refused it.
+FAILED = ("prompt_too_long", "engine_error")
+
+GENERATION = pa.schema(
+    [
+        pa.field("text", pa.string()),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("prompt_tokens", pa.int32(), nullable=False),
+        pa.field("tokens", pa.int32(), nullable=False),
+        # log P of each token of the response under the model itself: before temperature.
+        pa.field("token_logprobs", pa.list_(pa.float32())),
+    ]
+)
+
+SCORES = pa.list_(pa.float32())
+
+
+class Message(TypedDict):
+    """One turn of a chat."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt to be continued; `messages` are what `prompt` was rendered from."""
+
+    prompt: str
+    seed: int
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a response is drawn. Temperature 0 is greedy."""
+
+    temperature: float
+    top_p: float
+    max_tokens: int
+
+
+class Engine(Protocol):
+    """One loaded base model, and any number of LoRA adapters over it, named by their folder."""
+
+    tokenizer: Any  # null where the model is behind an endpoint
+    max_model_len: int
+
+    async def generate(
+        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
+    ) -> pa.Table:
+        """Responses in the GENERATION schema, in the order of the requests."""
+        ...
+
+    async def score(
+        self,
+        requests: list[Request],
+        candidates: list[list[str]],
+        adapter: str | None = None,
+        *,
+        closed: bool = False,
+    ) -> pa.Array:
+        """log P of each candidate continuation given its prompt; list<float32>, row by row.
+
+        `closed` counts the end-of-text token too: needed where one candidate begins another.
+        A row that cannot be scored is null.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free the engine's processes and memory."""
+        ...
+
+
+def request_seed(run_seed: int, example_id: str, collaborator: str) -> int:
+    """A request's seed, in [0, 2^31): a function of these three alone.
+
+    So a response depends neither on the batch nor on the replica nor on retries.
+    """
+    key = f"{run_seed}\0{example_id}\0{collaborator}".encode()
+    return int.from_bytes(hashlib.blake2b(key, digest_size=4).digest()) & 0x7FFFFFFF
+
+
+def failed_generation(reason: str, prompt_tokens: int = 0) -> dict[str, Any]:
+    """The GENERATION row of a request that got no response."""
+    return {
+        "text": None,
+        "finish_reason": reason,
+        "prompt_tokens": prompt_tokens,
+        "tokens": 0,
+        "token_logprobs": None,
+    }

@@ -1,0 +1,79 @@
+"""The actor that hosts one engine.
+
+It knows nothing of tasks or shards: a stage sends it a function of the engine, and what comes
+back is that function's (small) result. The tables themselves go straight to the run directory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from semievol_ray.config import ModelConfig
+from semievol_ray.engines.protocol import Engine
+
+Work = Callable[..., Awaitable[Any]]
+
+
+def create_engine(model: ModelConfig, **options: Any) -> Engine:
+    """The engine that the model's config names, loaded."""
+    # Imported here: each engine pulls in its own heavy library.
+    if model.engine == "vllm":
+        from semievol_ray.engines.vllm_engine import VllmEngine
+
+        return VllmEngine(model, **options)
+    if model.engine == "transformers":
+        from semievol_ray.engines.transformers_engine import TransformersEngine
+
+        return TransformersEngine(model, **options)
+    if model.engine == "openai":
+        from semievol_ray.engines.openai_engine import OpenAIEngine
+
+        return OpenAIEngine(model, **options)
+    if model.engine == "simulated":
+        from semievol_ray.engines.simulated_engine import SimulatedEngine
+
+        return SimulatedEngine(model, **options)
+    raise ValueError(f"engine {model.engine!r} is not resolved")
+
+
+class Replica:
+    """One engine in one process."""
+
+    def __init__(self, model: ModelConfig, log_file: str | None, options: dict[str, Any]) -> None:
+        if log_file is not None:
+            _redirect_output(Path(log_file))
+        self._model, self._options = model, options
+
+    async def ready(self) -> int:
+        """Load the engine, the first time; returns the replica's process id.
+
+        Not in the constructor: what is raised there reaches the driver as an actor's death, and
+        a model that does not exist would be tried again and again.
+        """
+        if not hasattr(self, "engine"):
+            self.engine = create_engine(self._model, **self._options)
+        return os.getpid()
+
+    async def run(self, work: Work, *arguments: Any) -> Any:
+        """`await work(engine, *arguments)`."""
+        return await work(self.engine, *arguments)
+
+    async def close(self) -> None:
+        """Shut the engine down: some have processes of their own."""
+        if hasattr(self, "engine"):
+            await self.engine.close()
+
+
+def _redirect_output(log_file: Path) -> None:
+    """Send what this process and its children print to a file, not over the user's screen."""
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    sink = os.open(log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    os.close(sink)

@@ -1,0 +1,227 @@
+"""Engine over vLLM's AsyncLLM: continuous batching, prefix cache, many LoRA adapters at once.
+
+vLLM schedules; requests are only handed over and gathered. Its nested dicts of logprobs are
+reduced to float lists here and go no further.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from semievol_ray.config import ModelConfig
+from semievol_ray.engines.protocol import (
+    GENERATION,
+    SCORES,
+    Request,
+    Sampling,
+    failed_generation,
+)
+from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
+
+_MAX_ADAPTERS = 8
+
+
+class VllmEngine:
+    """One vLLM engine; base and adapters share one set of weights."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        *,
+        adapters: bool = False,
+        max_lora_rank: int = 16,
+        tensor_parallel: int = 1,
+        pipeline_parallel: int = 1,
+        threads: int | None = None,
+        **_: Any,
+    ) -> None:
+        check_model_exists(model.name)
+        self.tokenizer = load_tokenizer(model)
+        on_cpu = not _has_gpu()
+        if on_cpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+            # "auto" binds to physical cores by number, which a container may not own.
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+            if threads:
+                os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        options: dict[str, Any] = {
+            "model": model.name,
+            "revision": model.revision,
+            "dtype": "float32" if on_cpu and model.dtype == "auto" else model.dtype,
+            "max_model_len": model.max_model_len,
+            "trust_remote_code": model.trust_remote_code,
+            "load_format": "safetensors",
+            "tensor_parallel_size": tensor_parallel,
+            "pipeline_parallel_size": pipeline_parallel,
+            "enable_prefix_caching": True,
+            # Captured graphs take minutes to make and pay only on a GPU.
+            "enforce_eager": on_cpu,
+            "disable_log_stats": True,
+        }
+        if adapters:
+            rank = next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= max_lora_rank)
+            options |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,
+                        "max_cpu_loras": _MAX_ADAPTERS}  # fmt: skip
+        arguments = AsyncEngineArgs(**(options | model.engine_options))
+        self.engine = AsyncLLM.from_engine_args(arguments)
+        self.max_model_len = int(self.engine.model_config.max_model_len)
+        self._adapters: dict[str, Any] = {}
+        self._ids = itertools.count()
+
+    async def generate(
+        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
+    ) -> pa.Table:
+        """See Engine.generate."""
+        lora = self._lora(adapter)
+        rows = await asyncio.gather(*(self._generate(r, sampling, lora) for r in requests))
+        return pa.Table.from_pylist(rows, schema=GENERATION)
+
+    async def score(
+        self,
+        requests: list[Request],
+        candidates: list[list[str]],
+        adapter: str | None = None,
+        *,
+        closed: bool = False,
+    ) -> pa.Array:
+        """See Engine.score."""
+        lora = self._lora(adapter)
+        end = [self.tokenizer.eos_token_id] if closed else []
+        rows = await asyncio.gather(
+            *(
+                self._score(request, row, end, lora)
+                for request, row in zip(requests, candidates, strict=True)
+            )
+        )
+        return pa.array(rows, SCORES)
+
+    async def close(self) -> None:
+        """See Engine.close."""
+        self.engine.shutdown()
+
+    async def _generate(self, request: Request, sampling: Sampling, lora: Any) -> dict[str, Any]:
+        from vllm import SamplingParams
+
+        prompt = self.tokenizer(request.prompt)["input_ids"]
+        if len(prompt) + sampling.max_tokens > self.max_model_len:
+            return failed_generation("prompt_too_long", len(prompt))
+        parameters = SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=sampling.max_tokens,
+            seed=request.seed,
+            logprobs=0,
+        )
+        final = await self._last(prompt, parameters, lora)
+        if final is None:
+            return failed_generation("engine_error", len(prompt))
+        written = final.outputs[0]
+        taken = zip(written.token_ids, written.logprobs, strict=True)
+        return {
+            "text": written.text,
+            "finish_reason": written.finish_reason or "stop",
+            "prompt_tokens": len(prompt),
+            "tokens": len(written.token_ids),
+            "token_logprobs": [position[token].logprob for token, position in taken],
+        }
+
+    async def _score(
+        self, request: Request, candidates: list[str], end: list[int], lora: Any
+    ) -> list[float] | None:
+        prompt = self.tokenizer(request.prompt)["input_ids"]
+        tails = [
+            self.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in candidates
+        ]
+        if len(prompt) + max(map(len, tails), default=1) + 1 > self.max_model_len:
+            return None
+        # The candidates as a tree: each distinct beginning is asked once for the logprobs of the
+        # tokens that may follow it. The prompt itself is computed once; the prefix cache serves
+        # it to the rest. (The logprobs of a prompt's own tokens would bypass that cache.)
+        branches: dict[tuple[int, ...], list[int]] = {}
+        for tail in tails:
+            for at, token in enumerate(tail):
+                following = branches.setdefault(tuple(tail[:at]), [])
+                if token not in following:
+                    following.append(token)
+        found = await asyncio.gather(
+            *(
+                self._next_logprobs([*prompt, *begun], following, lora)
+                for begun, following in branches.items()
+            )
+        )
+        after = {b: known for b, known in zip(branches, found, strict=True) if known is not None}
+        if len(after) < len(branches):
+            return None
+        return [
+            sum(after[tuple(tail[:at])][token] for at, token in enumerate(tail)) for tail in tails
+        ]
+
+    async def _next_logprobs(
+        self, prompt: list[int], tokens: list[int], lora: Any
+    ) -> dict[int, float] | None:
+        """Logprobs of some next tokens after a prompt, from one generated token."""
+        from vllm import SamplingParams
+        from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS as limit
+
+        logprobs: dict[int, float] = {}
+        for start in range(0, len(tokens), limit):
+            asked = tokens[start : start + limit]
+            parameters = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=asked)
+            final = await self._last(prompt, parameters, lora)
+            if final is None or not final.outputs[0].logprobs:
+                return None
+            position = final.outputs[0].logprobs[0]
+            logprobs |= {token: position[token].logprob for token in asked}
+        return logprobs
+
+    async def _last(self, prompt: list[int], parameters: Any, lora: Any) -> Any:
+        """The final output of one request; null where vLLM refuses the request itself."""
+        from vllm import TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        parameters.output_kind = RequestOutputKind.FINAL_ONLY
+        final = None
+        try:
+            async for output in self.engine.generate(
+                TokensPrompt(prompt_token_ids=prompt),
+                parameters,
+                request_id=str(next(self._ids)),
+                lora_request=lora,
+            ):
+                final = output
+        except ValueError:
+            return None
+        return final
+
+    def _lora(self, adapter: str | None) -> Any:
+        if adapter is None:
+            return None
+        if adapter not in self._adapters:
+            from vllm.lora.request import LoRARequest
+
+            check_adapter(adapter)
+            number = len(self._adapters) + 1
+            self._adapters[adapter] = LoRARequest(f"adapter{number}", number, adapter)
+        return self._adapters[adapter]
+
+
+def adapter_rank(folder: str) -> int:
+    """The rank of a PEFT adapter, for the engine's buffers."""
+    return int(json.loads((Path(folder) / "adapter_config.json").read_text())["r"])
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

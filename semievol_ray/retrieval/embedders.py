@@ -1,0 +1,167 @@
+"""Texts to unit vectors: float32 [texts, dimensions], so that inner product is cosine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semievol_ray.config import ModelConfig, RetrievalConfig
+from semievol_ray.errors import SemiEvolError, UserError
+from semievol_ray.model_files import check_model_exists, load_tokenizer
+
+Vectors = NDArray[np.float32]
+
+_DEFAULT_SENTENCE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
+_TFIDF_TERMS = 4096
+_MODEL_TOKENS = 512
+
+
+class Embedder(Protocol):
+    """Anything that embeds. Picklable: Ray tasks get it as it is, and load models late."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Unit rows; a text with nothing to say may be the zero vector."""
+        ...
+
+
+class TfidfEmbedder:
+    """TF-IDF over words and word pairs; it knows the vocabulary of the labelled questions."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
+        self.vectorizer = TfidfVectorizer(
+            sublinear_tf=True,
+            ngram_range=(1, 2),
+            max_features=_TFIDF_TERMS,
+            token_pattern=r"(?u)\b\w+\b",
+            dtype=np.float32,
+        )
+        try:
+            self.vectorizer.fit(texts)
+        except ValueError:
+            raise UserError(
+                "retrieval.embedder: tfidf finds no word in the labelled questions; "
+                "use sentence-transformers or model"
+            ) from None
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """See Embedder.embed."""
+        return np.asarray(self.vectorizer.transform(texts).toarray(), np.float32)
+
+
+class SentenceTransformerEmbedder:
+    """A model of the sentence-transformers library."""
+
+    def __init__(self, model: str | None) -> None:
+        self.model = model or _DEFAULT_SENTENCE_MODEL
+        check_model_exists(self.model)
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """See Embedder.embed."""
+        found = _sentence_model(self.model).encode(
+            list(texts), normalize_embeddings=True, show_progress_bar=False
+        )
+        return np.asarray(found, np.float32)
+
+
+class ModelEmbedder:
+    """The mean of a causal LM's last hidden states over the tokens of the text."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        check_model_exists(model.name)
+        self.model = model
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """See Embedder.embed."""
+        import torch
+
+        tokenizer, model = _hidden_state_model(self.model.model_dump_json())
+        batch = tokenizer(
+            list(texts), padding=True, truncation=True, max_length=_MODEL_TOKENS,
+            return_tensors="pt",
+        )  # fmt: skip
+        mask = batch["attention_mask"].to(model.device)
+        with torch.inference_mode():
+            states = model(
+                input_ids=batch["input_ids"].to(model.device), attention_mask=mask
+            ).last_hidden_state.float()
+        weights = mask[:, :, None].float()
+        mean = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return _unit(mean.cpu().numpy())
+
+
+class OpenAIEmbedder:
+    """Any endpoint with /v1/embeddings."""
+
+    def __init__(self, config: RetrievalConfig) -> None:
+        if config.base_url is None or config.model is None:
+            raise UserError("retrieval.embedder: openai needs retrieval.base_url and .model")
+        self.config = config
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """See Embedder.embed."""
+        import openai
+
+        # The key is read where it is used: it is part of no object that is sent or stored.
+        key = os.environ.get(self.config.api_key_env) or "none"
+        client = openai.OpenAI(base_url=self.config.base_url, api_key=key, max_retries=6)
+        try:
+            reply = client.embeddings.create(model=self.config.model or "", input=list(texts))
+        except openai.OpenAIError as error:
+            raise SemiEvolError(f"{self.config.base_url}: no embeddings: {error}") from None
+        return _unit(np.asarray([item.embedding for item in reply.data], np.float32))
+
+
+def create_embedder(
+    config: RetrievalConfig, labeled_texts: Sequence[str], base: ModelConfig
+) -> Embedder:
+    """The embedder that the config names."""
+    if config.embedder == "tfidf":
+        return TfidfEmbedder(labeled_texts)
+    if config.embedder == "sentence-transformers":
+        return SentenceTransformerEmbedder(config.model)
+    if config.embedder == "model":
+        named = base if config.model is None else base.model_copy(update={"name": config.model})
+        return ModelEmbedder(named)
+    return OpenAIEmbedder(config)
+
+
+def _unit(vectors: NDArray[Any]) -> Vectors:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(norms, 1e-12), np.float32)
+
+
+@lru_cache(maxsize=1)
+def _sentence_model(name: str) -> Any:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError:
+        raise UserError(
+            "retrieval.embedder: sentence-transformers is not installed; "
+            "install the extra semievol-ray[sentence-transformers]"
+        ) from None
+    return SentenceTransformer(name)
+
+
+@lru_cache(maxsize=1)
+def _hidden_state_model(config: str) -> tuple[Any, Any]:
+    import torch
+    from transformers import AutoModel
+
+    model = ModelConfig.model_validate_json(config)
+    tokenizer = load_tokenizer(model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    loaded = AutoModel.from_pretrained(
+        model.name,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+        use_safetensors=True,
+    )
+    return tokenizer, loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()

@@ -1,0 +1,16 @@
+"""What a question, an answer and a correct answer are."""
+
+from semievol_ray.tasks.answers import canonical_answer, option_letters
+from semievol_ray.tasks.presets import TASK_PRESETS
+from semievol_ray.tasks.prompts import Message, PromptRenderer, completion_text
+from semievol_ray.tasks.task import Task
+
+__all__ = [
+    "TASK_PRESETS",
+    "Message",
+    "PromptRenderer",
+    "Task",
+    "canonical_answer",
+    "completion_text",
+    "option_letters",
+]
