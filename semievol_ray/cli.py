@@ -1,0 +1,187 @@
+"""The command `semievol`: parse, call, print; no logic.
+
+Exit codes: 0 done, 1 something failed, 2 the user's input cannot be used, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from semievol_ray.errors import SemiEvolError, UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    parsed = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = parsed.command
+    try:
+        return command(parsed)
+    except UserError as error:
+        print(f"semievol: {error}", file=sys.stderr)
+        return 2
+    except SemiEvolError as error:
+        print(f"semievol: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("semievol: interrupted; run again to go on", file=sys.stderr)
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    from semievol_ray import pipeline
+    from semievol_ray.config import load_config
+    from semievol_ray.progress import terminal_progress
+    from semievol_ray.results import Run
+
+    config = load_config(args.config, tuple(args.set))
+    progress = terminal_progress()
+    try:
+        done = pipeline.run(config, progress=progress, redo=args.redo, until=args.until)
+    finally:
+        progress.close()
+    _print_result(Run(done.uri))
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    from semievol_ray.results import Run
+
+    run = Run(args.run)
+    for manifest in run.manifests:
+        rows = sum(manifest.outputs.values())
+        detail = f"{rows} rows, {manifest.seconds:.1f} s" if manifest.state == "done" else ""
+        print(f"{manifest.stage:<18} {manifest.state:<8} {detail}")
+    _print_result(run)
+    return 0
+
+
+def _select(args: argparse.Namespace) -> int:
+    from semievol_ray.stages.select import reselect
+
+    found = reselect(args.run, tuple(args.set), args.round)
+    for reason, count in found.reasons.items():
+        print(f"{reason:<18} {count}")
+    print(f"written to {found.folder}")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    from semievol_ray import pipeline
+    from semievol_ray.progress import terminal_progress
+    from semievol_ray.results import Run
+
+    run = Run(args.run)
+    progress = terminal_progress()
+    try:
+        config = run.config(tuple(args.set))
+        pipeline.run(config, progress=progress, redo="evaluate" if args.set else None)
+    finally:
+        progress.close()
+    _print_result(run)
+    return 0
+
+
+def _init(args: argparse.Namespace) -> int:
+    from semievol_ray.scaffold import write_config
+
+    path = write_config(args.labeled, args.unlabeled, args.test, args.model, args.output)
+    print(f"wrote {path}; look through it, then: semievol run {path}")
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from semievol_ray.demo import run_demo
+    from semievol_ray.progress import terminal_progress
+
+    progress = terminal_progress()
+    try:
+        run = run_demo(args.folder, seed=args.seed, progress=progress)
+    finally:
+        progress.close()
+    _print_result(run)
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from semievol_ray.doctor import examine
+
+    healthy = True
+    for finding in examine():
+        mark = "ok" if finding.works else ("MISSING" if finding.needed else "-")
+        print(f"{mark:<8} {finding.name:<22} {finding.detail}")
+        healthy &= finding.works or not finding.needed
+    return 0 if healthy else 1
+
+
+def _submit(args: argparse.Namespace) -> int:
+    from semievol_ray.submit import submit
+
+    return submit(args.config, tuple(args.set), address=args.address, follow=not args.no_wait)
+
+
+def _print_result(run: object) -> None:
+    from semievol_ray.results import Run, metric_lines
+
+    assert isinstance(run, Run)
+    if run.metrics is not None:
+        print()
+        print("\n".join(metric_lines(run.metrics)))
+    print(f"\nthe run: {run.uri}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="semievol",
+        description="A few labels and a large unlabelled corpus into a better LLM, on Ray.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int], text: str
+    ) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=text, description=text)
+        found.set_defaults(command=command)
+        return found
+
+    def add_set(found: argparse.ArgumentParser) -> None:
+        found.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE",
+            help="override a setting, as in selection.percentile=40; may be repeated",
+        )  # fmt: skip
+
+    init = add("init", _init, "look at your files and write a commented config")
+    init.add_argument("--labeled", required=True, help="file, glob or URI of the labelled set")
+    init.add_argument("--unlabeled", required=True, help="of the unlabelled corpus")
+    init.add_argument("--test", help="of the test set")
+    init.add_argument("--model", default="./models/my-model", help="folder or hub id")
+    init.add_argument("--output", default="semievol.yaml", help="the config to write")
+    run = add("run", _run, "run a config, or go on with a run that stopped")
+    run.add_argument("config", help="the YAML config")
+    run.add_argument("--redo", metavar="STAGE", help="do this stage and all after it anew")
+    run.add_argument("--until", metavar="STAGE", help="stop after this stage")
+    add_set(run)
+    status = add("status", _status, "how far a run is")
+    status.add_argument("run", help="the run directory")
+    select = add("select", _select, "select anew from a run's responses; nothing is generated")
+    select.add_argument("run", help="the run directory")
+    select.add_argument("--round", type=int, default=1, help="whose responses (default 1)")
+    add_set(select)
+    evaluate = add("evaluate", _evaluate, "compare a run's models on its test set")
+    evaluate.add_argument("run", help="the run directory")
+    add_set(evaluate)
+    demo = add("demo", _demo, "the whole job on made-up data and a tiny model")
+    demo.add_argument("--folder", default="runs/demo", help="where it is written")
+    demo.add_argument("--seed", type=int, default=0)
+    add("doctor", _doctor, "what is installed, what works, what is missing")
+    submit = add("submit", _submit, "run a config as a Ray job on a cluster")
+    submit.add_argument("config", help="the YAML config")
+    submit.add_argument("--address", required=True, help="http(s)://HOST:8265 of the cluster")
+    submit.add_argument("--no-wait", action="store_true", help="do not follow the logs")
+    add_set(submit)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

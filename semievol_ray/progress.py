@@ -1,0 +1,129 @@
+"""Progress on the user's terminal: bars where it is one, plain lines where it is not."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as RichProgress
+
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+class TerminalProgress:
+    """Bars for an interactive terminal."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bars = RichProgress(
+            TextColumn("{task.description:<10}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[unit]}"),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+            transient=True,
+        )
+        self.tasks: dict[str, TaskID] = {}
+        self.meters: dict[str, _Meter] = {}
+        self.bars.start()
+
+    def start(self, stage: str, total: int | None, unit: str) -> None:
+        """See stages.context.Progress.start."""
+        self.meters[stage] = _Meter(total, unit)
+        self.tasks[stage] = self.bars.add_task(stage, total=total, unit=unit, rate="")
+
+    def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
+        """See stages.context.Progress.advance."""
+        if stage in self.tasks:
+            meter = self.meters[stage]
+            meter.add(units, tokens)
+            self.bars.update(self.tasks[stage], advance=units, rate=note or meter.rate())
+
+    def finish(self, stage: str, note: str) -> None:
+        """See stages.context.Progress.finish."""
+        task = self.tasks.pop(stage.split("/")[-1], None)
+        if task is not None:
+            self.bars.remove_task(task)
+        self.console.print(f"{stage:<18} {note}", highlight=False)
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        self.bars.stop()
+
+
+class PlainProgress:
+    """One line at a time, for logs and pipes; at most one in ten seconds for each stage."""
+
+    def __init__(self) -> None:
+        self.meters: dict[str, _Meter] = {}
+
+    def start(self, stage: str, total: int | None, unit: str) -> None:
+        """See stages.context.Progress.start."""
+        self.meters[stage] = _Meter(total, unit)
+
+    def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
+        """See stages.context.Progress.advance."""
+        meter = self.meters.get(stage)
+        if meter is None:
+            return
+        meter.add(units, tokens)
+        if meter.is_due():
+            self._print(f"{stage}: {meter.done}/{meter.total or '?'} {meter.unit}, "
+                        f"{note or meter.rate()}{meter.remaining()}")  # fmt: skip
+
+    def finish(self, stage: str, note: str) -> None:
+        """See stages.context.Progress.finish."""
+        self._print(f"{stage}: {note}")
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    @staticmethod
+    def _print(line: str) -> None:
+        print(line, file=sys.stderr, flush=True)
+
+
+class _Meter:
+    def __init__(self, total: int | None, unit: str) -> None:
+        self.total, self.unit = total, unit
+        self.done = self.tokens = 0
+        self.started = self.printed = time.monotonic()
+
+    def add(self, units: int, tokens: int) -> None:
+        self.done += units
+        self.tokens += tokens
+
+    def is_due(self) -> bool:
+        now = time.monotonic()
+        if now - self.printed < _PLAIN_EVERY_SECONDS:
+            return False
+        self.printed = now
+        return True
+
+    def rate(self) -> str:
+        seconds = max(time.monotonic() - self.started, 1e-3)
+        text = f"{self.done / seconds:,.1f} {self.unit}/s"
+        return text + (f", {self.tokens / seconds:,.0f} tokens/s" if self.tokens else "")
+
+    def remaining(self) -> str:
+        if not self.total or not self.done:
+            return ""
+        seconds = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        return f", {seconds:,.0f} s left"
+
+
+def terminal_progress() -> TerminalProgress | PlainProgress:
+    """Bars or lines, by whether the terminal is one."""
+    return TerminalProgress() if sys.stderr.isatty() else PlainProgress()

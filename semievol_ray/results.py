@@ -1,0 +1,103 @@
+"""A run, seen from outside: its tables as pyarrow, its figures, its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+
+from semievol_ray.config import Config, load_config
+from semievol_ray.errors import UserError
+from semievol_ray.store import Manifest, RunDirectory, StageLedger
+
+
+class Run:
+    """What a run wrote. Nothing is changed through this object."""
+
+    def __init__(self, uri: str) -> None:
+        self.directory = RunDirectory(uri)
+        if not self.directory.exists("manifests"):
+            raise UserError(f"{uri}: no run here")
+
+    @property
+    def uri(self) -> str:
+        """Where the run is."""
+        return self.directory.uri
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """What each stage did, in the order in which they were finished."""
+        found = StageLedger(self.directory).all()
+        return sorted(found, key=lambda m: m.finished_at or "9999")
+
+    def config(self, overrides: tuple[str, ...] = ()) -> Config:
+        """The config that the run was last given, with overrides."""
+        values = self.directory.read_json("config.json")
+        return load_config(values | {"run_dir": self.uri}, overrides)
+
+    def examples(self, split: str) -> pa.Table:
+        """The `labeled`, `unlabeled` or `test` examples (EXAMPLE schema)."""
+        return self._table(f"data/{split}")
+
+    def quarantine(self) -> pa.Table:
+        """The rows that could not be used (QUARANTINE schema)."""
+        return self.directory.read_table("data/quarantine.parquet")
+
+    def responses(self, round_number: int = 1) -> pa.Table:
+        """What the collaborators answered (RESPONSE schema)."""
+        return self._table(f"round-{round_number}/generate")
+
+    def justified(self, round_number: int = 1) -> pa.Table:
+        """What the warm model made of it (RESPONSE schema)."""
+        return self._table(f"round-{round_number}/justify")
+
+    def selection(self, round_number: int = 1) -> pa.Table:
+        """Which pseudo-answers were trusted, and why (SELECTION schema)."""
+        return self._table(f"round-{round_number}/select")
+
+    def predictions(self, model: str = "SemiEvol") -> pa.Table:
+        """A compared model's answers to the test set (PREDICTION schema)."""
+        return self._table(f"evaluate/{model.replace(' ', '-')}")
+
+    @property
+    def metrics(self) -> dict[str, Any] | None:
+        """Accuracies, intervals and paired tests; null where there was no test set."""
+        found: dict[str, Any] | None = self.directory.read_json("evaluate/metrics.json")
+        return found
+
+    def model_path(self, round_number: int = 1) -> str:
+        """The evolved model: a PEFT adapter, or a whole model."""
+        return self.directory.full_path(f"round-{round_number}/evolve/model")
+
+    def _table(self, folder: str) -> pa.Table:
+        names = self.directory.files(folder, ".parquet")
+        if not names:
+            raise UserError(f"{self.uri}: nothing in {folder} yet")
+        return pa.concat_tables([self.directory.read_table(name) for name in names])
+
+
+def metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
+    """The comparison as lines of text: a row for each model, a row for each pair."""
+    yield f"{'model':<18} {'accuracy':>8}   {'interval':>14}   {'right':>11}"
+    for name, found in metrics["models"].items():
+        interval = f"{100 * found['low']:.1f} – {100 * found['high']:.1f}"
+        yield (
+            f"{name:<18} {100 * found['accuracy']:>7.1f}%   {interval:>14}   "
+            f"{found['correct']:>5}/{found['rows']}"
+        )
+    yield ""
+    for pair in metrics["pairs"]:
+        yield (
+            f"{pair['second']} against {pair['first']}: {100 * pair['difference']:+.1f} points, "
+            f"{pair['only_second_right']} rows won, {pair['only_first_right']} lost, "
+            f"McNemar p = {pair['mcnemar_p']:.2g}"
+        )
+    for found in metrics.get("pseudo_answers") or ():
+        if found["selected"]:
+            yield (
+                f"pseudo-answers, round {found['round']}: "
+                f"{100 * found['correct'] / found['rows']:.1f}% of {found['rows']} right; "
+                f"{100 * found['selected_correct'] / found['selected']:.1f}% of the "
+                f"{found['selected']} selected"
+            )

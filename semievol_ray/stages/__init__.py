@@ -1,0 +1,1 @@
+"""The algorithm, one file a step."""

@@ -1,0 +1,25 @@
+"""How sure one may be of an accuracy, and of a difference between two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from scipy.stats import binomtest
+
+
+def wilson_interval(correct: int, rows: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval of a proportion: honest for few rows and near 0 and 1."""
+    found = binomtest(correct, rows).proportion_ci(confidence, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+    """Rows that only the first, and only the second, has right; McNemar's exact two-sided p.
+
+    The models answer the same rows, so the test is paired: only rows they differ on count.
+    """
+    only_first = sum(a and not b for a, b in zip(first, second, strict=True))
+    only_second = sum(b and not a for a, b in zip(first, second, strict=True))
+    differing = only_first + only_second
+    p = binomtest(only_second, differing, 0.5).pvalue if differing else 1.0
+    return only_first, only_second, float(p)
