@@ -1,0 +1,43 @@
+"""What many tests share: the real data, the demo's tiny model, one Ray session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# On two busy cores Ray's workers, nice 15 by default, would starve.
+os.environ.setdefault("RAY_worker_niceness", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the public data sets; the test is skipped, saying so, where it is absent."""
+    folder = Path(os.environ.get("SEMIEVOL_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set SEMIEVOL_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Path:
+    from semievol_ray.demo import MODEL
+
+    return MODEL
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    import ray
+
+    from semievol_ray.config import RayConfig
+    from semievol_ray.ray_session import connect
+
+    connect(RayConfig(num_cpus=2))
+    yield
+    ray.shutdown()

@@ -1,0 +1,186 @@
+"""The whole job for real: Ray, two ZeRO workers, FAISS, the Rust core; and killed on the way.
+
+A small run of the demo's data through the command line, as a user would start it. What a
+killed and continued run leaves must be, byte for byte, what an undisturbed one leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from semievol_ray.config import config_yaml
+from semievol_ray.demo import demo_config, write_demo_data
+from semievol_ray.results import Run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+
+TABLES = ("data", "retrieve", "round-1/generate", "round-1/justify", "round-1/select", "evaluate")
+
+
+def write_run(folder: Path, **sections) -> Path:
+    """A config file for a small run in a folder: 24 labels, 120 unlabelled, 60 test rows."""
+    write_demo_data(folder / "data", seed=3)
+    for split, rows in (("labeled", 24), ("unlabeled", 120), ("test", 60)):
+        path = folder / "data" / f"{split}.csv"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[: rows + 1]))
+    values = yaml.safe_load(config_yaml(demo_config(folder, 3)))
+    values["data"]["shard_rows"] = 40
+    values["training"].update({"epochs": 2, "method": "lora"})
+    values["warmup"] = values["evolve"] = {}
+    values["justify"] = {"when": "always"}
+    values["selection"] = {"policy": "paper", "percentile": 50}
+    values.update(sections)
+    path = folder / "semievol.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+def start(config: Path) -> subprocess.Popen:
+    """`semievol run CONFIG` in a process group of its own."""
+    log = (config.parent / "out.txt").open("ab")
+    return subprocess.Popen(
+        [sys.executable, "-m", "semievol_ray", "run", str(config)],
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
+
+
+def finish(config: Path) -> None:
+    code = start(config).wait(timeout=1200)
+    assert code == 0, (config.parent / "out.txt").read_text()[-3000:]
+
+
+def kill_when(config: Path, happened) -> bool:
+    """Run until something has happened, then SIGKILL everything; false where it finished first."""
+    process = start(config)
+    while not happened():
+        if process.poll() is not None:
+            return False
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    return True
+
+
+def table_bytes(run: Path) -> dict[str, bytes]:
+    files = (p for name in TABLES for p in (run / name).rglob("*") if p.is_file())
+    return {str(p.relative_to(run)): p.read_bytes() for p in files}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(write_run(folder))
+    return folder / "run"
+
+
+def test_the_run_leaves_all_it_promises(undisturbed) -> None:
+    run = Run(str(undisturbed))
+    assert len(run.examples("labeled")) == 24
+    responses = run.responses()
+    assert len(responses) == 120 * 4
+    assert set(responses["collaborator"].to_pylist()) == {f"warm-{n}shot" for n in range(4)}
+    assert responses["option_logprobs"].null_count == 0
+    assert {len(row) for row in responses["option_logprobs"].to_pylist()} == {6}
+    selection = run.selection()
+    assert len(selection) == 120
+    assert sum(selection["selected"].to_pylist()) > 0
+    assert run.metrics is not None
+    assert set(run.metrics["models"]) == {"vanilla", "SFT", "SemiEvol"}
+    assert all(found["rows"] == 60 for found in run.metrics["models"].values())
+    assert {m.state for m in run.manifests} == {"done"}
+    # No secret, no pickle, no training checkpoint in what is left.
+    names = [p.name for p in undisturbed.rglob("*") if p.is_file()]
+    assert not [n for n in names if n.endswith((".pt", ".bin", ".pkl", ".pth"))]
+
+
+def test_the_adapter_loads_in_transformers_unchanged(undisturbed, tiny_model) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    folder = undisturbed / "round-1" / "evolve" / "model"
+    adapted = PeftModel.from_pretrained(base, str(folder))
+    assert any("lora" in name for name, _ in adapted.named_parameters())
+    assert (folder / "README.md").is_file(), "a model card belongs to a model"
+
+
+def test_killed_at_every_boundary_and_amid_stages(undisturbed, tmp_path) -> None:
+    """SIGKILL of the driver and all it started; then the same command again."""
+    config = write_run(tmp_path)
+    run = tmp_path / "run"
+
+    def done(stage: str):
+        manifest = run / "manifests" / f"{stage}.json"
+        return lambda: manifest.exists() and '"state": "done"' in manifest.read_text()
+
+    moments = [
+        done("ingest"),
+        lambda: (run / "round-1" / "warmup" / "examples").exists(),
+        done("warmup"),
+        lambda: any((run / "round-1" / "generate").glob("shard-*.parquet")),
+        done("round-1.justify"),
+        done("round-1.select"),
+        lambda: any((run / "evaluate").rglob("shard-*.parquet")),
+    ]
+    killed = sum(kill_when(config, moment) for moment in moments)
+    finish(config)
+    assert killed >= 5, "too few of the kills came before the end"
+    # Nothing half-written stays behind where results lie.
+    assert not [p for name in TABLES for p in (run / name).rglob(".*")]
+    ours, wanted = table_bytes(run), table_bytes(undisturbed)
+    assert ours.keys() == wanted.keys()
+    assert [name for name in wanted if ours[name] != wanted[name]] == []
+
+
+def test_a_finished_run_is_left_alone_and_a_changed_one_refused(undisturbed) -> None:
+    config = undisturbed.parent / "semievol.yaml"
+    before = table_bytes(undisturbed)
+    finish(config)
+    assert table_bytes(undisturbed) == before
+    found = semievol("run", str(config), "--set", "training.learning_rate=0.5")
+    assert found.returncode == 2
+    assert "setting training.learning_rate was" in found.stderr
+    assert found.stderr.count("\n") == 1
+    # What says only how fast may change at any time.
+    assert semievol("run", str(config), "--set", "generation.batch_rows=3").returncode == 0
+
+
+def test_reselection_needs_no_engine(undisturbed) -> None:
+    before = table_bytes(undisturbed)
+    found = semievol(
+        "select", str(undisturbed), "--set", "selection.policy=balanced",
+        "--set", "selection.percentile=30",
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert "selected" in found.stdout and "selections/" in found.stdout
+    assert table_bytes(undisturbed) == before
+    refused = semievol("select", str(undisturbed), "--set", "training.epochs=9")
+    assert refused.returncode == 2 and "only selection.*" in refused.stderr
+
+
+def test_status_and_evaluate_read_the_run(undisturbed) -> None:
+    status = semievol("status", str(undisturbed))
+    assert status.returncode == 0
+    assert "round-1/select" in status.stdout and "McNemar" in status.stdout
+    assert semievol("evaluate", str(undisturbed)).returncode == 0
+    missing = semievol("status", str(undisturbed / "nowhere"))
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+
+
+def semievol(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "semievol_ray", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )

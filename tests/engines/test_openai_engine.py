@@ -1,0 +1,125 @@
+"""The openai engine against a small real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from semievol_ray import UserError
+from semievol_ray.config import ModelConfig
+from semievol_ray.engines import Request, Sampling
+from semievol_ray.engines.openai_engine import OpenAIEngine
+
+
+class Handler(BaseHTTPRequestHandler):
+    behaviour = "fine"
+    seen: list[dict] = []
+    refused_once: set[str] = set()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        question = body["messages"][-1]["content"]
+        Handler.seen.append(body | {"key": self.headers["Authorization"]})
+        if Handler.behaviour == "busy" and question not in Handler.refused_once:
+            Handler.refused_once.add(question)
+            self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0"})
+        elif Handler.behaviour == "locked":
+            self.reply(401, {"error": {"message": "no"}})
+        elif "too long" in question:
+            self.reply(400, {"error": {"message": "context length"}})
+        else:
+            self.reply(200, self.completion(body, question))
+
+    def completion(self, body: dict, question: str) -> dict:
+        top = [{"token": t, "logprob": p, "bytes": None} for t, p in (("B", -0.1), ("A", -2.5))]
+        content = [{"token": "B", "logprob": -0.1, "bytes": None, "top_logprobs": top}]
+        logprobs = None if Handler.behaviour == "mute" else {"content": content}
+        message = {"role": "assistant", "content": f"B {question}"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}
+        usage = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
+        return {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
+                "choices": [choice], "usage": usage}  # fmt: skip
+
+    def reply(self, status: int, body: dict, headers: dict | None = None) -> None:
+        content = json.dumps(body).encode()
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def model(monkeypatch) -> Iterator[ModelConfig]:
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
+    Handler.behaviour, Handler.seen, Handler.refused_once = "fine", [], set()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    yield ModelConfig(name="m", engine="openai", base_url=url)
+    server.shutdown()
+
+
+def ask(model: ModelConfig, questions: list[str]) -> list[dict]:
+    async def run():
+        engine = OpenAIEngine(model, max_concurrency=4)
+        requests = [Request(q, 1, ({"role": "user", "content": q},)) for q in questions]
+        try:
+            return await engine.generate(requests, Sampling(0.7, 0.9, 5))
+        finally:
+            await engine.close()
+
+    return asyncio.run(run()).to_pylist()
+
+
+def test_order_parameters_and_logprobs(model) -> None:
+    questions = [f"q{i}" for i in range(12)]
+    rows = ask(model, questions)
+    assert [row["text"] for row in rows] == [f"B {q}" for q in questions]
+    assert rows[0]["token_logprobs"] == pytest.approx([-0.1])
+    body = Handler.seen[0]
+    assert (body["temperature"], body["top_p"], body["max_tokens"], body["seed"]) == (
+        0.7,
+        0.9,
+        5,
+        1,
+    )
+    assert body["key"] == "Bearer sesame"
+
+
+def test_a_busy_server_is_asked_again(model) -> None:
+    Handler.behaviour = "busy"
+    assert [row["finish_reason"] for row in ask(model, ["a", "b"])] == ["stop", "stop"]
+    assert len(Handler.seen) == 4
+
+
+def test_a_refused_request_costs_itself_alone(model) -> None:
+    rows = ask(model, ["fine", "this is too long"])
+    assert [row["finish_reason"] for row in rows] == ["stop", "engine_error"]
+
+
+def test_a_refused_key_and_missing_logprobs_are_one_line(model) -> None:
+    Handler.behaviour = "locked"
+    with pytest.raises(UserError, match="refuses the API key") as caught:
+        ask(model, ["a"])
+    assert "sesame" not in str(caught.value)
+    Handler.behaviour = "mute"
+    assert ask(model, ["a"])[0]["token_logprobs"] is None
+
+    async def score():
+        return await OpenAIEngine(model).score([Request("a", 1)], [["A", "B"]])
+
+    with pytest.raises(UserError, match="returns no logprobs"):
+        asyncio.run(score())
+    Handler.behaviour = "fine"
+    assert asyncio.run(score()).to_pylist()[0] == pytest.approx([-2.5, -0.1])

@@ -1,0 +1,130 @@
+"""The transformers engine against transformers itself, on the demo's tiny Llama."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from semievol_ray import UserError
+from semievol_ray.config import ModelConfig
+from semievol_ray.engines import Request, Sampling, request_seed
+from semievol_ray.engines.transformers_engine import TransformersEngine
+
+PROMPTS = [
+    "hello. the kettle does not switch on\nTeam:",
+    "my parcel\nTeam:",
+    "I was charged twice. many thanks. it was booked on Monday\nTeam:",
+]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model) -> TransformersEngine:
+    return TransformersEngine(ModelConfig(name=str(tiny_model), engine="transformers"))
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model):
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(tiny_model)
+
+
+def requests(prompts=PROMPTS, collaborator="c") -> list[Request]:
+    return [Request(p, request_seed(0, str(i), collaborator)) for i, p in enumerate(prompts)]
+
+
+def test_greedy_text_and_logprobs_are_the_models_own(engine, reference) -> None:
+    model, tokenizer = reference
+    found = asyncio.run(engine.generate(requests(), Sampling(0, 1, 12)))
+    for prompt, row in zip(PROMPTS, found.to_pylist(), strict=True):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        wanted = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+        assert row["text"] == tokenizer.decode(wanted, skip_special_tokens=True)
+        whole = torch.cat([ids[0], wanted])[None]
+        logprobs = torch.log_softmax(model(whole).logits[0].float(), -1)
+        taken = logprobs[ids.shape[1] - 1 : -1].gather(1, wanted[:, None])[:, 0]
+        assert row["tokens"] == len(wanted)
+        assert row["token_logprobs"] == pytest.approx(taken.tolist(), abs=1e-4)
+
+
+def test_a_response_depends_on_its_seed_alone(engine) -> None:
+    sampling = Sampling(1.0, 0.95, 16)
+    together = asyncio.run(engine.generate(requests(PROMPTS * 5), sampling))
+    alone = [
+        asyncio.run(engine.generate([request], sampling)).to_pylist()[0]["text"]
+        for request in requests(PROMPTS * 5)
+    ]
+    assert together["text"].to_pylist() == alone
+    assert len(set(alone)) > 3, "different seeds gave the same texts"
+
+
+def test_sampling_follows_the_distribution(engine, reference) -> None:
+    model, tokenizer = reference
+    count = 2000
+    many = [Request(PROMPTS[0], request_seed(0, str(i), "x")) for i in range(count)]
+    found = asyncio.run(engine.generate(many, Sampling(1.0, 1.0, 1)))
+    ids = tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
+    p = torch.softmax(model(ids).logits[0, -1].float(), -1)
+    best = int(p.argmax())
+    share = sum(t == tokenizer.decode([best]) for t in found["text"].to_pylist()) / count
+    spread = 4 * math.sqrt(p[best] * (1 - p[best]) / count)
+    assert share == pytest.approx(float(p[best]), abs=spread)
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_scores_are_the_models_logprobs_of_each_candidate(engine, reference, closed) -> None:
+    model, tokenizer = reference
+    candidates = [[" billing", " delivery was late", " x"], [" sales"], [" account", " technical"]]
+    found = asyncio.run(engine.score(requests(), candidates, closed=closed)).to_pylist()
+    for prompt, row, scores in zip(PROMPTS, candidates, found, strict=True):
+        for text, score in zip(row, scores, strict=True):
+            head = tokenizer(prompt)["input_ids"]
+            tail = tokenizer(text)["input_ids"] + ([tokenizer.eos_token_id] if closed else [])
+            logprobs = torch.log_softmax(model(torch.tensor([head + tail])).logits[0], -1)
+            wanted = sum(float(logprobs[len(head) - 1 + i, t]) for i, t in enumerate(tail))
+            assert score == pytest.approx(wanted, abs=1e-3)
+
+
+def test_an_over_long_prompt_costs_itself_alone(engine) -> None:
+    prompts = ["word " * 600, PROMPTS[0]]
+    found = asyncio.run(engine.generate(requests(prompts), Sampling(0, 1, 4))).to_pylist()
+    assert found[0]["finish_reason"] == "prompt_too_long" and found[0]["text"] is None
+    assert found[1]["finish_reason"] in ("stop", "length") and found[1]["text"]
+    scores = asyncio.run(engine.score(requests(prompts), [[" a"], [" a"]])).to_pylist()
+    assert scores[0] is None and scores[1] is not None
+
+
+def test_adapters_are_switched_and_the_base_stays_itself(tiny_model, tmp_path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    folders = []
+    for number in (1, 2):
+        torch.manual_seed(number)
+        base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+        config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+        get_peft_model(base, config).save_pretrained(tmp_path / str(number))
+        folders.append(str(tmp_path / str(number)))
+    engine = TransformersEngine(ModelConfig(name=str(tiny_model)))
+
+    def first_scores(adapter):
+        return asyncio.run(engine.score(requests(), [[" sales"]] * 3, adapter)).to_pylist()
+
+    before = first_scores(None)
+    by_adapter = [first_scores(folder) for folder in folders]
+    assert by_adapter[0] != by_adapter[1] != before
+    for again, first in zip(first_scores(None), before, strict=True):
+        assert again == pytest.approx(first, abs=1e-5)
+    assert first_scores(folders[0]) == by_adapter[0]
+
+
+def test_missing_models_and_pickled_adapters_are_refused(tiny_model, tmp_path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        TransformersEngine(ModelConfig(name="./none/such"))
+    (tmp_path / "adapter_config.json").write_text("{}")
+    (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
+    engine = TransformersEngine(ModelConfig(name=str(tiny_model)))
+    with pytest.raises(UserError, match="pickles are not loaded"):
+        asyncio.run(engine.generate(requests(), Sampling(0, 1, 1), str(tmp_path)))

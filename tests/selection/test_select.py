@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+import pytest
+import reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from semievol_ray.config import SelectionConfig
+from semievol_ray.schema import RESPONSE, SELECTION
+from semievol_ray.selection import select, select_shards
+
+LETTERS = ["A", "B", "C"]
+
+
+def response(example_id, answer="A", logprobs=(-1.0,), options=None, tokens=None):
+    return {
+        "example_id": example_id,
+        "collaborator": "warm-0shot",
+        "text": answer,
+        "answer": answer,
+        "finish_reason": "stop",
+        "prompt_tokens": 1,
+        "tokens": (1 if logprobs is None else len(logprobs)) if tokens is None else tokens,
+        "token_logprobs": logprobs if logprobs is None else list(logprobs),
+        "option_logprobs": options,
+        "seed": 0,
+    }
+
+
+def table(rows):
+    return pa.Table.from_pylist(rows, schema=RESPONSE)
+
+
+def run(rows, justified=(), *, policy="paper", percentile=50.0, kind="multiple_choice", **more):
+    config = SelectionConfig(
+        policy=policy,
+        align_prior=more.pop("align_prior", policy == "balanced"),
+        percentile_over="labeled" if "labeled_entropies" in more else "unlabeled",
+    )
+    return select(
+        table(rows),
+        table(list(justified)) if justified else None,
+        config=config,
+        percentile=percentile,
+        kind=kind,
+        **more,
+    )
+
+
+def by_id(selection):
+    return {row["example_id"]: row for row in selection.to_pylist()}
+
+
+# float32 values, so that the reference sees what Arrow holds.
+logprobs = st.none() | st.lists(st.floats(-9, 0, width=32), max_size=5)
+answers = st.none() | st.sampled_from(LETTERS)
+
+
+@st.composite
+def shards(draw):
+    """Disjoint sets of examples: rows of each in any order, some of them justified."""
+    parts = []
+    names = draw(st.lists(st.text("ab0é", max_size=3), min_size=1, max_size=8, unique=True))
+    n_parts = draw(st.integers(1, 3))
+    for part in range(n_parts):
+        rows, justified = [], []
+        for name in names[part::n_parts]:
+            for _ in range(draw(st.integers(1, 4))):
+                rows.append(response(name, draw(answers), draw(logprobs)))
+            if draw(st.booleans()):
+                justified.append(response(name, draw(answers), draw(logprobs)))
+        parts.append((draw(st.permutations(rows)), justified))
+    return parts
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    parts=shards(),
+    policy=st.sampled_from(["paper", "upstream"]),
+    percentile=st.sampled_from([1.0, 30.0, 50.0, 90.0, 100.0]),
+    labeled=st.none() | st.lists(st.floats(0, 9), min_size=1, max_size=5),
+)
+def test_rows_are_those_of_the_naive_reference(parts, policy, percentile, labeled):
+    rows = [row for part, _ in parts for row in part]
+    justified = [row for _, part in parts for row in part]
+    more = {} if labeled is None else {"labeled_entropies": labeled}
+    got = run(rows, justified, policy=policy, percentile=percentile, **more)
+    assert got.schema == SELECTION
+    got.validate(full=True)
+    want = reference.select(rows, justified, policy=policy, percentile=percentile, labeled=labeled)
+    assert got["example_id"].to_pylist() == sorted(want, key=str.encode)
+    for name, row in by_id(got).items():
+        assert row["selected"] == (row["reason"] == "selected")
+        for key, value in want[name].items():
+            if isinstance(value, float):
+                assert row[key] == pytest.approx(value, rel=1e-6, abs=1e-12), (name, key)
+            else:
+                assert row[key] == value, (name, key)
+
+
+@pytest.mark.parametrize("policy", ["paper", "upstream", "balanced"])
+def test_shards_in_any_number_and_order_give_the_bytes_of_one_table(tmp_path, policy):
+    rng = np.random.default_rng(0)
+    rows, justified = [], []
+    for i in range(400):
+        size = int(rng.integers(2, 4))
+        for _ in range(3):
+            # Rounded, so that ties are common.
+            options = np.log(rng.dirichlet(np.ones(size))).round(0).tolist()
+            answer = None if rng.random() < 0.1 else LETTERS[int(rng.integers(size))]
+            rows.append(response(f"e{i:03}", answer, [-float(rng.integers(9))], options))
+        if rng.random() < 0.5:
+            justified.append(response(f"e{i:03}", "A", [-float(rng.integers(9))]))
+    settings = {
+        "config": SelectionConfig(policy=policy),
+        "percentile": 40.0,
+        "kind": "multiple_choice",
+        "classes": LETTERS,
+        "prior": [0.2, 0.3, 0.5],
+    }
+    whole = select(table(rows), table(justified), **settings)
+    assert 0 < whole["selected"].to_numpy().sum() < 400
+    for n_shards in (1, 3, 7):
+        order = rng.permutation(n_shards)
+        paths = []
+        for shard in order:
+            for kind, of in (("r", rows), ("j", justified)):
+                mine = [row for row in of if int(row["example_id"][1:]) % n_shards == shard]
+                pq.write_table(table(mine), tmp_path / f"{kind}{shard}.parquet")
+            paths.append((str(tmp_path / f"r{shard}.parquet"), str(tmp_path / f"j{shard}.parquet")))
+        parts = select_shards(
+            [r for r, _ in paths],
+            [j for _, j in paths],
+            filesystem=pafs.LocalFileSystem(),
+            map=lambda f, shards: [f(s) for s in shards],
+            **settings,
+        )
+        merged = pa.concat_tables(list(parts)).sort_by("example_id")
+        assert merged.combine_chunks().equals(whole.combine_chunks())
+
+
+def test_unparsed_and_silent_examples_are_never_selected():
+    got = by_id(
+        run(
+            [
+                response("silent", None, None, tokens=0),
+                response("mute", None, [-0.1]),
+                response("blind", "A", None),
+                response("sure", "A", [-0.1]),
+                response("unsure", "B", [-5.0]),
+            ]
+        )
+    )
+    assert {name: row["reason"] for name, row in got.items()} == {
+        "silent": "no_response",
+        "mute": "unparsed",
+        "blind": "unscored",
+        "sure": "selected",
+        "unsure": "above_threshold",
+    }
+    assert got["mute"]["n_valid"] == 0 and got["mute"]["entropy"] is None
+
+
+def test_upstream_keeps_every_unanimous_example_and_counts_only_the_justified():
+    rows = [response("u", "A", [-9.0]), response("u", "A", [-1.0])]
+    for name in "abcd":
+        rows += [response(name, "A"), response(name, "B")]
+    justified = [response(name, "A", [-float(n)]) for n, name in enumerate("abc", 1)]
+    got = by_id(run(rows, justified, policy="upstream", percentile=50))
+    assert got["u"]["selected"] and got["u"]["entropy"] == 9.0
+    assert got["a"]["selected"]
+    # Below the percentile, not at it.
+    assert got["b"]["reason"] == got["c"]["reason"] == "above_threshold"
+    assert got["d"]["reason"] == "unjustified" and got["d"]["pseudo_answer"] is None
+
+
+def test_balanced_aligns_to_the_prior_and_keeps_a_quota_of_each_class():
+    rng = np.random.default_rng(1)
+    rows = []
+    for i in range(600):
+        # A model that likes A too much.
+        p = rng.dirichlet([4, 1, 1])
+        rows += [response(f"{i:03}", "A", [-1.0], np.log(p).tolist()) for _ in range(2)]
+    prior = [0.2, 0.3, 0.5]
+    got = run(rows, policy="balanced", percentile=50, classes=LETTERS, prior=prior)
+    p = np.array(got["distribution"].to_pylist())
+    assert p.mean(axis=0) == pytest.approx(prior, abs=1e-5)
+    assert p.max(axis=1) == pytest.approx(got["score"].to_numpy())
+    answers = np.array(got["pseudo_answer"].to_pylist())
+    assert (answers == np.array(LETTERS)[p.argmax(axis=1)]).all()
+    kept = got["selected"].to_numpy()
+    score = got["score"].to_numpy()
+    for letter in LETTERS:
+        mine = answers == letter
+        assert kept[mine].sum() == math.floor((mine.sum() - 1) / 2) + 1
+        assert score[mine & kept].min() >= score[mine & ~kept].max()
+    entropy = got["entropy"].to_pylist()
+    assert all((e == 1.0) == (a == "A") for e, a in zip(entropy, answers, strict=True))
+
+
+def test_balanced_needs_a_distribution():
+    rows = [
+        response("a", "A", [-1.0], [-0.1, -2.0]),
+        response("a", "A", [-1.0], None),
+        response("b", "A", [-1.0], None),
+        response("c", None, None, None, tokens=0),
+    ]
+    got = by_id(run(rows, policy="balanced", align_prior=False, classes=LETTERS[:2]))
+    assert [got[name]["reason"] for name in "abc"] == ["selected", "no_distribution", "no_response"]
+    assert got["b"]["pseudo_answer"] is None and got["b"]["distribution"] is None
+
+
+def test_numbers_within_the_tolerance_are_one_vote():
+    rows = [response("a", n, [-1.0]) for n in ("100", "100.5", "7")]
+    exact = run(rows, kind="numeric").to_pylist()[0]
+    close = run(rows, kind="numeric", relative_tolerance=0.01).to_pylist()[0]
+    assert exact["agreement"] == pytest.approx(1 / 3)
+    assert close["agreement"] == pytest.approx(2 / 3) and close["pseudo_answer"] == "100"
+
+
+def test_an_infinite_entropy_is_last():
+    rows = [
+        response(name, "A", [x]) for name, x in zip("abc", (-1.0, -math.inf, -2.0), strict=True)
+    ]
+    got = by_id(run(rows, percentile=60))
+    assert [got[name]["selected"] for name in "abc"] == [True, False, True]
+    assert got["b"]["entropy"] == math.inf
+
+
+def test_an_empty_table_gives_an_empty_selection():
+    for policy in ("paper", "upstream", "balanced"):
+        got = run([], policy=policy, classes=LETTERS, prior=[1, 1, 1])
+        assert got.num_rows == 0 and got.schema == SELECTION
+
+
+def test_what_cannot_be_used_is_named():
+    good = response("a")
+    with pytest.raises(ValueError, match=r"row 1: 0\.5 is not a logprob"):
+        run([good, response("b", "A", [0.5])])
+    with pytest.raises(ValueError, match="'x' has no responses"):
+        run([good], [response("x")])
+    with pytest.raises(ValueError, match="more than one row"):
+        run([good], [good, good])
+    with pytest.raises(ValueError, match="needs the prior"):
+        run([good], policy="balanced", classes=LETTERS)
+    with pytest.raises(ValueError, match="closed task"):
+        run([good], policy="balanced", kind="text", classes=LETTERS, prior=[1, 1, 1])
+    with pytest.raises(ValueError, match="percentile"):
+        run([good], percentile=0)
+    with pytest.raises(ValueError, match="kind"):
+        run([good], kind="poem")
+    with pytest.raises(ValueError, match="row 0: 3 options, but 2 classes"):
+        run(
+            [response("a", "A", [-1.0], [-1.0] * 3)],
+            policy="balanced",
+            classes=LETTERS[:2],
+            prior=[1, 1],
+        )

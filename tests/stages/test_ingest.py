@@ -1,0 +1,190 @@
+"""Ingest: real dirt is read, bad rows are put aside with a reason, nothing is lost."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from semievol_ray import UserError, load_config, pipeline
+from semievol_ray.results import Run
+
+FPB_COLUMNS = {"question": "question", "options": "options", "answer": "answer"}
+
+
+def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
+    config = load_config(
+        {
+            "run_dir": str(tmp_path / "run"),
+            "model": {"name": "unused"},
+            "task": sections.pop("task", {"kind": "label"}),
+            "data": {
+                "labeled": str(labeled),
+                "unlabeled": str(unlabeled),
+                **({"test": str(test)} if test else {}),
+                "columns": sections.pop("columns", {"question": "text", "answer": "label"}),
+                **sections,
+            },
+        }
+    )
+    return Run(pipeline.run(config, until="ingest").uri)
+
+
+def write_csv(path: Path, rows: list[dict]) -> Path:
+    with path.open("w", newline="") as sink:
+        writer = csv.DictWriter(sink, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture
+def small(tmp_path) -> dict[str, Path]:
+    labeled = [{"text": f"labelled {i}", "label": "ab"[i % 2]} for i in range(4)]
+    unlabeled = [{"text": f"unlabelled {i}", "label": "a"} for i in range(10)]
+    return {
+        "labeled": write_csv(tmp_path / "labeled.csv", labeled),
+        "unlabeled": write_csv(tmp_path / "unlabeled.csv", unlabeled),
+    }
+
+
+@pytest.mark.parametrize(("name", "preset", "rows"), [("fpb", "fpb", 452), ("arc", "arc", 518)])
+def test_real_splits_lose_nothing(real_data, tmp_path, name, preset, rows) -> None:
+    folder = real_data / name
+    columns = FPB_COLUMNS | ({"id": "id"} if name == "arc" else {})
+    files = [folder / f"{split}.csv" for split in ("labeled", "unlabeled", "test")]
+    run = ingest(tmp_path, *files, task={"preset": preset}, columns=columns)
+    found = run.manifests[0].statistics
+    assert found["bad_rows"] == 0
+    for split, file in zip(("labeled", "unlabeled", "test"), files, strict=True):
+        with file.open(newline="") as source:
+            in_file = sum(1 for _ in csv.DictReader(source))
+        lost = found["repeated_rows"][split] + found["contaminated_rows"][split]
+        lost += found["already_labeled_rows"] if split == "unlabeled" else 0
+        assert found["rows"][split] + lost == in_file
+    assert in_file and found["rows"]["labeled"] <= rows
+    answers = set(run.examples("labeled")["answer"].to_pylist())
+    assert answers <= set("ABCDE")
+    # What the corpus says of its own answers is withheld from every example.
+    unlabeled = run.examples("unlabeled")
+    assert unlabeled["answer"].null_count == len(unlabeled)
+
+
+def test_arcs_numbered_answers_become_letters(real_data, tmp_path) -> None:
+    folder = real_data / "arc"
+    with (folder / "unlabeled.csv").open(newline="") as source:
+        raw = {row["id"]: row["answer"] for row in csv.DictReader(source)}
+    numbered = {i: a for i, a in raw.items() if a in "1234"}
+    assert numbered, "the data no longer holds the dirt that this test is about"
+    files = [folder / f"{split}.csv" for split in ("labeled", "unlabeled", "test")]
+    columns = FPB_COLUMNS | {"id": "id"}
+    run = ingest(tmp_path, *files, task={"preset": "arc"}, columns=columns)
+    withheld = run.directory.read_table("data/withheld/shard-00000.parquet").to_pylist()
+    rows = {row["example_id"]: row["answer"] for row in withheld}
+    for example_id, answer in numbered.items():
+        assert rows[example_id] == "ABCD"[int(answer) - 1]
+
+
+def test_shards_ids_and_order_are_stable(small, tmp_path) -> None:
+    first = ingest(tmp_path / "1", **small, shard_rows=4)
+    second = ingest(tmp_path / "2", **small, shard_rows=4)
+    names = [name for name in first.manifests[0].outputs if "unlabeled" in name]
+    assert len(names) == 3
+    for name in first.manifests[0].outputs:
+        both = [Path(run.directory.full_path(name)).read_bytes() for run in (first, second)]
+        assert both[0] == both[1]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "folder", "glob", "gz"])
+def test_every_kind_of_file(small, tmp_path, kind) -> None:
+    rows = [{"text": f"row {i}", "label": "a"} for i in range(6)]
+    if kind == "jsonl":
+        where = tmp_path / "u.jsonl"
+        where.write_text("\n".join(map(json.dumps, rows)))
+    elif kind == "gz":
+        import gzip
+
+        where = tmp_path / "u.jsonl.gz"
+        where.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
+    else:
+        (tmp_path / "u").mkdir()
+        table = pa.Table.from_pylist(rows)
+        pq.write_table(table.slice(0, 3), tmp_path / "u" / "0.parquet")
+        pq.write_table(table.slice(3), tmp_path / "u" / "1.parquet")
+        where = tmp_path / "u"
+        if kind == "glob":
+            where = tmp_path / "u" / "*.parquet"
+    if kind == "parquet":
+        where = tmp_path / "u" / "0.parquet"
+    run = ingest(tmp_path, small["labeled"], where)
+    wanted = [row["text"] for row in rows][: 3 if kind == "parquet" else 6]
+    assert run.examples("unlabeled")["question"].to_pylist() == wanted
+
+
+def test_a_saved_hugging_face_dataset(small, tmp_path) -> None:
+    import datasets
+
+    rows = {"text": ["x", "y"], "label": ["a", "b"]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "saved")
+    run = ingest(tmp_path, small["labeled"], tmp_path / "saved")
+    assert run.examples("unlabeled")["question"].to_pylist() == ["x", "y"]
+
+
+def test_bad_rows_are_put_aside_with_their_place(small, tmp_path) -> None:
+    path = tmp_path / "u.jsonl"
+    good = json.dumps({"text": "fine", "label": "a"}).encode()
+    path.write_bytes(b"\n".join([good, b'{"text": ', b'{"text": "\xff"}', b"[1]", b'{"text": ""}']))
+    run = ingest(tmp_path, small["labeled"], path)
+    assert run.examples("unlabeled")["question"].to_pylist() == ["fine"]
+    found = [(row["row"], row["reason"]) for row in run.quarantine().to_pylist()]
+    assert [row for row, _ in found] == [2, 3, 4, 5]
+    assert [reason.split(":")[0] for _, reason in found] == [
+        "broken JSON", "not valid UTF-8", "not a JSON object", "the question is empty"
+    ]  # fmt: skip
+
+
+def test_too_many_bad_rows_stop_the_run(small, tmp_path) -> None:
+    path = tmp_path / "u.jsonl"
+    path.write_text("{\n" * 5)
+    with pytest.raises(UserError, match=r"u\.jsonl: row 3: broken JSON.*max_bad_rows \(2\)"):
+        ingest(tmp_path, small["labeled"], path, max_bad_rows=2)
+    assert not (tmp_path / "run" / "data" / "unlabeled").exists()
+
+
+def test_mistakes_are_one_line_each(small, tmp_path) -> None:
+    cases = [
+        ({"labeled": tmp_path / "none.csv"}, "data.labeled: .*none.csv: no such file"),
+        ({"columns": {"question": "txt", "answer": "label"}}, "no column 'txt'; it has text"),
+        ({"task": {"kind": "multiple_choice"}}, "needs options; set data.columns.options"),
+        ({"labeled": write_csv(tmp_path / "e.csv", [{"text": "", "label": ""}])}, "no usable row"),
+        ({"task": {"kind": "label", "labels": ["x"]}}, "not one of the 1 labels"),
+    ]
+    # One run directory for all: what failed in ingest may be mended and tried again.
+    for change, message in cases:
+        with pytest.raises(UserError, match=message) as caught:
+            ingest(tmp_path, **(small | change))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_repeated_id_names_both_rows(small, tmp_path) -> None:
+    rows = [{"text": f"t{i}", "label": "a", "key": key} for i, key in enumerate("xyx")]
+    path = write_csv(tmp_path / "u.csv", rows)
+    labeled = write_csv(tmp_path / "l.csv", [{"text": "l", "label": "a", "key": "k"}])
+    columns = {"question": "text", "answer": "label", "id": "key"}
+    with pytest.raises(UserError, match=r"u.csv: row 3: id 'x' is already that of .*u.csv, row 1"):
+        ingest(tmp_path, labeled, path, columns=columns)
+
+
+def test_what_the_test_set_holds_is_not_trained_on(small, tmp_path) -> None:
+    test = write_csv(
+        tmp_path / "t.csv",
+        [{"text": "labelled 0", "label": "a"}, {"text": "unlabelled 3", "label": "a"}],
+    )
+    run = ingest(tmp_path, **small, test=test)
+    found = run.manifests[0].statistics
+    assert found["contaminated_rows"] == {"test": 0, "labeled": 1, "unlabeled": 1}
+    assert "unlabelled 3" not in run.examples("unlabeled")["question"].to_pylist()

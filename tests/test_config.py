@@ -1,0 +1,98 @@
+"""A config is checked whole before anything runs, and says in one line what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from semievol_ray import UserError, load_config
+from semievol_ray.config import Config, config_yaml
+
+MINIMAL = {
+    "run_dir": "runs/x",
+    "model": {"name": "m"},
+    "data": {"labeled": "l.csv", "unlabeled": "u.csv"},
+}
+
+
+def test_defaults_are_the_papers() -> None:
+    config = load_config(MINIMAL)
+    assert [(c.model, c.shots, c.temperature) for c in config.collaborators] == [
+        ("warm", n, 1.0) for n in range(4)
+    ]
+    assert config.training.lora.rank == 16
+    assert config.training.learning_rate == 1e-4
+    assert config.training.global_batch_size == 8
+    assert config.selection.percentile_of(1) == 50
+    assert config.evolve.start == "base" and config.evolve.include_labeled
+
+
+def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
+    config = load_config(MINIMAL | {"preset": "upstream", "selection": {"percentile": 20}})
+    assert config.selection.policy == "upstream"
+    assert config.selection.percentile_of(1) == 20
+    assert config.training_for("evolve").learning_rate == 1e-6
+    assert config.training_for("warmup").learning_rate == 1e-4
+    assert config.training_for("warmup").held_out == 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modle": {}}, "modle: unknown setting; did you mean 'model'?"),
+        ({"selection": {"polcy": "paper"}}, "selection.polcy: unknown setting; did you mean"),
+        ({"training": {"zero_stage": 7}}, "training.zero_stage: input should be 0, 1, 2 or 3"),
+        ({"seed": "many"}, "seed: input should be a valid integer"),
+        ({"preset": "papre"}, "unknown preset 'papre'; known: paper, upstream"),
+        ({"collaborators": [{"shots": 9}]}, "a collaborator asks for 9 shots, but retrieval.k"),
+        ({"collaborators": []}, "at least one collaborator"),
+        ({"evolve": {"training": {"lr": 1}}}, "evolve.training: lr: unknown setting"),
+        ({"selection": {"percentile": 0}}, "a percentile lies in (0, 100]"),
+        ({"training": {"global_batch_size": 3, "workers": 2}}, "is not a multiple of workers"),
+        ({"generation": {"replicas": {"min": 3, "max": 1}}}, "smaller than replicas.min"),
+    ],
+)
+def test_a_mistake_is_one_line(change: dict, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        load_config(MINIMAL | change)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [", "not valid YAML"),
+        (b"- a", "a config is a mapping"),
+        (b"\xff\xfe\x00", "cannot be read"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path, content: bytes, message: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(UserError, match="no such config file"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_overrides_reach_any_depth_and_read_scientific_numbers() -> None:
+    config = load_config(MINIMAL, ("training.learning_rate=3e-4", "retrieval.k=5"))
+    assert config.training.learning_rate == 3e-4
+    assert config.retrieval.k == 5
+    with pytest.raises(UserError, match="expected key=value"):
+        load_config(MINIMAL, ("selection.policy",))
+
+
+def test_every_config_survives_its_own_yaml() -> None:
+    config = load_config(MINIMAL | {"preset": "upstream"})
+    assert Config.model_validate(yaml.safe_load(config_yaml(config))) == config
+
+
+def test_percentiles_of_rounds() -> None:
+    config = load_config(MINIMAL | {"selection": {"percentile": [30, 50]}})
+    assert [config.selection.percentile_of(n) for n in (1, 2, 3)] == [30, 50, 50]

@@ -1,0 +1,99 @@
+"""Plans and batches without a model: who computes what, and what the tensors say."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from semievol_ray.training import batches, data
+from semievol_ray.training.batches import Layout
+
+PACKED = Layout(packed=True, micro_batch_size=2, max_length=16)
+PADDED = Layout(packed=False, micro_batch_size=2, max_length=16)
+
+
+def tokens(seed: int = 0, rows: int = 40) -> data.TokenizedExamples:
+    random = np.random.default_rng(seed)
+    table: dict[str, list[Any]] = {name: [] for name in data.TOKENIZED.names}
+    for row in range(rows):
+        table["prompt"].append(random.integers(3, 99, random.integers(1, 10)).tolist())
+        answers = 1 + row % 3
+        table["candidates"].append(
+            [[*random.integers(3, 99, random.integers(1, 4)).tolist(), 1] for _ in range(answers)]
+        )
+        table["weights"].append([1 / answers] * answers)
+        table["example_hash"].append(row * 1_000_003)
+        table["truncated"].append(False)
+    return data.from_table(pa.table(table, schema=data.TOKENIZED))
+
+
+@pytest.mark.parametrize("layout", [PACKED, PADDED])
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_a_plan_holds_every_candidate_once_and_as_many_passes_for_every_worker(
+    layout: Layout, workers: int
+) -> None:
+    examples = tokens()
+    batch = batches.batch_of_step(0, len(examples), 12, seed=3)
+    plans = batches.plan(examples, batch, layout, workers)
+    assert len(plans) == workers
+    assert len({len(passes) for passes in plans}) == 1
+    planned = Counter(c for w in plans for p in w for s in p for c in s.candidates)
+    assert planned == Counter(c for e in batch.tolist() for c in examples.candidates_of(e))
+    for sequences in (p for worker in plans for p in worker):
+        if layout.packed:
+            assert sum(s.length for s in sequences) <= 32
+        else:
+            assert len(sequences) <= 2
+
+
+def test_every_epoch_holds_every_example_once_and_its_own_order() -> None:
+    per_epoch = batches.steps_per_epoch(10, 4)
+    assert per_epoch == 3
+    epochs = [
+        np.concatenate([batches.batch_of_step(e * 3 + s, 10, 4, seed=1) for s in range(3)])
+        for e in range(2)
+    ]
+    assert [sorted(e.tolist()) for e in epochs] == [list(range(10))] * 2
+    assert epochs[0].tolist() != epochs[1].tolist()
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.0, 3), (2.0, 6), (0.5, 2), (0.01, 1), (1 / 3, 1)])
+def test_total_steps(epochs: float, steps: int) -> None:
+    assert batches.total_steps(10, 4, epochs) == steps
+
+
+@pytest.mark.parametrize("layout", [PACKED, PADDED])
+def test_targets_are_the_answers_each_predicted_from_the_token_before(layout: Layout) -> None:
+    examples = tokens()
+    for example in range(len(examples)):
+        for passes in batches.plan(examples, np.array([example]), layout, 1)[0]:
+            micro = batches.collate(examples, passes, layout, pad_id=2)
+            expected = [t for s in passes for c in s.candidates for t in examples.candidate(c)]
+            assert micro.targets.tolist() == expected
+            read = micro.input_ids[micro.rows, micro.columns].tolist()
+            before = [
+                t
+                for s in passes
+                for c in s.candidates
+                for t in [examples.prompt(s.example)[-1], *examples.candidate(c)[:-1]]
+            ]
+            assert read == before
+
+
+def test_an_empty_pass_weighs_nothing() -> None:
+    micro = batches.collate(tokens(), [], PACKED, pad_id=2)
+    assert micro.weights.sum() == 0 and micro.tokens == 0
+
+
+def test_target_weight_is_the_sum_of_the_targets_weights() -> None:
+    examples = tokens()
+    batch = np.arange(10)
+    total = sum(
+        float(batches.collate(examples, p, PACKED, 2).weights.sum())
+        for p in batches.plan(examples, batch, PACKED, 1)[0]
+    )
+    assert examples.target_weight(batch) == pytest.approx(total)

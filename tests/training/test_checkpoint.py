@@ -1,0 +1,124 @@
+"""Resume: from the files that a killed run leaves, at the step, to the same weights."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import MakeJob, Workers, train_here
+from safetensors.torch import load_file
+
+from semievol_ray.errors import SemiEvolError
+from semievol_ray.training import TrainingJob, TrainingResult
+
+SIX_STEPS = {"epochs": 2, "checkpoint_every_steps": 3}
+
+
+def weights(result: TrainingResult) -> dict[str, torch.Tensor]:
+    name = "adapter_model.safetensors" if result.kind == "adapter" else "model.safetensors"
+    return load_file(result.output_dir / name)
+
+
+def resumed(job: TrainingJob, tmp_path: Path, left: Path, name: str) -> TrainingJob:
+    scratch = tmp_path / name
+    scratch.mkdir()
+    left.rename(scratch / "checkpoints")
+    return replace(job, scratch_dir=scratch, output_dir=tmp_path / f"{name}-out")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_resumed_training_ends_in_the_very_same_weights(
+    make_job: MakeJob,
+    two_workers: Workers,
+    tmp_path: Path,
+    method: str,
+    stage: int,
+    precision: str,
+) -> None:
+    job = make_job(method=method, zero_stage=stage, precision=precision, **SIX_STEPS)
+    whole, all_steps = two_workers.train(job, copy_at=3, copy_to=tmp_path / "left")
+    again = resumed(job, tmp_path, tmp_path / "left", "again")
+    result, steps = two_workers.train(again)
+    assert [p.step for p in all_steps] == [1, 2, 3, 4, 5, 6]
+    assert [p.step for p in steps] == [4, 5, 6]
+    assert [p.loss for p in steps] == [p.loss for p in all_steps[3:]]
+    expected = weights(whole)
+    for name, tensor in weights(result).items():
+        assert torch.equal(tensor, expected[name]), name
+    assert (result.steps, result.tokens) == (whole.steps, whole.tokens)
+    assert result.train_loss == whole.train_loss
+    assert not (again.scratch_dir / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_two_workers_checkpoint_resumes_on_one(
+    make_job: MakeJob, two_workers: Workers, tmp_path: Path, method: str, stage: int
+) -> None:
+    job = make_job(method=method, zero_stage=stage, weight_decay=0.1, **SIX_STEPS)
+    whole, all_steps = two_workers.train(job, copy_at=3, copy_to=tmp_path / "left")
+    result, steps = train_here(resumed(job, tmp_path, tmp_path / "left", "one"))
+    check_continuous(all_steps, steps, whole, result)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_one_workers_checkpoint_resumes_on_two(
+    make_job: MakeJob, two_workers: Workers, tmp_path: Path, stage: int
+) -> None:
+    from worker_program import run
+
+    job = make_job(zero_stage=stage, **SIX_STEPS)
+    whole, all_steps = run(job, copy_at=3, copy_to=tmp_path / "left")
+    result, steps = two_workers.train(resumed(job, tmp_path, tmp_path / "left", "two"))
+    check_continuous(all_steps, steps, whole, result)
+
+
+def check_continuous(all_steps: Any, steps: Any, whole: Any, result: Any) -> None:
+    assert [p.step for p in steps] == [4, 5, 6]
+    assert [p.loss for p in steps] == pytest.approx([p.loss for p in all_steps[3:]], abs=1e-5)
+    expected = weights(whole)
+    for name, tensor in weights(result).items():
+        assert torch.allclose(tensor, expected[name], atol=2e-5), name
+
+
+def test_a_damaged_checkpoint_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
+    from worker_program import run
+
+    job = make_job(**SIX_STEPS)
+    run(job, copy_at=3, copy_to=tmp_path / "left")
+    victim = next((tmp_path / "left").glob("step-*/*.pt"))
+    victim.write_bytes(victim.read_bytes()[:-1] + b"x")
+    with pytest.raises(SemiEvolError, match="damaged"):
+        train_here(resumed(job, tmp_path, tmp_path / "left", "again"))
+
+
+def test_a_checkpoint_without_manifest_or_of_another_training_is_not_used(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    from worker_program import run
+
+    job = make_job(**SIX_STEPS)
+    run(job, copy_at=3, copy_to=tmp_path / "left")
+    again = resumed(job, tmp_path, tmp_path / "left", "again")
+    other = replace(again, seed=7)
+    _, steps = train_here(other)
+    assert steps[0].step == 1
+    manifest = json.loads('{"not": "there"}')
+    assert manifest
+
+
+def test_training_resumed_at_an_epochs_end_trains_the_epoch_that_is_left(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    from worker_program import run
+
+    job = make_job(**SIX_STEPS)
+    run(job, copy_at=3, copy_to=tmp_path / "left")
+    result, steps = train_here(resumed(job, tmp_path, tmp_path / "left", "again"))
+    assert len(steps) == 3 and result.steps == 6
