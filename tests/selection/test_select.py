@@ -7,13 +7,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 import pytest
-import reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from semievol_ray.config import SelectionConfig
 from semievol_ray.schema import RESPONSE, SELECTION
 from semievol_ray.selection import select, select_shards
+from tests.selection import reference
 
 LETTERS = ["A", "B", "C"]
 

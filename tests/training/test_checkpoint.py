@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import MakeJob, Workers, train_here
 from safetensors.torch import load_file
 
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.training import TrainingJob, TrainingResult
+from tests.training.conftest import MakeJob, Workers, train_here
 
 SIX_STEPS = {"epochs": 2, "checkpoint_every_steps": 3}
 
@@ -71,7 +70,7 @@ def test_two_workers_checkpoint_resumes_on_one(
 def test_one_workers_checkpoint_resumes_on_two(
     make_job: MakeJob, two_workers: Workers, tmp_path: Path, stage: int
 ) -> None:
-    from worker_program import run
+    from tests.training.worker_program import run
 
     job = make_job(zero_stage=stage, **SIX_STEPS)
     whole, all_steps = run(job, copy_at=3, copy_to=tmp_path / "left")
@@ -88,7 +87,7 @@ def check_continuous(all_steps: Any, steps: Any, whole: Any, result: Any) -> Non
 
 
 def test_a_damaged_checkpoint_is_refused(make_job: MakeJob, tmp_path: Path) -> None:
-    from worker_program import run
+    from tests.training.worker_program import run
 
     job = make_job(**SIX_STEPS)
     run(job, copy_at=3, copy_to=tmp_path / "left")
@@ -101,7 +100,7 @@ def test_a_damaged_checkpoint_is_refused(make_job: MakeJob, tmp_path: Path) -> N
 def test_a_checkpoint_without_manifest_or_of_another_training_is_not_used(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
-    from worker_program import run
+    from tests.training.worker_program import run
 
     job = make_job(**SIX_STEPS)
     run(job, copy_at=3, copy_to=tmp_path / "left")
@@ -109,14 +108,16 @@ def test_a_checkpoint_without_manifest_or_of_another_training_is_not_used(
     other = replace(again, seed=7)
     _, steps = train_here(other)
     assert steps[0].step == 1
-    manifest = json.loads('{"not": "there"}')
-    assert manifest
+    for manifest in (again.scratch_dir / "checkpoints").glob("step-*/manifest.json"):
+        manifest.unlink()
+    _, steps = train_here(again)
+    assert steps[0].step == 1
 
 
 def test_training_resumed_at_an_epochs_end_trains_the_epoch_that_is_left(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
-    from worker_program import run
+    from tests.training.worker_program import run
 
     job = make_job(**SIX_STEPS)
     run(job, copy_at=3, copy_to=tmp_path / "left")

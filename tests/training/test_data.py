@@ -7,12 +7,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from conftest import make_row, write_rows
 
 from semievol_ray.errors import UserError
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import data
 from semievol_ray.training.models import load_tokenizer
+from tests.training.conftest import make_row, write_rows
 
 
 @pytest.fixture(scope="module")

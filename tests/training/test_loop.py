@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import MakeJob, train_here
-from reference import Reference, train_reference
 
 from semievol_ray.training import TrainingJob, TrainingResult
+from tests.training.conftest import MakeJob, train_here
+from tests.training.reference import Reference, train_reference
 
 
 @pytest.fixture(scope="module")

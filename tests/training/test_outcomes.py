@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import MakeJob, build_tiny_model, make_row, train_here
 from safetensors.torch import load_file, save_file
 
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.training import TrainingJob, merge
+from tests.training.conftest import MakeJob, build_tiny_model, make_row, train_here
 
 
 def logits(model: Any) -> torch.Tensor:

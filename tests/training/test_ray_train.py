@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MakeJob, build_tiny_model, train_here
 from safetensors.torch import load_file
 
 from semievol_ray.errors import UserError
 from semievol_ray.training import Progress, train
+from tests.training.conftest import MakeJob, build_tiny_model, train_here
 
 pytestmark = pytest.mark.e2e
 
