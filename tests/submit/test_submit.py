@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,15 +33,28 @@ def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
         "PATH": worker_path(),
     }
     environment.pop("RAY_ADDRESS", None)
-    ray = [sys.executable, "-m", "ray.scripts.scripts"]
-    started = subprocess.run(
-        [*ray, "start", "--head", f"--port={PORT}", f"--dashboard-port={DASHBOARD}",
-         "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"],
-        env=environment, capture_output=True, text=True, timeout=120,
+    log = (tmp_path_factory.mktemp("head") / "out.txt").open("w+")
+    # In the foreground: only so can this one head be ended, and no other Ray of the machine.
+    head = subprocess.Popen(
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
+         f"--port={PORT}", f"--dashboard-port={DASHBOARD}", "--dashboard-host=127.0.0.1",
+         "--num-cpus=2", "--disable-usage-stats"],
+        env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
-    assert started.returncode == 0, started.stderr + started.stdout
+    wait_for_dashboard(head, Path(log.name))
     yield environment
-    subprocess.run([*ray, "stop", "--force"], env=environment, capture_output=True, timeout=60)
+    head.terminate()
+    head.wait(timeout=60)
+
+
+def wait_for_dashboard(head: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        assert head.poll() is None, log.read_text()
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", DASHBOARD), 1):
+            return
+        time.sleep(0.2)
+    raise AssertionError(log.read_text())
 
 
 @pytest.fixture
