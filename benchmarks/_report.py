@@ -15,7 +15,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,7 @@ def report(
     packages: Sequence[str] = (),
     json_path: Path | None = None,
     notes: Sequence[str] = (),
+    details: Mapping[str, Any] | None = None,
 ) -> None:
     """Prints the rows as a table, and writes them with machine, versions and date."""
     print_table(rows)
@@ -108,6 +109,7 @@ def report(
         "repeats": repeats,
         "notes": list(notes),
         "rows": [asdict(r) for r in rows],
+        **(details or {}),
     }
     json_path.parent.mkdir(parents=True, exist_ok=True)
     json_path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

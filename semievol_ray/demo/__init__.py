@@ -40,7 +40,11 @@ def demo_config(folder: str | Path, seed: int) -> Config:
             "columns": {"question": "message", "answer": "team"},
             "shard_rows": 512,
         },
-        "generation": {"max_tokens": 4, "batch_rows": 128},
+        "generation": {
+            "max_tokens": 4,
+            "batch_rows": 128,
+            "replicas": {"min": 1, "max": 2},
+        },
         "justify": {"when": "never"},
         "selection": {"policy": "balanced", "percentile": 60, "soft_targets": True},
         "training": {

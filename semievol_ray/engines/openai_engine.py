@@ -18,6 +18,7 @@ from semievol_ray.config import ModelConfig
 from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
+    Engine,
     Request,
     Sampling,
     failed_generation,
@@ -28,7 +29,7 @@ _TOP_LOGPROBS = 20
 _RETRIES = 6
 
 
-class OpenAIEngine:
+class OpenAIEngine(Engine):
     """A model behind an endpoint; it has no adapters and no tokenizer here."""
 
     tokenizer = None

@@ -7,6 +7,7 @@ of an engine means that the engine itself is broken.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypedDict
@@ -81,6 +82,21 @@ class Engine(Protocol):
         A row that cannot be scored is null.
         """
         ...
+
+    async def answer(
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        candidates: list[list[str]],
+        adapter: str | None = None,
+        *,
+        closed: bool = False,
+    ) -> tuple[pa.Table, pa.Array]:
+        """Both verbs over the same prompts, for engines that can compute a prompt for both."""
+        return await asyncio.gather(
+            self.generate(requests, sampling, adapter),
+            self.score(requests, candidates, adapter, closed=closed),
+        )
 
     async def close(self) -> None:
         """Free the engine's processes and memory."""

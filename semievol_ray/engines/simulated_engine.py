@@ -26,6 +26,7 @@ from semievol_ray.config import ModelConfig
 from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
+    Engine,
     Request,
     Sampling,
     failed_generation,
@@ -42,7 +43,7 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-class SimulatedEngine:
+class SimulatedEngine(Engine):
     """See the module's docstring."""
 
     tokenizer = None

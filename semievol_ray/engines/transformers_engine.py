@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
+from semievol_ray.engines.candidates import Tokens, Tree, stack, tree_of
 from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
+    Engine,
     Request,
     Sampling,
     failed_generation,
@@ -25,11 +28,22 @@ from semievol_ray.engines.protocol import (
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
 
-# Rows of (prompt, candidate) that one scoring pass holds behind the cached prompts.
-_SCORED_ROWS = 512
+# Logits that one scoring pass may hold: 1 GiB of float32.
+_SCORED_LOGITS = 2**28
 
 
-class TransformersEngine:
+@dataclass
+class _Prefix:
+    """The prompts of one batch, computed: what generation and scoring go on from."""
+
+    logits: Any  # (rows, vocabulary): after each prompt
+    cache: Any
+    mask: Any  # (rows, width): 0 where there is padding
+    positions: Any  # (rows,): of each prompt's last token
+    grown: int = 0  # tokens that generation has put into the cache since
+
+
+class TransformersEngine(Engine):
     """One causal LM of transformers, on the GPU where there is one."""
 
     def __init__(
@@ -65,6 +79,7 @@ class TransformersEngine:
         limit = getattr(self.model.config, "max_position_embeddings", None) or 2**20
         self.max_model_len = min(model.max_model_len or limit, limit)
         self.batch_rows = batch_rows
+        self._takes_trees = _takes_trees(self.model, self.max_model_len)
         self._adapters: dict[str, str] = {}
         self._busy = asyncio.Lock()  # which adapter is on is a property of the one model
 
@@ -75,7 +90,7 @@ class TransformersEngine:
     ) -> pa.Table:
         """See Engine.generate."""
         async with self._busy:
-            return await asyncio.to_thread(self._generate, requests, sampling, adapter)
+            return (await asyncio.to_thread(self._work, requests, sampling, None, adapter))[0]
 
     async def score(
         self,
@@ -87,39 +102,98 @@ class TransformersEngine:
     ) -> pa.Array:
         """See Engine.score."""
         async with self._busy:
-            return await asyncio.to_thread(self._score, requests, candidates, adapter, closed)
+            found = await asyncio.to_thread(self._work, requests, None, candidates, adapter, closed)
+            return found[1]
+
+    async def answer(
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        candidates: list[list[str]],
+        adapter: str | None = None,
+        *,
+        closed: bool = False,
+    ) -> tuple[pa.Table, pa.Array]:
+        """See Engine.answer."""
+        async with self._busy:
+            return await asyncio.to_thread(
+                self._work, requests, sampling, candidates, adapter, closed
+            )
 
     async def close(self) -> None:
         """See Engine.close."""
         del self.model
 
+    # -- batches -----------------------------------------------------------------------------------
+
+    def _work(
+        self,
+        requests: list[Request],
+        sampling: Sampling | None,
+        candidates: list[list[str]] | None,
+        adapter: str | None,
+        closed: bool = False,
+    ) -> tuple[pa.Table, pa.Array]:
+        """Generate where there is a sampling, score where there are candidates; prompts run once.
+
+        A request whose prompt leaves no room for its answer gets a failed row and a null.
+        """
+        prompts: list[list[int]] = [self.tokenizer(r.prompt)["input_ids"] for r in requests]
+        tails = self._tokenize(candidates, closed) if candidates else [()] * len(requests)
+        rows = [failed_generation("prompt_too_long", len(ids)) for ids in prompts]
+        scores: list[list[float] | None] = [None] * len(requests)
+        generated = 0 if sampling is None else sampling.max_tokens
+        fits = [
+            i
+            for i, ids in enumerate(prompts)
+            if len(ids) + max(generated, max(map(len, tails[i]), default=0)) <= self.max_model_len
+        ]
+        with self._using(adapter):
+            for batch in self._batches(fits, prompts, tails):
+                ids = [prompts[i] for i in batch]
+                prefix = self._prefill(ids)
+                if sampling is not None:
+                    seeds = [requests[i].seed for i in batch]
+                    written = self._continue(prefix, seeds, sampling)
+                    for index, (tokens, logprobs, reason) in zip(batch, written, strict=True):
+                        rows[index] = {
+                            "text": self.tokenizer.decode(tokens, skip_special_tokens=True),
+                            "finish_reason": reason,
+                            "prompt_tokens": len(prompts[index]),
+                            "tokens": len(tokens),
+                            "token_logprobs": logprobs,
+                        }
+                if candidates is not None:
+                    found = self._score_batch(prefix, ids, [tails[i] for i in batch])
+                    for index, row in zip(batch, found, strict=True):
+                        scores[index] = row
+        return pa.Table.from_pylist(rows, schema=GENERATION), pa.array(scores, SCORES)
+
+    def _tokenize(self, candidates: list[list[str]], closed: bool) -> list[tuple[Tokens, ...]]:
+        end = (self.tokenizer.eos_token_id,) if closed else ()
+        texts = sorted({text for row in candidates for text in row})
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        tokens = {text: (*found, *end) for text, found in zip(texts, ids, strict=True)}
+        return [tuple(tokens[text] for text in row) for row in candidates]
+
+    def _batches(
+        self,
+        indices: list[int],
+        prompts: list[list[int]],
+        tails: Sequence[tuple[Tokens, ...]],
+    ) -> Iterator[list[int]]:
+        """Indices in batches of like lengths, so that little of a batch is padding."""
+        ordered = sorted(indices, key=lambda i: (len(prompts[i]), i))
+        nodes = max((len(tree_of(tails[i]).ids) for i in indices if tails[i]), default=0)
+        most = _SCORED_LOGITS // ((nodes + 1) * self.model.config.get_text_config().vocab_size)
+        rows = max(1, min(self.batch_rows, most))
+        for start in range(0, len(ordered), rows):
+            yield ordered[start : start + rows]
+
     # -- generation --------------------------------------------------------------------------------
 
-    def _generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None
-    ) -> pa.Table:
-        prompts = [self.tokenizer(r.prompt)["input_ids"] for r in requests]
-        rows: list[dict[str, Any]] = [{} for _ in requests]
-        room = self.max_model_len - sampling.max_tokens
-        for index, ids in enumerate(prompts):
-            if len(ids) > room:
-                rows[index] = failed_generation("prompt_too_long", len(ids))
-        with self._using(adapter):
-            for batch in self._batches([i for i, row in enumerate(rows) if not row], prompts):
-                seeds = [requests[i].seed for i in batch]
-                written = self._continue([prompts[i] for i in batch], seeds, sampling)
-                for index, (ids, logprobs, reason) in zip(batch, written, strict=True):
-                    rows[index] = {
-                        "text": self.tokenizer.decode(ids, skip_special_tokens=True),
-                        "finish_reason": reason,
-                        "prompt_tokens": len(prompts[index]),
-                        "tokens": len(ids),
-                        "token_logprobs": logprobs,
-                    }
-        return pa.Table.from_pylist(rows, schema=GENERATION)
-
     def _continue(
-        self, prompts: list[list[int]], seeds: list[int], sampling: Sampling
+        self, prefix: _Prefix, seeds: list[int], sampling: Sampling
     ) -> list[tuple[list[int], list[float], str]]:
         """Token ids, their logprobs and the finish reason of each prompt of one batch."""
         import torch
@@ -133,12 +207,12 @@ class TransformersEngine:
             ),
             device=self.device,
         )  # fmt: skip
-        ids: list[list[int]] = [[] for _ in prompts]
-        logprobs: list[list[float]] = [[] for _ in prompts]
-        reasons = ["length"] * len(prompts)
-        alive = torch.ones(len(prompts), dtype=torch.bool)
+        ids: list[list[int]] = [[] for _ in seeds]
+        logprobs: list[list[float]] = [[] for _ in seeds]
+        reasons = ["length"] * len(seeds)
+        alive = torch.ones(len(seeds), dtype=torch.bool)
+        logits, mask, positions = prefix.logits, prefix.mask, prefix.positions
         with torch.inference_mode():
-            logits, cache, mask, positions = self._prefill(prompts)
             for step in range(sampling.max_tokens):
                 raw = torch.log_softmax(logits.float(), dim=-1)
                 token = _draw(raw, sampling, uniforms[:, step])
@@ -153,20 +227,21 @@ class TransformersEngine:
                         alive[row] = False
                 if step + 1 == sampling.max_tokens or not alive.any():
                     break
-                mask = torch.cat([mask, mask.new_ones(len(prompts), 1)], dim=1)
+                mask = torch.cat([mask, mask.new_ones(len(seeds), 1)], dim=1)
                 positions = positions + 1
                 out = self.model(
                     input_ids=token[:, None],
                     attention_mask=mask,
                     position_ids=positions[:, None],
-                    past_key_values=cache,
+                    past_key_values=prefix.cache,
                     use_cache=True,
                 )
-                logits, cache = out.logits[:, -1], out.past_key_values
+                prefix.grown += 1
+                logits = out.logits[:, -1]
         return list(zip(ids, logprobs, reasons, strict=True))
 
-    def _prefill(self, prompts: list[list[int]]) -> tuple[Any, Any, Any, Any]:
-        """Logits after each prompt [rows, vocabulary], the cache, the mask, last positions."""
+    def _prefill(self, prompts: list[list[int]]) -> _Prefix:
+        """Run the prompts of one batch, padded on the left."""
         import torch
 
         width = max(map(len, prompts))
@@ -179,94 +254,92 @@ class TransformersEngine:
             ids[row, width - len(prompt) :] = torch.tensor(prompt, device=self.device)
             mask[row, width - len(prompt) :] = 1
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        out = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1], out.past_key_values, mask, positions[:, -1]
+        with torch.inference_mode():
+            out = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                use_cache=True,
+                logits_to_keep=1,
+            )
+        return _Prefix(out.logits[:, -1], out.past_key_values, mask, positions[:, -1])
 
     # -- scoring -----------------------------------------------------------------------------------
 
-    def _score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None,
-        closed: bool,
-    ) -> pa.Array:
-        end = [self.tokenizer.eos_token_id] if closed else []
-        prompts = [self.tokenizer(r.prompt)["input_ids"] for r in requests]
-        continuations = [
-            [self.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in row]
-            for row in candidates
-        ]
-        scores: list[list[float] | None] = [None] * len(requests)
-        fits = [
-            i
-            for i, prompt in enumerate(prompts)
-            if len(prompt) + max(map(len, continuations[i]), default=0) <= self.max_model_len
-        ]
-        widest = max((len(row) for row in candidates), default=1)
-        with self._using(adapter):
-            for batch in self._batches(fits, prompts, max(1, _SCORED_ROWS // max(widest, 1))):
-                found = self._score_batch(
-                    [prompts[i] for i in batch], [continuations[i] for i in batch]
-                )
-                for index, row in zip(batch, found, strict=True):
-                    scores[index] = row
-        return pa.array(scores, SCORES)
-
     def _score_batch(
-        self, prompts: list[list[int]], candidates: list[list[list[int]]]
+        self, prefix: _Prefix, prompts: list[list[int]], tails: list[tuple[Tokens, ...]]
     ) -> list[list[float]]:
-        """Sums of token logprobs; the prompt runs once, the candidates behind its cache."""
+        """Sums of token logprobs of each prompt's candidates."""
         import torch
 
-        counts = [len(row) for row in candidates]
-        flat = [ids for row in candidates for ids in row]
-        owner = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(counts)).to(
-            self.device
+        trees = [tree_of(row) for row in tails]
+        predicted_by, targets, real = (
+            torch.from_numpy(stack([getattr(tree, name) for tree in trees])).to(self.device)
+            for name in ("predicted_by", "targets", "real")
         )
         with torch.inference_mode():
-            logits, cache, mask, positions = self._prefill(prompts)
-            first = torch.log_softmax(logits.float(), dim=-1)
-            heads = torch.tensor([ids[0] for ids in flat], device=self.device)
-            total = first[owner, heads]
-            width = max(map(len, flat))
-            if width > 1:
-                ids = torch.zeros((len(flat), width), dtype=torch.long, device=self.device)
-                real = torch.zeros((len(flat), width), dtype=torch.long, device=self.device)
-                for row, candidate in enumerate(flat):
-                    ids[row, : len(candidate)] = torch.tensor(candidate, device=self.device)
-                    real[row, : len(candidate)] = 1
-                cache.batch_select_indices(owner)
-                steps = torch.arange(1, width, device=self.device)
-                out = self.model(
-                    input_ids=ids[:, :-1],
-                    attention_mask=torch.cat([mask[owner], real[:, :-1]], dim=1),
-                    position_ids=positions[owner][:, None] + steps[None, :],
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                rest = torch.log_softmax(out.logits.float(), dim=-1)
-                rest = rest.gather(2, ids[:, 1:, None])[:, :, 0] * real[:, 1:]
-                total = total + rest.sum(dim=1)
-        values = iter(total.tolist())
-        return [[next(values) for _ in range(count)] for count in counts]
+            logprobs = torch.log_softmax(prefix.logits.float(), dim=-1)[:, None]
+            if any(len(tree.ids) for tree in trees):
+                if self._takes_trees:
+                    logits = self._run_trees(prefix, trees)
+                else:
+                    logits = self._run_whole(prompts, tails, trees)
+                logprobs = torch.cat([logprobs, torch.log_softmax(logits.float(), dim=-1)], dim=1)
+            rows = torch.arange(len(trees), device=self.device)[:, None, None]
+            taken = logprobs[rows, predicted_by, targets] * real
+            totals = taken.sum(dim=-1).tolist()
+        return [row[: len(tail)] for row, tail in zip(totals, tails, strict=True)]
+
+    def _run_trees(self, prefix: _Prefix, trees: list[Tree]) -> Any:
+        """Logits at each node (rows, nodes, vocabulary), all of them behind the cached prompt."""
+        import torch
+
+        if prefix.grown:
+            prefix.cache.crop(-prefix.grown)
+            prefix.grown = 0
+        ids, depths, sees = (
+            torch.from_numpy(stack([getattr(tree, name) for tree in trees])).to(self.device)
+            for name in ("ids", "depths", "sees")
+        )
+        # A place without a node sees itself: no row of the mask may be empty.
+        sees |= torch.eye(ids.shape[1], dtype=torch.bool, device=self.device)
+        prompt = prefix.mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)
+        seen = torch.cat([prompt, sees], dim=2)[:, None]
+        out = self.model(
+            input_ids=ids,
+            attention_mask=torch.zeros_like(seen, dtype=prefix.logits.dtype).masked_fill(
+                ~seen, torch.finfo(prefix.logits.dtype).min
+            ),
+            position_ids=prefix.positions[:, None] + depths,
+            past_key_values=prefix.cache,
+            use_cache=True,
+        )
+        return out.logits
+
+    def _run_whole(
+        self, prompts: list[list[int]], tails: list[tuple[Tokens, ...]], trees: list[Tree]
+    ) -> Any:
+        """What `_run_trees` gives, for models whose attention takes no mask of ours.
+
+        Every candidate runs behind its prompt again.
+        """
+        import torch
+
+        vocabulary = self.model.config.get_text_config().vocab_size
+        most = max(len(tree.ids) for tree in trees)
+        logits = torch.zeros(len(trees), most + 1, vocabulary, device=self.device)
+        for row, (prompt, tail, tree) in enumerate(zip(prompts, tails, trees, strict=True)):
+            width = max(map(len, tail), default=1)
+            ids = torch.zeros(len(tail), len(prompt) + width, dtype=torch.long)
+            for line, tokens in enumerate(tail):
+                ids[line, : len(prompt) + len(tokens)] = torch.tensor([*prompt, *tokens])
+            out = self.model(input_ids=ids.to(self.device), use_cache=False)
+            lines, steps = tree.real.nonzero()
+            nodes = tree.predicted_by[lines, steps]
+            logits[row, nodes] = out.logits[lines, len(prompt) - 1 + steps].float()
+        return logits[:, 1:]
 
     # -- shared ------------------------------------------------------------------------------------
-
-    def _batches(
-        self, indices: list[int], prompts: list[list[int]], rows: int | None = None
-    ) -> Iterator[list[int]]:
-        """Indices in batches of like lengths, so that little of a batch is padding."""
-        rows = min(self.batch_rows, rows or self.batch_rows)
-        ordered = sorted(indices, key=lambda i: (len(prompts[i]), i))
-        for start in range(0, len(ordered), rows):
-            yield ordered[start : start + rows]
 
     def _stop_ids(self) -> set[int]:
         configured = self.model.generation_config.eos_token_id
@@ -304,6 +377,19 @@ class TransformersEngine:
             raise SemiEvolError(f"{folder}: adapter cannot be loaded: {message}") from error
         self.model.eval()
         self._adapters[folder] = name
+
+
+def _takes_trees(model: Any, max_model_len: int) -> bool:
+    """Whether the model attends as a mask of ours says, over all of its cache."""
+    config = model.config.get_text_config()
+    window = getattr(config, "sliding_window", None) or max_model_len
+    kinds = set(getattr(config, "layer_types", None) or ())
+    return (
+        config._attn_implementation in ("sdpa", "eager")
+        and not getattr(model, "_is_stateful", False)
+        and kinds <= {"full_attention", "sliding_attention"}
+        and window >= max_model_len
+    )
 
 
 def _draw(logprobs: Any, sampling: Sampling, uniforms: Any) -> Any:

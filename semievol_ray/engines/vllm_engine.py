@@ -16,9 +16,11 @@ from typing import Any
 import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
+from semievol_ray.engines.candidates import branches
 from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
+    Engine,
     Request,
     Sampling,
     failed_generation,
@@ -28,7 +30,7 @@ from semievol_ray.model_files import check_adapter, check_model_exists, load_tok
 _MAX_ADAPTERS = 8
 
 
-class VllmEngine:
+class VllmEngine(Engine):
     """One vLLM engine; base and adapters share one set of weights."""
 
     def __init__(
@@ -145,23 +147,18 @@ class VllmEngine:
         ]
         if len(prompt) + max(map(len, tails), default=1) + 1 > self.max_model_len:
             return None
-        # The candidates as a tree: each distinct beginning is asked once for the logprobs of the
-        # tokens that may follow it. The prompt itself is computed once; the prefix cache serves
-        # it to the rest. (The logprobs of a prompt's own tokens would bypass that cache.)
-        branches: dict[tuple[int, ...], list[int]] = {}
-        for tail in tails:
-            for at, token in enumerate(tail):
-                following = branches.setdefault(tuple(tail[:at]), [])
-                if token not in following:
-                    following.append(token)
+        # Each distinct beginning is asked once for the logprobs of the tokens that may follow it.
+        # The prompt itself is computed once; the prefix cache serves it to the rest. (The
+        # logprobs of a prompt's own tokens would bypass that cache.)
+        tree = branches(tails)
         found = await asyncio.gather(
             *(
                 self._next_logprobs([*prompt, *begun], following, lora)
-                for begun, following in branches.items()
+                for begun, following in tree.items()
             )
         )
-        after = {b: known for b, known in zip(branches, found, strict=True) if known is not None}
-        if len(after) < len(branches):
+        after = {b: known for b, known in zip(tree, found, strict=True) if known is not None}
+        if len(after) < len(tree):
             return None
         return [
             sum(after[tuple(tail[:at])][token] for at, token in enumerate(tail)) for tail in tails

@@ -20,11 +20,11 @@ from semievol_ray.stages.generate import (
     Counts,
     ShardJob,
     Voter,
+    ask,
     count_responses,
     demonstrations_of,
     fit_request,
     respond,
-    score_options,
 )
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
 
@@ -43,28 +43,32 @@ def models(context: Context) -> dict[str, ModelRef]:
 
 def run(context: Context) -> Outcome:
     """Write `evaluate/<model>/shard-*.parquet` and `evaluate/metrics.json`."""
-    shards = context.shards("test")
     compared = models(context)
     rows = context.ingested["rows"]["test"]
     context.progress.start("evaluate", rows * len(compared), "answers")
     outputs: dict[str, int] = {}
     tables: dict[str, pa.Table] = {}
     for name, model in compared.items():
-        folder = f"evaluate/{name.replace(' ', '-')}"
-        pairs = [(shard, shard.replace("data/test", folder, 1)) for shard in shards]
-        job = _job(context, name, model)
-        closed = context.config.evaluation.closed_answers == "score" and context.task.is_closed
-        todo = list(context.missing(pairs))
-        for counts in context.pool(model.base).map(evaluate_shard, todo, job, closed):
-            context.progress.advance("evaluate", counts.rows, counts.tokens)
-        parts = [context.run.read_table(target) for _, target in pairs]
-        outputs |= {target: len(part) for (_, target), part in zip(pairs, parts, strict=True)}
-        tables[name] = pa.concat_tables(parts)
+        parts = predict(context, name, model)
+        outputs |= {target: len(part) for target, part in parts.items()}
+        tables[name] = pa.concat_tables(parts.values())
     metrics = compare(tables, context.config.evaluation.confidence)
     metrics["pseudo_answers"] = _pseudo_answer_accuracy(context)
     context.run.write_json("evaluate/metrics.json", metrics)
     outputs["evaluate/metrics.json"] = 1
     return Outcome(outputs, metrics)
+
+
+def predict(context: Context, name: str, model: ModelRef) -> dict[str, pa.Table]:
+    """A model's answers to the test set: PREDICTION tables by the shard they are kept in."""
+    folder = f"evaluate/{name.replace(' ', '-')}"
+    pairs = [(s, s.replace("data/test", folder, 1)) for s in context.shards("test")]
+    job = _job(context, name, model)
+    closed = context.config.evaluation.closed_answers == "score" and context.task.is_closed
+    todo = list(context.missing(pairs))
+    for counts in context.pool(model.base).map(evaluate_shard, todo, job, closed):
+        context.progress.advance("evaluate", counts.rows, counts.tokens)
+    return {target: context.run.read_table(target) for _, target in pairs}
 
 
 async def evaluate_shard(
@@ -83,8 +87,7 @@ async def evaluate_shard(
         seed = request_seed(job.seed, row["example_id"], voter.name)
         tokens = voter.sampling.max_tokens
         requests.append(fit_request(engine, task, row, shown[: voter.shots], seed, tokens)[0])
-    generated = await engine.generate(requests, voter.sampling, voter.adapter)
-    scores = await score_options(engine, job, rows, requests, voter.adapter)
+    generated, scores = await ask(engine, job, voter, rows, requests)
     responses = respond(task, examples, voter.name, requests, generated, scores)
     answers = responses["answer"].combine_chunks()
     if closed and scores is not None:

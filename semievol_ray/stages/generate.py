@@ -170,10 +170,7 @@ async def _answer(
         )
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
-    generated, scores = await asyncio.gather(
-        engine.generate(requests, voter.sampling, voter.adapter),
-        score_options(engine, job, rows, requests, voter.adapter),
-    )
+    generated, scores = await ask(engine, job, voter, rows, requests)
     return respond(job.task, examples, voter.name, requests, generated, scores), dropped
 
 
@@ -208,23 +205,24 @@ def make_request(engine: Engine, task: Task, messages: list[Message], seed: int)
     return Request(prompt, seed, tuple(messages))
 
 
-async def score_options(
+async def ask(
     engine: Engine,
     job: ShardJob,
+    voter: Voter,
     rows: Sequence[Mapping[str, Any]],
     requests: list[Request],
-    adapter: str | None,
-) -> pa.Array | None:
-    """log P of every option of every row; null where the task is open or scores are off."""
+) -> tuple[pa.Table, pa.Array | None]:
+    """What a voter writes and, where the task is closed, log P of every option of every row."""
     if not job.score_options:
-        return None
+        return await engine.generate(requests, voter.sampling, voter.adapter), None
     chat = (
         engine.tokenizer is not None
         and PromptRenderer(engine.tokenizer, job.task.use_chat_template).chat
     )
     candidates = [[completion_text(c, chat=chat) for c in job.task.candidates(row)] for row in rows]
     # One label may begin another ("card", "card lost"): there the end of the text counts too.
-    return await engine.score(requests, candidates, adapter, closed=job.task.kind == "label")
+    closed = job.task.kind == "label"
+    return await engine.answer(requests, voter.sampling, candidates, voter.adapter, closed=closed)
 
 
 def respond(

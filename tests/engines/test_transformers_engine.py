@@ -88,6 +88,43 @@ def test_scores_are_the_models_logprobs_of_each_candidate(engine, reference, clo
             assert score == pytest.approx(wanted, abs=1e-3)
 
 
+def test_answering_is_both_verbs_at_once(engine) -> None:
+    candidates = [[" billing", " bills", " delivery was late"], [" sales"], [" account", " x"]]
+    sampling = Sampling(1.0, 1.0, 6)
+    generated, scores = asyncio.run(engine.answer(requests(), sampling, candidates, closed=True))
+    assert generated.equals(asyncio.run(engine.generate(requests(), sampling)))
+    alone = asyncio.run(engine.score(requests(), candidates, closed=True))
+    for both, one in zip(scores.to_pylist(), alone.to_pylist(), strict=True):
+        assert both == pytest.approx(one, abs=1e-4)
+
+
+def test_a_model_with_a_window_scores_like_itself(tiny_model, tmp_path) -> None:
+    """Its cache forgets what lies behind the window, so candidates cannot share it."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.save_pretrained(tmp_path)
+    MistralForCausalLM(
+        MistralConfig(
+            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
+            num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
+            sliding_window=6, max_position_embeddings=128, eos_token_id=0, pad_token_id=1,
+        )
+    ).save_pretrained(tmp_path)  # fmt: skip
+    engine = TransformersEngine(ModelConfig(name=str(tmp_path)))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    candidates = [[" billing", " bills", " delivery was late"]] * 3
+    _, found = asyncio.run(engine.answer(requests(), Sampling(0, 1, 4), candidates))
+    for prompt, row, scores in zip(PROMPTS, candidates, found.to_pylist(), strict=True):
+        head = tokenizer(prompt)["input_ids"]
+        for text, score in zip(row, scores, strict=True):
+            tail = tokenizer(text)["input_ids"]
+            logprobs = torch.log_softmax(model(torch.tensor([head + tail])).logits[0], -1)
+            wanted = sum(float(logprobs[len(head) - 1 + i, t]) for i, t in enumerate(tail))
+            assert score == pytest.approx(wanted, abs=1e-3)
+
+
 def test_an_over_long_prompt_costs_itself_alone(engine) -> None:
     prompts = ["word " * 600, PROMPTS[0]]
     found = asyncio.run(engine.generate(requests(prompts), Sampling(0, 1, 4))).to_pylist()

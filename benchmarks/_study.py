@@ -1,0 +1,99 @@
+"""Accuracies over seeds: which test rows each model had right, paired tests, intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from _report import Row, row
+from scipy.stats import binomtest, t
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One model against another over the same seeds and test rows. Differences are in points.
+
+    `low` and `high` bound the mean difference over seeds (Student's t, 95 %). `p` is McNemar's
+    exact test over the rows of all the seeds together. Where the seeds share one test set, its
+    rows come back once a seed and are not independent: then the interval is the one to trust.
+    """
+
+    first: str
+    second: str
+    differences: list[float]
+    mean: float
+    low: float
+    high: float
+    seeds_won: int
+    only_first_right: int
+    only_second_right: int
+    p: float
+
+    def line(self) -> str:
+        """The comparison in one line."""
+        return (
+            f"{self.second} against {self.first}: {self.mean:+.1f} points "
+            f"[{self.low:+.1f}, {self.high:+.1f}], better on {self.seeds_won} of "
+            f"{len(self.differences)} seeds, {self.only_second_right} rows won and "
+            f"{self.only_first_right} lost, McNemar p = {self.p:.2g}"
+        )
+
+
+@dataclass
+class Study:
+    """Test rows that were right, by model and seed."""
+
+    correct: dict[str, dict[int, list[bool]]] = field(default_factory=dict)
+
+    def add(self, model: str, seed: int, correct: Sequence[bool]) -> None:
+        """Keep one model's outcome under one seed; row i is the same row for every model."""
+        self.correct.setdefault(model, {})[seed] = list(correct)
+
+    def accuracies(self, model: str) -> list[float]:
+        """In percent, by seed."""
+        return [100 * statistics.fmean(rows) for _, rows in sorted(self.correct[model].items())]
+
+    def compare(self, first: str, second: str) -> Comparison:
+        """How much better the second is, over the seeds that both have."""
+        seeds = sorted(self.correct[first].keys() & self.correct[second].keys())
+        pairs = [(self.correct[first][s], self.correct[second][s]) for s in seeds]
+        differences = [100 * (statistics.fmean(b) - statistics.fmean(a)) for a, b in pairs]
+        rows = [(x, y) for a, b in pairs for x, y in zip(a, b, strict=True)]
+        lost, won = sum(x and not y for x, y in rows), sum(y and not x for x, y in rows)
+        mean = statistics.fmean(differences)
+        half = math.nan
+        if len(seeds) > 1:
+            error = statistics.stdev(differences) / math.sqrt(len(seeds))
+            half = float(t.ppf(0.975, len(seeds) - 1)) * error
+        p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+        better = sum(d > 0 for d in differences)
+        return Comparison(
+            first, second, differences, mean, mean - half, mean + half, better, lost, won, p
+        )
+
+    def table(self) -> str:
+        """A line for each model: its mean accuracy, and each seed's."""
+        width = max(map(len, self.correct))
+        lines = []
+        for model in self.correct:
+            found = self.accuracies(model)
+            each = "  ".join(f"{a:5.1f}" for a in found)
+            lines.append(f"{model:<{width}}  {statistics.fmean(found):5.1f}   by seed: {each}")
+        return "\n".join(lines)
+
+
+def accuracy_row(study: Study, claim: str, model: str, peer: str, *, goal: float | None) -> Row:
+    """The mean accuracies of two models as a row of the report."""
+    ours, theirs = (statistics.fmean(study.accuracies(name)) for name in (model, peer))
+    return row(claim, ours, theirs, peer, unit="% right", goal=goal)
+
+
+def details(study: Study, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """What the report's file keeps beside its rows."""
+    return {
+        "accuracies": {model: study.accuracies(model) for model in study.correct},
+        "comparisons": [asdict(c) for c in comparisons],
+    }
