@@ -83,6 +83,15 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _merge(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from semievol_ray.training import merge
+
+    print(merge(Path(args.adapter), Path(args.output), base_model=args.into))
+    return 0
+
+
 def _init(args: argparse.Namespace) -> int:
     from semievol_ray.scaffold import write_config
 
@@ -171,6 +180,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = add("evaluate", _evaluate, "compare a run's models on its test set")
     evaluate.add_argument("run", help="the run directory")
     add_set(evaluate)
+    merge = add("merge", _merge, "write a base model with an adapter added to its weights")
+    merge.add_argument("adapter", help="its folder, as RUN/round-1/evolve/model")
+    merge.add_argument("--into", metavar="BASE", help="folder or hub id; else the adapter's own")
+    merge.add_argument("--output", required=True, metavar="FOLDER", help="the model to write")
     demo = add("demo", _demo, "the whole job on made-up data and a tiny model")
     demo.add_argument("--folder", default="runs/demo", help="where it is written")
     demo.add_argument("--seed", type=int, default=0)

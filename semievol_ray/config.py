@@ -24,6 +24,15 @@ from pydantic import (
 
 from semievol_ray.errors import UserError
 
+# Of peft's adapters those that change weights in place: a test trains, stores and merges each.
+# Adapters that add tokens to the prompt, or need calls between steps, are not among them.
+AdapterVariant = Literal[
+    "lora", "rslora", "dora", "boft", "c3a", "delora", "fourierft", "gralora", "hira", "hra",
+    "ia3", "ln_tuning", "loha", "lokr", "miss", "oft", "randlora", "shira", "vera", "waveft",
+]  # fmt: skip
+# peft 0.21 looks into weights that ZeRO-3 has partitioned away when it builds these.
+_NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -182,13 +191,19 @@ class SelectionConfig(_Section):
 
 
 class LoraConfig(_Section):
-    """Shape of the peft adapter."""
+    """Shape of the peft adapter: LoRA, or another that peft has by name.
 
-    rank: int = Field(16, gt=0)
+    vLLM serves lora and rslora; the others once they are merged (`semievol merge`).
+    """
+
+    rank: int = Field(16, gt=0, description="of lora, rslora and dora, as alpha and dropout are")
     alpha: int = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"
-    variant: Literal["lora", "rslora", "dora"] = "lora"
+    variant: AdapterVariant = "lora"
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="of the adapter's config in peft, by their names there"
+    )
 
 
 class TrainingConfig(_Section):
@@ -222,6 +237,9 @@ class TrainingConfig(_Section):
     early_stopping_patience: int | None = Field(None, ge=1)
     checkpoint_every_steps: int = Field(200, gt=0)
     max_failures: int = Field(2, ge=0, description="worker deaths that a training survives")
+    timeout_seconds: float = Field(
+        1800, gt=0, description="a worker that keeps the others waiting longer ends the training"
+    )
     trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
 
     @model_validator(mode="after")
@@ -235,6 +253,8 @@ class TrainingConfig(_Section):
             raise ValueError(f"min_workers ({self.min_workers}) exceeds workers ({self.workers})")
         if self.offload_parameters != "none" and self.zero_stage != 3:
             raise ValueError("offload_parameters needs zero_stage: 3")
+        if self.method == "lora" and self.zero_stage == 3 and self.lora.variant in _NOT_WITH_ZERO_3:
+            raise ValueError(f"lora.variant: {self.lora.variant} needs zero_stage: 2 or less")
         if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_path:
             raise ValueError("off-load to nvme needs nvme_path")
         return self

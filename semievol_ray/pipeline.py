@@ -38,7 +38,7 @@ _TASK_OF_INGEST = {"preset", "kind", "labels", "first_option_number"}
 _SPEED_OF_TRAINING = {
     "micro_batch_size", "gradient_checkpointing", "zero_stage", "offload_optimizer",
     "offload_parameters", "nvme_path", "workers", "cpus_per_worker", "gpus_per_worker",
-    "checkpoint_every_steps", "max_failures", "trackers", "packing",
+    "checkpoint_every_steps", "max_failures", "timeout_seconds", "trackers", "packing",
 }  # fmt: skip
 
 

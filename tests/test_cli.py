@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -58,6 +62,38 @@ def test_what_is_not_there_is_named(arguments, capsys) -> None:
     assert "none" in capsys.readouterr().err
 
 
+def semievol(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "semievol_ray", *arguments],
+        capture_output=True, text=True, timeout=300,
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+    )  # fmt: skip
+
+
+def test_a_cluster_that_does_not_answer_is_one_line(config) -> None:
+    found = semievol("run", str(config), "--set", "ray.address=127.0.0.1:9")
+    assert found.returncode == 2, found.stderr
+    assert "ray.address: 127.0.0.1:9: no Ray cluster answers" in found.stderr.splitlines()[-1]
+    assert "Traceback" not in found.stderr
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(config, tmp_path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)])
+    if mounted.returncode:
+        pytest.skip("no right to mount a small file system here")
+    try:
+        found = semievol("run", str(config), "--set", f"run_dir={disk}/run")
+        assert found.returncode == 1, found.stderr
+        assert "no space left" in found.stderr.splitlines()[-1]
+        assert "Traceback" not in found.stderr
+        shards = [p for p in disk.rglob("*.parquet") if p.is_file()]
+        assert all(pq.read_metadata(p).num_rows for p in shards)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
 def test_ingest_alone_and_its_status(config, tmp_path, capsys) -> None:
     assert main(["run", str(config), "--until", "ingest"]) == 0
     assert main(["status", str(tmp_path / "run")]) == 0
@@ -86,6 +122,27 @@ def test_init_knows_real_files(real_data, tmp_path) -> None:
         assert main(["init", *arguments]) == 0
         config = load_config(output)
         assert (config.task.kind, config.data.columns.question) == (kind, question)
+
+
+def test_merge_writes_the_model_and_names_what_is_wrong(tiny_model, tmp_path, capsys) -> None:
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(tiny_model)
+    adapter, output = str(tmp_path / "adapter"), str(tmp_path / "merged")
+    get_peft_model(base, LoraConfig(target_modules="all-linear")).save_pretrained(adapter)
+    assert main(["merge", adapter, "--output", output]) == 0
+    assert (tmp_path / "merged" / "model.safetensors").is_file()
+    capsys.readouterr()
+    elsewhere = str(tmp_path / "elsewhere")
+    for arguments, words in (
+        ([adapter, "--output", output], "already there"),
+        ([str(tmp_path / "none"), "--output", elsewhere], "no adapter_config.json"),
+        ([adapter, "--into", "./no/model", "--output", elsewhere], "no such folder"),
+    ):
+        assert main(["merge", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("semievol: ") and words in error and error.count("\n") == 1
 
 
 def test_the_doctor_finds_this_environment_healthy(capsys) -> None:

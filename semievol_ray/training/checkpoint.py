@@ -8,6 +8,7 @@ reading to us.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -25,6 +26,7 @@ from deepspeed.runtime.checkpoint_engine.checkpoint_engine import (
 )
 
 from semievol_ray.errors import SemiEvolError
+from semievol_ray.training.failures import disk_is_full, line
 from semievol_ray.training.job import file_digest
 from semievol_ray.training.world import World
 
@@ -68,7 +70,7 @@ class Checkpoints:
     def __init__(self, folder: Path, fingerprint: str, world: World) -> None:
         self._folder, self._fingerprint, self._world = folder, fingerprint, world
         self._writing: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._failure: str | None = None
 
     def newest(self) -> Saved | None:
         """The newest whole checkpoint of this very job, if there is one."""
@@ -85,9 +87,12 @@ class Checkpoints:
     def save(self, engine: Any, position: Position) -> None:
         """Copy the engine's state and go on; the copy is written while the training runs.
 
-        Every worker must call it. Raises SemiEvolError if the write before this one failed.
+        Every worker must call it. Raises SemiEvolError, in all of them, if one of them could not
+        write the checkpoint before this one.
         """
         self.wait()
+        if self._world.sum(self._failure is not None)[0]:
+            raise SemiEvolError(f"{self._folder}: {self._reason()}")
         tag = f"step-{position.step:08d}"
         if self._world.is_first:
             shutil.rmtree(self._folder / tag, ignore_errors=True)
@@ -109,36 +114,53 @@ class Checkpoints:
         self._writing.start()
 
     def wait(self) -> None:
-        """Until what is being written is whole. Raises SemiEvolError if it could not be."""
+        """Until what is being written is whole, or has failed."""
         if self._writing is not None:
             self._writing.join()
             self._writing = None
-        if self._failure is not None:
-            raise SemiEvolError(f"a checkpoint cannot be written: {self._failure}")
 
     def _write(self, folder: Path, files: dict[Path, Any], facts: dict[str, Any]) -> None:
+        sums: dict[str, str] = {}
         try:
-            sums = {}
             for path, state in files.items():
                 torch.save(state, path)
                 sums[path.name] = file_digest(path)
-            _write_json(folder / f"rank-{self._world.rank}.json", sums)
+            _write_json(self._report(folder, self._world.rank), {"files": sums})
             if self._world.is_first:
                 self._complete(folder, facts)
         except Exception as error:
-            self._failure = error
+            self._failure = "the disk is full" if disk_is_full(folder) else line(error)
+            # Room for the report of it, which the first worker waits for.
+            for path in files:
+                path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                _write_json(self._report(folder, self._world.rank), {"failure": self._failure})
 
     def _complete(self, folder: Path, facts: dict[str, Any]) -> None:
-        reports = [folder / f"rank-{rank}.json" for rank in range(self._world.size)]
+        reports = [self._report(folder, rank) for rank in range(self._world.size)]
         while not all(path.exists() for path in reports):
             time.sleep(_POLL_SECONDS)
         sums: dict[str, str] = {}
         for path in reports:
-            sums |= json.loads(path.read_text())
+            report = json.loads(path.read_text())
+            if "failure" in report:
+                return
+            sums |= report["files"]
         _write_json(folder / _MANIFEST, facts | {"files": sums})
         for other in self._folder.iterdir():
             if other != folder and other.is_dir():
                 shutil.rmtree(other, ignore_errors=True)
+
+    def _report(self, folder: Path, rank: int) -> Path:
+        return folder / f"rank-{rank}.json"
+
+    def _reason(self) -> str:
+        """Why the newest checkpoint is not whole: the first report that says so."""
+        for path in sorted(self._folder.glob("step-*/rank-*.json"), reverse=True):
+            if reason := json.loads(path.read_text()).get("failure"):
+                worker = path.stem.removeprefix("rank-")
+                return f"worker {worker} cannot write a checkpoint: {reason}"
+        return f"a checkpoint cannot be written: {self._failure or 'not even why'}"
 
     def load(self, engine: Any, saved: Saved) -> None:
         """Put a checkpoint's state into a fresh engine. Raises SemiEvolError if a file is damaged.

@@ -40,7 +40,10 @@ def build(job: TrainingJob, world: World, *, load_universal: bool) -> Trainee:
     if config.precision == "fp16" and not gpu:
         raise UserError("training.precision: fp16 needs a GPU; choose bf16 or fp32")
     settings = zero.deepspeed_config(config, gpu=gpu, load_universal=load_universal)
-    base = _load_base(job, settings)
+    # transformers partitions weights as it reads them, and peft gathers those that it looks at,
+    # only for as long as this object lives.
+    partitioned = _partitioned_construction(settings) if config.zero_stage == 3 else None
+    base = _load_base(job)
     layout = Layout(
         packed=config.packing and can_pack(base, config.max_length),
         micro_batch_size=config.micro_batch_size,
@@ -49,6 +52,7 @@ def build(job: TrainingJob, world: World, *, load_universal: bool) -> Trainee:
     if layout.packed:
         use_packed_attention(base)
     model = _with_adapter(base, job) if config.method == "lora" else base
+    del partitioned
     model.train()
     engine, *_ = deepspeed.initialize(
         model=model,
@@ -68,18 +72,17 @@ def build(job: TrainingJob, world: World, *, load_universal: bool) -> Trainee:
     )
 
 
-def _load_base(job: TrainingJob, settings: dict[str, Any]) -> Any:
-    config = job.config
-    partitioned = None
-    if config.zero_stage == 3:
-        from transformers.integrations import HfDeepSpeedConfig
+def _partitioned_construction(settings: dict[str, Any]) -> object:
+    from transformers.integrations import HfDeepSpeedConfig
 
-        # While this object lives, from_pretrained partitions the weights as it reads them.
-        partitioned = HfDeepSpeedConfig(settings)
+    return HfDeepSpeedConfig(settings)
+
+
+def _load_base(job: TrainingJob) -> Any:
+    config = job.config
     base = models.load_model(
         job.base_model, DTYPES[config.precision], job.revision, job.trust_remote_code
     )
-    del partitioned
     base.config.use_cache = False
     if config.gradient_checkpointing:
         base.gradient_checkpointing_enable({"use_reentrant": False})

@@ -17,7 +17,7 @@ Weights = dict[str, "torch.Tensor"]
 
 
 def gather_weights(model: Any, world: World, *, trainable_only: bool) -> Weights:
-    """Parameters (and stored buffers) by name, whole, on the CPU of the first worker.
+    """Parameters and stored buffers by name, whole, on the CPU of the first worker.
 
     Other workers get an empty dict, and must call it too. ZeRO-3's partitions are gathered one
     parameter at a time; optimizer state is never touched.
@@ -32,9 +32,12 @@ def gather_weights(model: Any, world: World, *, trainable_only: bool) -> Weights
         with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
             if world.is_first:
                 gathered[name] = parameter.detach().cpu().clone()
-    if world.is_first and not trainable_only:
+    if world.is_first:
+        # VeRA's projections are buffers of the adapter, which its layers share.
         stored = model.state_dict().keys()
-        gathered |= {n: b.detach().cpu().clone() for n, b in model.named_buffers() if n in stored}
+        copies = {id(b): b.detach().cpu().clone() for b in model.buffers()}
+        everywhere = model.named_buffers(remove_duplicate=False)
+        gathered |= {name: copies[id(b)] for name, b in everywhere if name in stored}
     return gathered
 
 
@@ -65,14 +68,19 @@ def write_model_card(folder: Path, job: TrainingJob, result: TrainingResult) -> 
     """README.md with what the model was trained on and how, and what was measured."""
     c = job.config
     held_out = "none" if result.held_out_loss is None else f"{result.held_out_loss:.4f}"
-    lora = f", rank {c.lora.rank}, alpha {c.lora.alpha}" if c.method == "lora" else ""
+    method: str = c.method
+    if c.method == "lora":
+        facts = c.lora.options
+        if c.lora.variant in ("lora", "rslora", "dora"):
+            facts = {"rank": c.lora.rank, "alpha": c.lora.alpha} | facts
+        method = ", ".join([c.lora.variant, *(f"{k} {v}" for k, v in facts.items())])
     header = ["---", f"base_model: {job.base_model}"]
     if c.method == "lora":
         header += ["library_name: peft"]
     rows = [
         ("base model", f"{job.base_model}" + (f" at {job.revision}" if job.revision else "")),
         ("started from", str(job.adapter_from) if job.adapter_from else "the base model"),
-        ("method", f"{c.lora.variant if c.method == 'lora' else 'full'}{lora}"),
+        ("method", method),
         (
             "examples",
             f"{result.examples} ({result.truncated_rows} truncated, {result.dropped_rows} dropped)",

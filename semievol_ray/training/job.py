@@ -82,6 +82,7 @@ _NOT_IDENTITY = {
     "micro_batch_size",
     "checkpoint_every_steps",
     "max_failures",
+    "timeout_seconds",
     "trackers",
     "gradient_checkpointing",
     "nvme_path",

@@ -13,14 +13,14 @@ import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from semievol_ray.errors import SemiEvolError
 from semievol_ray.training import batches, data, models, zero
 from semievol_ray.training.batches import Indices, Sequence
 from semievol_ray.training.data import TokenizedExamples
+from semievol_ray.training.failures import Diverged, explain
 from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult, fingerprint
 from semievol_ray.training.world import World, joined
 
@@ -33,23 +33,20 @@ def train_worker(job: TrainingJob, on_progress: OnProgress) -> TrainingResult | 
     """Train as one of the workers. The first one writes `job.output_dir` and gets the result.
 
     Goes on from the newest checkpoint in `job.scratch_dir` if this very job left one there. Raises
-    UserError for what the user must mend, and SemiEvolError when the loss is not a number or memory
-    runs out.
+    UserError for what the user must mend, and SemiEvolError when the loss is not a number, when
+    memory or the disk runs out, or when another worker is gone.
     """
     started = time.monotonic()
     rank = os.environ.get("RANK", "0")
-    with joined(job.scratch_dir / "logs" / f"deepspeed-{rank}.log") as world:
+    log_file = job.scratch_dir / "logs" / f"deepspeed-{rank}.log"
+    with joined(log_file, job.config.timeout_seconds) as world:
         try:
             training = _Training(job, world, on_progress)
             training.resume()
             training.run()
             return training.finish(started)
-        except (MemoryError, RuntimeError) as error:
-            raise _explain(error, job) from error
-
-
-class Diverged(SemiEvolError):
-    """The loss, or the gradient's norm, is no number. Every worker finds it at the same step."""
+        except Exception as error:
+            raise explain(error, job.config, world, job.scratch_dir) from error
 
 
 class _Training:
@@ -248,9 +245,9 @@ def merged_start(job: TrainingJob, world: World) -> TrainingJob:
     merged = job.scratch_dir / "merged-base"
     if world.is_first and not merged.exists():
         merge(
-            job.base_model,
             job.adapter_from,
             merged,
+            base_model=job.base_model,
             revision=job.revision,
             trust_remote_code=job.trust_remote_code,
         )
@@ -273,18 +270,3 @@ def tokenized(
         data.write_part(folder, part, rows, tokenizer, limit)
     world.barrier()
     return data.load_parts(folder, parts)
-
-
-def _explain(error: Any, job: TrainingJob) -> Exception:
-    """Out of memory in the words of the settings that help; any other error as it is."""
-    text = str(error)
-    if not (isinstance(error, MemoryError) or "out of memory" in text or "can't allocate" in text):
-        return error
-    c = job.config
-    return SemiEvolError(
-        f"out of memory: lower training.micro_batch_size ({c.micro_batch_size}) or "
-        f"training.max_length ({c.max_length}), set training.gradient_checkpointing "
-        f"({str(c.gradient_checkpointing).lower()}), raise training.zero_stage ({c.zero_stage}) or "
-        f"training.workers ({c.workers}), or off-load: training.offload_optimizer "
-        f"({c.offload_optimizer}), training.offload_parameters ({c.offload_parameters})"
-    )

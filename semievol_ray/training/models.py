@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from semievol_ray.errors import UserError
 from semievol_ray.model_files import check_model_exists
+from semievol_ray.training.failures import line
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +25,7 @@ def load_tokenizer(
             name, revision=revision or "main", trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: its tokenizer does not load: {_line(error)}") from None
+        raise UserError(f"{name}: its tokenizer does not load: {line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: its tokenizer has no end-of-sequence token (eos_token)")
     return tokenizer
@@ -49,8 +50,4 @@ def load_model(
             trust_remote_code=trust_remote_code,
         )
     except (OSError, ValueError) as error:
-        raise UserError(f"{name}: does not load: {_line(error)}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise UserError(f"{name}: does not load: {line(error)}") from None

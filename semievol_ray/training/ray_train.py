@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -11,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from semievol_ray.config import TrainingConfig
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.training import metrics
+from semievol_ray.training.failures import Diverged, WorkerLost, is_out_of_memory, out_of_memory
 from semievol_ray.training.job import OnProgress, Progress, TrainingJob, TrainingResult
 
 _POLL_SECONDS = 0.2
@@ -53,9 +56,9 @@ def _train_as_task(job: TrainingJob) -> Outcome | None:
     try:
         return ray.get(task.remote(job))
     except RayTaskError as error:
-        raise _cause({0: error.cause}, error) from error
+        raise _cause({0: error.cause}, error, config) from error
     except RayError as error:
-        raise _cause({0: error}, error) from error
+        raise _cause({0: error}, error, config) from error
 
 
 def _train_as_group(job: TrainingJob) -> Outcome | None:
@@ -69,10 +72,10 @@ def _train_as_group(job: TrainingJob) -> Outcome | None:
             # A worker that dies while its controller asks after it is "unavailable" and not dead
             # for a moment, and Ray Train 2.60 gives up. The checkpoint is ours: begin again there.
             if not failures_left:
-                raise _cause({}, error) from error
+                raise _cause({}, error, job.config) from error
             failures_left -= 1
         except TrainingFailedError as error:
-            raise _cause(getattr(error, "worker_failures", {}), error) from error
+            raise _cause(getattr(error, "worker_failures", {}), error, job.config) from error
 
 
 def _new_trainer(job: TrainingJob) -> Any:
@@ -89,7 +92,9 @@ def _new_trainer(job: TrainingJob) -> Any:
     return new_trainer(
         _group_worker,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if gpus else "gloo"),
+        torch_config=TorchConfig(
+            backend="nccl" if gpus else "gloo", timeout_s=math.ceil(config.timeout_seconds)
+        ),
         scaling_config=new_scaling_config(
             num_workers=(fewest, config.workers) if fewest < config.workers else fewest,
             use_gpu=gpus > 0,
@@ -125,7 +130,7 @@ def _work(job: TrainingJob, rank: int) -> Outcome | None:
 
         import torch
 
-        from semievol_ray.training.loop import Diverged, train_worker
+        from semievol_ray.training.loop import train_worker
 
         torch.set_num_threads(max(1, int(job.config.cpus_per_worker)))
         try:
@@ -193,11 +198,18 @@ def _gpus_per_worker(job: TrainingJob) -> float:
     return 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
 
 
-def _cause(failures: Mapping[int, BaseException], error: Exception) -> SemiEvolError:
-    """The error that a person can act on: ours where a worker raised one, else the first."""
-    for failure in failures.values():
-        if isinstance(failure, SemiEvolError):
-            return failure
+def _cause(
+    failures: Mapping[int, BaseException], error: Exception, config: TrainingConfig
+) -> SemiEvolError:
+    """The error that a person can act on: ours where a worker raised one, else the first.
+
+    That another worker is gone is said only where no worker says why.
+    """
+    if any(is_out_of_memory(failure) for failure in (*failures.values(), error)):
+        return out_of_memory(config)
+    ours = [f for f in failures.values() if isinstance(f, SemiEvolError)]
+    if ours:
+        return min(ours, key=lambda failure: isinstance(failure, WorkerLost))
     for rank, failure in sorted(failures.items()):
         lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
         return SemiEvolError(f"training worker {rank} failed: {lines[-1] if lines else failure!r}")

@@ -13,11 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+# How far apart workers may notice that one of them is gone.
+_ANSWER_WITHIN = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,26 @@ class World:
         if self.size > 1:
             dist.all_reduce(total)
         return total.tolist()
+
+    def silent(self) -> list[int]:
+        """After a collective failed: the ranks that do not call this too within seconds.
+
+        They speak through the store that the group was made with; the first worker holds it.
+        """
+        import torch.distributed as dist
+
+        found = []
+        try:
+            store = dist.distributed_c10d._get_default_store()
+            store.set(f"semievol/left/{self.rank}", "")
+            for rank in range(self.size):
+                try:
+                    store.wait([f"semievol/left/{rank}"], _ANSWER_WITHIN)
+                except dist.DistStoreError:
+                    found.append(rank)
+        except (dist.DistError, RuntimeError):
+            return [0] if self.rank else []
+        return found
 
 
 def prepare_environment() -> None:
@@ -88,8 +113,11 @@ def _never() -> bool:
 
 
 @contextmanager
-def joined(log_file: Path) -> Iterator[World]:
-    """The world that this process is part of; DeepSpeed's messages go to `log_file`."""
+def joined(log_file: Path, timeout_seconds: float) -> Iterator[World]:
+    """The world that this process is part of; DeepSpeed's messages go to `log_file`.
+
+    A collective that lasts longer than the time-out fails; a group that exists keeps its own.
+    """
     import torch
     import torch.distributed as dist
 
@@ -97,7 +125,7 @@ def joined(log_file: Path) -> Iterator[World]:
     gpu = torch.cuda.is_available()
     ours = not dist.is_initialized()
     if ours:
-        _start_group("nccl" if gpu else "gloo")
+        _start_group("nccl" if gpu else "gloo", timedelta(seconds=timeout_seconds))
     device = torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
     try:
         with _deepspeed_apart(log_file):
@@ -107,12 +135,12 @@ def joined(log_file: Path) -> Iterator[World]:
             dist.destroy_process_group()
 
 
-def _start_group(backend: str) -> None:
+def _start_group(backend: str, timeout: timedelta) -> None:
     import torch
     import torch.distributed as dist
 
     if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timeout)
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
@@ -128,6 +156,7 @@ def _deepspeed_apart(log_file: Path) -> Iterator[None]:
     """
     import deepspeed
     import deepspeed.comm.comm as deepspeed_comm
+    import torch.distributed as dist
     from deepspeed.utils import groups, logger
 
     # An all-reduce for inference in shared memory: never called in training, and building it
@@ -144,6 +173,8 @@ def _deepspeed_apart(log_file: Path) -> Iterator[None]:
         for name, value in vars(groups).items()
         if (value is None or isinstance(value, dict)) and not name.startswith("__")
     }
+    # The group that is there, with its time-out; DeepSpeed would make another, with its own.
+    groups._WORLD_GROUP = dist.group.WORLD
     try:
         yield
     finally:

@@ -95,14 +95,18 @@ MakeJob = Callable[..., TrainingJob]
 
 
 class Workers:
-    """Training processes that stay up from one job to the next, as torchrun would start them."""
+    """Training processes that stay up from one job to the next, as torchrun would start them.
 
-    def __init__(self, size: int, log_folder: Path) -> None:
+    They are given a process group that serves all jobs, as Ray Train gives one, or make their own.
+    """
+
+    def __init__(self, size: int, log_folder: Path, group: str = "given") -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         program = Path(__file__).with_name("worker_program.py")
         common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(size)}
+        common |= {"GROUP": group}
         self.processes = [
             subprocess.Popen(
                 [sys.executable, "-W", "ignore", str(program)],
@@ -117,22 +121,30 @@ class Workers:
             for rank in range(size)
         ]
 
-    def train(
-        self, job: TrainingJob, copy_at: int | None = None, copy_to: Path | None = None
-    ) -> tuple[TrainingResult, list[Progress]]:
-        request = base64.b64encode(pickle.dumps((job, copy_at, copy_to))).decode() + "\n"
+    def ask(self, function: str, *arguments: Any, answering: Sequence[int] | None = None) -> Any:
+        """What the workers, or those of the ranks that are answering, say; raises what they raise.
+
+        The answer is the first one's.
+        """
+        request = base64.b64encode(pickle.dumps((function, arguments))).decode() + "\n"
         for process in self.processes:
             assert process.stdin is not None
             process.stdin.write(request)
             process.stdin.flush()
         answers = []
-        for process in self.processes:
-            assert process.stdout is not None
-            answers.append(pickle.loads(base64.b64decode(process.stdout.readline())))
-        for answer in answers:
-            if isinstance(answer, Exception):
-                raise answer
+        for rank in range(len(self.processes)) if answering is None else answering:
+            output = self.processes[rank].stdout
+            assert output is not None
+            answers.append(pickle.loads(base64.b64decode(output.readline())))
+        self.errors = [answer for answer in answers if isinstance(answer, Exception)]
+        if self.errors:
+            raise self.errors[0]
         return answers[0]
+
+    def train(
+        self, job: TrainingJob, copy_at: int | None = None, copy_to: Path | None = None
+    ) -> tuple[TrainingResult, list[Progress]]:
+        return self.ask("run", job, copy_at, copy_to)
 
     def close(self) -> None:
         for process in self.processes:

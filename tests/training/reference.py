@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -16,6 +16,8 @@ class Reference:
     losses: list[float]
     grad_norms: list[float]
     model: Any
+    # Of the first step, before they are clipped.
+    gradients: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def train_reference(job: TrainingJob) -> Reference:
@@ -54,6 +56,9 @@ def train_reference(job: TrainingJob) -> Reference:
                 weight += row["weight"] * share * len(answer)
         loss = nll / weight
         loss.backward()
+        if step == 0:
+            named = {n: p.grad for n, p in model.named_parameters()}
+            reference.gradients |= {n: g.clone() for n, g in named.items() if g is not None}
         norm = torch.nn.utils.clip_grad_norm_(trainable, config.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = zero.learning_rate(config, step, steps)

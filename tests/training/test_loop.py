@@ -1,12 +1,16 @@
-"""The loop in one process against plain PyTorch, and what it leaves on disk."""
+"""The loop, in one process and in two, against plain PyTorch."""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from semievol_ray.training import TrainingJob, TrainingResult
-from tests.training.conftest import MakeJob, train_here
+from semievol_ray.training import Progress, TrainingJob, TrainingResult
+from tests.training import worker_program
+from tests.training.conftest import MakeJob, Workers, make_row, train_here, write_rows
 from tests.training.reference import Reference, train_reference
 
 
@@ -19,14 +23,37 @@ def references() -> dict[str, Reference]:
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_loss_gradients_and_weights_are_those_of_plain_pytorch(
-    make_job: MakeJob, references: dict[str, Reference], method: str, stage: int, packing: bool
+    make_job: MakeJob,
+    two_workers: Workers,
+    references: dict[str, Reference],
+    method: str,
+    stage: int,
+    packing: bool,
 ) -> None:
     job = make_job(method=method, zero_stage=stage, packing=packing)
-    expected = references.setdefault(method, train_reference(job))
-    result, seen = train_here(job)
+    if method not in references:
+        references[method] = train_reference(job)
+    expected = references[method]
+    check_same(job, expected, *train_here(job))
+    alone, together = replace_folders(job, "alone"), replace_folders(job, "together")
+    check_same(together, expected, *two_workers.train(together))
+    for gradients in (worker_program.gradients(alone), two_workers.ask("gradients", together)):
+        assert gradients.keys() == expected.gradients.keys()
+        for name, gradient in gradients.items():
+            assert torch.allclose(gradient, expected.gradients[name], rtol=1e-4, atol=1e-6), name
+
+
+def replace_folders(job: TrainingJob, name: str) -> TrainingJob:
+    scratch = job.scratch_dir.with_name(f"{job.scratch_dir.name}-{name}")
+    return replace(job, scratch_dir=scratch, output_dir=scratch / "out")
+
+
+def check_same(
+    job: TrainingJob, expected: Reference, result: TrainingResult, seen: list[Progress]
+) -> None:
     assert [p.loss for p in seen] == pytest.approx(expected.losses, abs=1e-5)
     norms = [p.grad_norm for p in seen if p.grad_norm is not None]
-    assert stage == 0 or norms == pytest.approx(expected.grad_norms, rel=1e-4)
+    assert job.config.zero_stage == 0 or norms == pytest.approx(expected.grad_norms, rel=1e-4)
     trained = load(job, result)
     for name, parameter in expected.model.named_parameters():
         got = trained.get_parameter(name)
@@ -42,3 +69,29 @@ def load(job: TrainingJob, result: TrainingResult) -> torch.nn.Module:
     if result.kind == "full":
         return base
     return PeftModel.from_pretrained(base, result.output_dir)
+
+
+def test_packing_and_soft_targets_change_no_loss(make_job: MakeJob, tmp_path: Path) -> None:
+    """A soft target is its candidates as weighted examples of their own, packed or not."""
+    rows = [make_row(i, soft=True) for i in range(24)]
+    copies = [
+        row | {"example_id": f"{row['example_id']}-{i}", "candidates": [row["candidates"][i]],
+               "candidate_weights": [1.0], "weight": row["weight"] * row["candidate_weights"][i]}
+        for row in rows for i in range(len(row["candidates"]))
+    ]  # fmt: skip
+    files = [
+        write_rows(tmp_path / "rows.parquet", rows),
+        write_rows(tmp_path / "copies.parquet", copies),
+    ]
+    # One batch holds them all, so that both files' steps are the same steps.
+    options = {"global_batch_size": len(copies), "epochs": 4, "zero_stage": 2, "method": "full"}
+    runs = [
+        train_here(make_job(file, packing=packing, micro_batch_size=micro, **options))[1]
+        for file in files
+        for packing, micro in ((True, 2), (True, 50), (False, 5))
+    ]
+    assert len(runs[0]) == 4 and runs[0][-1].loss < runs[0][0].loss
+    for steps in runs[1:]:
+        assert [p.loss for p in steps] == pytest.approx([p.loss for p in runs[0]], abs=1e-5)
+        norms = [p.grad_norm for p in steps]
+        assert norms == pytest.approx([p.grad_norm for p in runs[0]], rel=1e-4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,21 +37,26 @@ def whole(folder: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("variant", ["lora", "rslora", "dora"])
-def test_an_adapter_loads_in_peft_and_merges_into_its_base(
-    make_job: MakeJob, tiny_model: Path, tmp_path: Path, variant: str
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_is_left_is_used_without_a_pickle(
+    make_job: MakeJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    result, _ = train_here(make_job(lora={"variant": variant}, learning_rate=1e-2))
-    facts = json.loads((result.output_dir / "adapter_config.json").read_text())
-    assert facts["base_model_name_or_path"] == str(tiny_model)
-    assert facts["modules_to_save"] is None
-    assert not list(result.output_dir.glob("*.bin"))
-    adapted = with_adapter(tiny_model, result.output_dir)
-    assert not torch.allclose(logits(adapted), logits(whole(tiny_model)), atol=1e-3)
-    merged = merge(str(tiny_model), result.output_dir, tmp_path / "merged")
-    assert torch.allclose(logits(whole(merged)), logits(adapted), atol=1e-4)
-    card = (result.output_dir / "README.md").read_text()
-    assert f"base_model: {tiny_model}" in card and "| examples | 24 " in card
+    job = make_job(method=method, checkpoint_every_steps=1)
+    result, _ = train_here(job)
+    assert not list(job.scratch_dir.rglob("*.pt"))
+    assert {p.suffix for p in result.output_dir.iterdir()} <= {".safetensors", ".json", ".md"}
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise AssertionError("a pickle is read")
+
+    for module, name in ((torch, "load"), (pickle, "load"), (pickle, "Unpickler")):
+        monkeypatch.setattr(module, name, refuse)
+    if method == "full":
+        logits(whole(result.output_dir))
+    else:
+        logits(with_adapter(job.base_model, result.output_dir))
+        merge(result.output_dir, tmp_path / "merged")
+        train_here(make_job(adapter_from=result.output_dir))
 
 
 def test_an_adapter_goes_on_from_where_it_was(make_job: MakeJob) -> None:

@@ -1,22 +1,27 @@
-"""One of several training workers without Ray: takes jobs on stdin, one a line, until it closes.
+"""One of several training workers without Ray: answers requests on stdin, one a line, until it
+closes.
 
-Started with the variables that torchrun sets. A request may ask for a copy of the checkpoints as
-they lie on disk at a step: what a SIGKILL at that moment would leave.
+Started with the variables that torchrun sets. A request is the name of a function below and its
+arguments.
 """
 
 from __future__ import annotations
 
 import base64
+import os
 import pickle
+import resource
 import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from semievol_ray.training import Progress, TrainingJob
-from semievol_ray.training.loop import train_worker
+from semievol_ray.training.loop import _Training, train_worker
+from semievol_ray.training.world import joined
 
 
 def copy_checkpoints(job: TrainingJob, step: int, target: Path) -> None:
@@ -28,7 +33,8 @@ def copy_checkpoints(job: TrainingJob, step: int, target: Path) -> None:
     shutil.copytree(folder, target)
 
 
-def run(job: TrainingJob, copy_at: int | None, copy_to: Path | None) -> object:
+def run(job: TrainingJob, copy_at: int | None = None, copy_to: Path | None = None) -> object:
+    """Train; copy the checkpoints that lie on disk at a step: what a SIGKILL then would leave."""
     seen: list[Progress] = []
 
     def on_progress(progress: Progress) -> None:
@@ -39,14 +45,58 @@ def run(job: TrainingJob, copy_at: int | None, copy_to: Path | None) -> object:
     return train_worker(job, on_progress), seen
 
 
+def gradients(job: TrainingJob) -> dict[str, torch.Tensor]:
+    """The whole gradients of the first step, before they are clipped."""
+    from deepspeed.utils import safe_get_full_grad
+
+    found: dict[str, Any] = {}
+    with joined(job.scratch_dir / "deepspeed.log", 1800) as world:
+        training = _Training(job, world, lambda _: None)
+        engine = training.trainee.engine
+
+        def collect() -> None:
+            for name, parameter in engine.module.named_parameters():
+                if parameter.requires_grad:
+                    found[name] = safe_get_full_grad(parameter).clone()
+
+        engine.step = collect
+        training.take_step(1.0)
+        engine.destroy()
+    return found
+
+
+def lose_worker(job: TrainingJob, pid: int, signal: int) -> object:
+    """Train; the first worker sends another process a signal after the second step."""
+
+    def on_progress(progress: Progress) -> None:
+        if progress.step == 2:
+            os.kill(pid, signal)
+
+    return train_worker(job, on_progress)
+
+
+def limited(job: TrainingJob, rank: int, what: str, limit: int) -> object:
+    """Train; the worker of that rank has no more of a resource, beyond what it holds now."""
+    if os.environ["RANK"] == str(rank):
+        kind = getattr(resource, f"RLIMIT_{what}")
+        if what == "AS":
+            import deepspeed  # noqa: F401
+
+            limit += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(kind, (limit, resource.RLIM_INFINITY))
+    return run(job)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo")
+    if os.environ["GROUP"] == "given":
+        torch.distributed.init_process_group("gloo")
     reply = sys.stdout
     sys.stdout = sys.stderr
-    for line in sys.stdin:
+    for request in sys.stdin:
         try:
-            answer = run(*pickle.loads(base64.b64decode(line)))
+            function, arguments = pickle.loads(base64.b64decode(request))
+            answer = globals()[function](*arguments)
         except Exception as error:
             answer = error
         reply.write(base64.b64encode(pickle.dumps(answer)).decode() + "\n")
