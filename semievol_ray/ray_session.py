@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from semievol_ray.errors import SemiEvolError, UserError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+_REACH_SECONDS = 10.0
 
 
 def connect(config: RayConfig) -> bool:
@@ -37,6 +40,7 @@ def connect(config: RayConfig) -> bool:
     }
     attach = config.address or os.environ.get("RAY_ADDRESS")
     if attach:
+        _check_reachable(attach)
         options["address"] = attach
     else:
         options |= {"num_cpus": config.num_cpus, "include_dashboard": False, "address": "local"}
@@ -48,6 +52,19 @@ def connect(config: RayConfig) -> bool:
             raise UserError(f"ray.address: {attach}: no Ray cluster answers ({reason})") from None
         raise SemiEvolError(f"Ray does not start: {reason}") from None
     return not attach
+
+
+def _check_reachable(address: str) -> None:
+    """Raise UserError where nothing listens: Ray itself would go on asking for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return  # "auto" or "local": Ray looks for it
+    if not port.isdigit():
+        raise UserError(f"ray.address: {address}: expected HOST:PORT, or ray://HOST:PORT")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"ray.address: {address}: no Ray cluster answers ({error})") from None
 
 
 def is_connected() -> bool:

@@ -8,55 +8,17 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import yaml
 
-from semievol_ray.config import config_yaml
-from semievol_ray.demo import demo_config, write_demo_data
 from semievol_ray.results import Run
+from tests.e2e.conftest import finish, semievol, start, write_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 TABLES = ("data", "retrieve", "round-1/generate", "round-1/justify", "round-1/select", "evaluate")
-
-
-def write_run(folder: Path, **sections) -> Path:
-    """A config file for a small run in a folder: 24 labels, 120 unlabelled, 60 test rows."""
-    write_demo_data(folder / "data", seed=3)
-    for split, rows in (("labeled", 24), ("unlabeled", 120), ("test", 60)):
-        path = folder / "data" / f"{split}.csv"
-        path.write_text("".join(path.read_text().splitlines(keepends=True)[: rows + 1]))
-    values = yaml.safe_load(config_yaml(demo_config(folder, 3)))
-    values["data"]["shard_rows"] = 40
-    values["training"].update({"epochs": 2, "method": "lora"})
-    values["warmup"] = values["evolve"] = {}
-    values["justify"] = {"when": "always"}
-    values["selection"] = {"policy": "paper", "percentile": 50}
-    values.update(sections)
-    path = folder / "semievol.yaml"
-    path.write_text(yaml.safe_dump(values))
-    return path
-
-
-def start(config: Path) -> subprocess.Popen:
-    """`semievol run CONFIG` in a process group of its own."""
-    log = (config.parent / "out.txt").open("ab")
-    return subprocess.Popen(
-        [sys.executable, "-m", "semievol_ray", "run", str(config)],
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-
-
-def finish(config: Path) -> None:
-    code = start(config).wait(timeout=1200)
-    assert code == 0, (config.parent / "out.txt").read_text()[-3000:]
 
 
 def kill_when(config: Path, happened) -> bool:
@@ -76,13 +38,6 @@ def table_bytes(run: Path) -> dict[str, bytes]:
     return {str(p.relative_to(run)): p.read_bytes() for p in files}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    finish(write_run(folder))
-    return folder / "run"
-
-
 def test_the_run_leaves_all_it_promises(undisturbed) -> None:
     run = Run(str(undisturbed))
     assert len(run.examples("labeled")) == 24
@@ -98,9 +53,21 @@ def test_the_run_leaves_all_it_promises(undisturbed) -> None:
     assert set(run.metrics["models"]) == {"vanilla", "SFT", "SemiEvol"}
     assert all(found["rows"] == 60 for found in run.metrics["models"].values())
     assert {m.state for m in run.manifests} == {"done"}
-    # No secret, no pickle, no training checkpoint in what is left.
+    # No pickle and no training checkpoint in what is left.
     names = [p.name for p in undisturbed.rglob("*") if p.is_file()]
     assert not [n for n in names if n.endswith((".pt", ".bin", ".pkl", ".pth"))]
+
+
+def test_the_screen_shows_stages_and_figures_and_the_rest_is_in_logs(undisturbed) -> None:
+    screen = (undisturbed.parent / "out.txt").read_text()
+    stages = ("ingest", "warmup", "retrieve", "round-1/generate", "round-1/select", "evaluate")
+    known = (*stages, "generate", "round-1/", "evolve", "justify", "select")
+    table = screen.index("model ")
+    assert all(line.startswith(known) for line in screen[:table].splitlines() if line.strip())
+    for word in ("DeepSpeed", "raylet", "WARNING", "Traceback"):
+        assert word not in screen
+    logs = [p.name for p in (undisturbed / "logs").iterdir()]
+    assert any(name.startswith("replica-") for name in logs)
 
 
 def test_the_adapter_loads_in_transformers_unchanged(undisturbed, tiny_model) -> None:
@@ -175,12 +142,3 @@ def test_status_and_evaluate_read_the_run(undisturbed) -> None:
     assert semievol("evaluate", str(undisturbed)).returncode == 0
     missing = semievol("status", str(undisturbed / "nowhere"))
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
-
-
-def semievol(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "semievol_ray", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from semievol_ray import UserError
+from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import ModelConfig, RetrievalConfig
 from semievol_ray.retrieval import Retriever, create_embedder
 from semievol_ray.schema import EXAMPLE
@@ -93,3 +96,40 @@ def test_missing_models_are_one_line(tiny_model) -> None:
         create_embedder(RetrievalConfig(embedder="model"), TEXTS, base)
     with pytest.raises(UserError, match="needs retrieval.base_url"):
         create_embedder(RetrievalConfig(embedder="openai"), TEXTS, base)
+
+
+def test_vectors_of_an_endpoint(tiny_model) -> None:
+    """An OpenAI-compatible server on loopback; its vectors count letters."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            data = [
+                {"object": "embedding", "index": i, "embedding": [t.count(c) for c in "aeiouy"]}
+                for i, t in enumerate(body["input"])
+            ]
+            usage = {"prompt_tokens": 1, "total_tokens": 1}
+            reply = {"object": "list", "data": data, "model": body["model"], "usage": usage}
+            content = json.dumps(reply).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    base_url = f"http://127.0.0.1:{server.server_port}/v1"
+    model = ModelConfig(name=str(tiny_model))
+    config = RetrievalConfig(embedder="openai", k=2, base_url=base_url, model="x")
+    retriever = Retriever.build(examples(TEXTS), config, model)
+    found, similarities = retriever.nearest(examples([TEXTS[2]], "u"))
+    assert found[0][0] == "l2" and similarities[0][0] == pytest.approx(1, abs=1e-6)
+    server.shutdown()
+    with pytest.raises(SemiEvolError, match="no embeddings"):
+        Retriever.build(
+            examples(TEXTS), config.model_copy(update={"base_url": "http://127.0.0.1:9/v1"}), model
+        )

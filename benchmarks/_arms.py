@@ -1,0 +1,137 @@
+"""One seeded comparison of policies on one task: every arm is a whole run of the pipeline.
+
+The arms whose settings before selection agree share their responses, as `semievol select` would
+let a user do. What they are measured against: the base, the labels alone, all true labels.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from _study import Study
+
+from semievol_ray import pipeline
+from semievol_ray.config import Config, load_config
+from semievol_ray.demo.model import make_llama, make_tokenizer, pretrain
+from semievol_ray.results import Run
+from semievol_ray.stages import evaluate
+from semievol_ray.stages.context import Context
+from semievol_ray.store import RunDirectory, StageLedger
+
+ALL_LABELS = "all true labels"
+# A tiny Llama learns little through an adapter or at the paper's rate: all its weights are
+# trained, faster and for longer. What the policies differ in stays as the presets say.
+TINY_TRAINING: dict[str, Any] = {
+    "method": "full",
+    "learning_rate": 1e-3,
+    "epochs": 6,
+    "global_batch_size": 16,
+    "micro_batch_size": 16,
+    "precision": "fp32",
+}
+ARMS: dict[str, dict[str, Any]] = {
+    "paper": {"preset": "paper"},
+    "balanced": {"selection": {"policy": "balanced"}},
+    "balanced, soft targets": {"selection": {"policy": "balanced", "soft_targets": True}},
+    # Its evolution goes on from the warm model at a hundredth of the rate, as in the preset.
+    "upstream": {"preset": "upstream", "evolve": {"training": {"learning_rate": 1e-5}}},
+}
+_FROM_PAPER = ("balanced", "balanced, soft targets")
+
+
+def run_seed(
+    values: Mapping[str, Any],
+    all_labeled: str,
+    folder: Path,
+    seed: int,
+    study: Study,
+    arms: Sequence[str] = tuple(ARMS),
+) -> None:
+    """Run every arm of a config; `all_labeled` names the labelled set with every true label."""
+    values = dict(values) | {"seed": seed}
+    for arm in arms:
+        run_dir = folder / arm
+        if arm in _FROM_PAPER:
+            shutil.copytree(folder / "paper", run_dir)
+        config = _config(values, ARMS[arm], run_dir)
+        pipeline.run(config, redo="round-1/select" if arm in _FROM_PAPER else None)
+        run = Run(config.run_dir)
+        study.add(arm, seed, _right(run.predictions("SemiEvol")))
+        if arm == "paper":
+            for model in ("vanilla", "SFT"):
+                study.add(model, seed, _right(run.predictions(model)))
+        print(f"seed {seed}, {arm}: {_pseudo_answers(run)}", flush=True)
+    data = dict(values["data"]) | {"labeled": all_labeled}
+    config = _config(values | {"data": data}, {}, folder / "all")
+    pipeline.run(config, until="warmup")
+    study.add(ALL_LABELS, seed, _right(_predict_warm(config)))
+
+
+def make_base(
+    texts: Sequence[str], answers: Sequence[str], folder: Path, *, seed: int, epochs: int
+) -> None:
+    """A tiny Llama that has read the unlabelled texts, and some of them with answers at random.
+
+    The latter show two texts, each with any answer, and one of them again: they teach the use of
+    demonstrations, and nothing of the task.
+    """
+    import torch
+
+    dice = random.Random(seed)
+    readings = [f"{text}\nAnswer:" for text in texts] * epochs
+    readings += [_episode(dice, texts, answers) for _ in range(len(readings) // 4)]
+    tokenizer = make_tokenizer([*texts, *(f"\nAnswer: {a}" for a in answers)], 2048)
+    torch.manual_seed(seed)
+    model = make_llama(len(tokenizer), hidden=128, layers=3, heads=4, context=512)
+    pretrain(model, tokenizer, readings, seed=seed)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _episode(dice: random.Random, texts: Sequence[str], answers: Sequence[str]) -> str:
+    shown = [(text, dice.choice(answers)) for text in dice.sample(texts, 2)]
+    shown.append(dice.choice(shown))
+    return "\n\n".join(f"{text}\nAnswer: {answer}" for text, answer in shown)
+
+
+def _config(values: Mapping[str, Any], arm: Mapping[str, Any], run_dir: Path) -> Config:
+    merged = dict(values) | {"run_dir": str(run_dir)}
+    for key, value in arm.items():
+        below = merged.get(key, {})
+        merged[key] = {**below, **value} if isinstance(value, Mapping) else value
+    return load_config(merged)
+
+
+def _predict_warm(config: Config) -> pa.Table:
+    from semievol_ray.ray_session import connect, disconnect
+
+    directory = RunDirectory(config.run_dir)
+    context = Context(config, directory, StageLedger(directory))
+    connect(config.ray)
+    try:
+        return pa.concat_tables(
+            evaluate.predict(context, ALL_LABELS, context.model("warm", 1)).values()
+        )
+    finally:
+        context.release_engines()
+        disconnect()
+
+
+def _right(predictions: pa.Table) -> list[bool]:
+    found: list[bool] = predictions["correct"].to_pylist()
+    return found
+
+
+def _pseudo_answers(run: Run) -> str:
+    assert run.metrics is not None
+    found = run.metrics["pseudo_answers"][0]
+    return (
+        f"{100 * found['correct'] / found['rows']:.1f} % of {found['rows']} pseudo-answers right, "
+        f"{100 * found['selected_correct'] / max(1, found['selected']):.1f} % of the "
+        f"{found['selected']} selected"
+    )

@@ -1,0 +1,123 @@
+"""Banking77, the whole pipeline on 77 intents: 20 labels a class, the rest unlabelled.
+
+A seed draws which 1540 of the 10,003 training questions are labelled, the weights of the base (a
+tiny Llama that has read the unlabelled questions) and the whole run after it. The test set is
+the published one, 3080 questions. The training's settings are those of benchmarks/fpb.py.
+
+The data are not part of the project: SEMIEVOL_DATA names the folder that holds `banking77/`.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+import tempfile
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from _arms import ALL_LABELS, TINY_TRAINING, make_base, run_seed
+from _data import data_folder
+from _report import arguments, report
+from _study import Study, accuracy_row, details
+
+from semievol_ray.config import RayConfig
+from semievol_ray.ray_session import connect
+
+_LABELS_A_CLASS = 20
+_ARMS = ("paper", "balanced")
+
+
+def main() -> None:
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("--seeds", type=int, default=3)
+
+    args = arguments(__doc__, add)
+    source, study = data_folder("banking77"), Study()
+    connect(RayConfig())
+    for seed in range(args.seeds):
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            labeled, unlabeled = draw_labels(read(source / "train.csv"), seed)
+            write(folder / "labeled.csv", labeled)
+            write(folder / "unlabeled.csv", unlabeled)
+            write(folder / "test.csv", read(source / "test.csv"))
+            intents = sorted({row["category"] for row in labeled})
+            texts = [row["text"] for row in unlabeled]
+            make_base(texts, intents, folder / "base", seed=seed, epochs=4)
+            values = config_of(folder, intents)
+            run_seed(values, str(folder / "*labeled.csv"), folder, seed, study, _ARMS)
+        print(study.table(), flush=True)
+    comparisons = [study.compare("SFT", arm) for arm in (*_ARMS, ALL_LABELS)]
+    comparisons.append(study.compare("paper", "balanced"))
+    for comparison in comparisons:
+        print(comparison.line())
+    report(
+        [
+            accuracy_row(study, f"Banking77: accuracy, {arm}", arm, "SFT", goal=None)
+            for arm in ("vanilla", *_ARMS, ALL_LABELS)
+        ],
+        repeats=args.seeds,
+        packages=("torch", "transformers", "deepspeed", "ray"),
+        json_path=args.json,
+        details=details(study, comparisons),
+    )
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """Rows of a published file."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    """Rows as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["text", "category"])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def draw_labels(
+    rows: list[dict[str, str]], seed: int
+) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The labelled rows, as many of each intent, and all the others."""
+    dice, count = random.Random(seed), {row["category"]: 0 for row in rows}
+    shuffled = dice.sample(rows, len(rows))
+    labeled, unlabeled = [], []
+    for row in shuffled:
+        taken = count[row["category"]] < _LABELS_A_CLASS
+        count[row["category"]] += taken
+        (labeled if taken else unlabeled).append(row)
+    return labeled, unlabeled
+
+
+def config_of(folder: Path, intents: list[str]) -> dict[str, Any]:
+    """What all the arms have in common."""
+    return {
+        "model": {"name": str(folder / "base"), "engine": "transformers"},
+        "task": {
+            "kind": "label",
+            "labels": intents,
+            "instruction": "",
+            "question_template": "{{ question }}\nAnswer:",
+        },
+        "data": {
+            "labeled": str(folder / "labeled.csv"),
+            "unlabeled": str(folder / "unlabeled.csv"),
+            "test": str(folder / "test.csv"),
+            "columns": {"question": "text", "answer": "category"},
+            "shard_rows": 512,
+        },
+        "generation": {
+            "max_tokens": 8,
+            "batch_rows": 128,
+            "replicas": {"min": 1, "max": 2},
+        },
+        "training": TINY_TRAINING,
+        "evaluation": {"closed_answers": "score"},
+    }
+
+
+if __name__ == "__main__":
+    main()
