@@ -84,7 +84,7 @@ def make_base(
 
     dice = random.Random(seed)
     readings = [f"{text}\nAnswer:" for text in texts] * epochs
-    readings += [_episode(dice, texts, answers) for _ in range(len(readings) // 4)]
+    readings += [_episode(dice, texts, answers) for _ in range(len(readings) // 8)]
     tokenizer = make_tokenizer([*texts, *(f"\nAnswer: {a}" for a in answers)], 2048)
     torch.manual_seed(seed)
     model = make_llama(len(tokenizer), hidden=128, layers=3, heads=4, context=512)

@@ -41,7 +41,7 @@ def main() -> None:
     for seed in range(args.seeds):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            make_base(sentences, "ABC", folder / "base", seed=seed, epochs=8)
+            make_base(sentences, "ABC", folder / "base", seed=seed, epochs=5)
             values = config_of(data, folder / "base")
             run_seed(values, str(data / "*labeled.csv"), folder, seed, study)
         print(study.table(), flush=True)

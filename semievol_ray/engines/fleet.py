@@ -2,8 +2,9 @@
 
 Items wait, are in flight on one replica, or are done. A replica is starting, ready or dead.
 There is no way back from dead: a replacement is a new replica with a new number, so work can
-never return to the process that lost it. An item that was in flight on several replicas that
-died is suspected of killing them, and is given up after `max_attempts`.
+never return to the process that lost it. An item that was in flight when a replica died is
+suspected, and runs alone from then on: after a second death it is to be done carefully, so that
+what kills is found inside it, and after `max_attempts` it is given up.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
+
+# Deaths with an item after which it is done carefully: the first may have been another's fault.
+_DEATHS_BEFORE_CARE = 2
 
 # One shard is worked on while the next is read, so that the engine never waits.
 IN_FLIGHT_PER_REPLICA = 2
@@ -22,7 +26,7 @@ class Fleet:
 
     items: Iterable[Hashable]
     max_deaths: int
-    max_attempts: int = 3
+    max_attempts: int = 20
     waiting: deque[Hashable] = field(init=False)
     starting: set[int] = field(default_factory=set)
     ready: dict[int, list[Hashable]] = field(default_factory=dict)
@@ -85,6 +89,10 @@ class Fleet:
         self.ready[replica].append(item)
         return replica, item
 
+    def needs_care(self, item: Hashable) -> bool:
+        """Whether replicas died of this item alone."""
+        return self.attempts.get(item, 0) >= _DEATHS_BEFORE_CARE
+
     def completed(self, replica: int, item: Hashable) -> None:
         """An item's work is committed."""
         self.ready[replica].remove(item)
@@ -96,7 +104,8 @@ class Fleet:
         """
         self.starting.discard(replica)
         held = self.ready.pop(replica, [])
-        self.deaths += 1
+        # Of what a suspect does, running alone, the replicas are not guilty.
+        self.deaths += not any(self.attempts.get(item, 0) for item in held)
         lost = []
         for item in reversed(held):
             self.attempts[item] = self.attempts.get(item, 0) + 1

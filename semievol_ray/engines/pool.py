@@ -12,6 +12,7 @@ from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines.fleet import Fleet
 from semievol_ray.engines.replica import Replica, Work
 from semievol_ray.errors import SemiEvolError
+from semievol_ray.store import RunDirectory, digest
 
 _POLL_SECONDS = 5.0
 
@@ -23,12 +24,14 @@ class EnginePool:
         self,
         model: ModelConfig,
         config: GenerationConfig,
+        run: RunDirectory,
         *,
         adapter_rank: int | None = None,
         log_folder: Path | None = None,
     ) -> None:
         self.model = model
         self.config = config
+        self.run = run
         self.log_folder = log_folder
         self.options = {
             "adapters": adapter_rank is not None,
@@ -63,7 +66,12 @@ class EnginePool:
                     pending[self._actors[number].ready.remote()] = (number, None)
                 while (assignment := fleet.next_assignment()) is not None:
                     replica, item = assignment
-                    reference = self._actors[replica].run.remote(work, *arguments, item)
+                    actor, call = self._actors[replica], (work, *arguments, item)
+                    if fleet.needs_care(item):
+                        journal = _journal(self.model, work, item)
+                        reference = actor.run_carefully.remote(self.run, journal, *call)
+                    else:
+                        reference = actor.run.remote(*call)
                     pending[reference] = assignment
                 done, _ = ray.wait(list(pending), timeout=_POLL_SECONDS)
                 for reference in done:
@@ -75,7 +83,12 @@ class EnginePool:
                     except ray.exceptions.RayActorError as error:
                         pending = {r: p for r, p in pending.items() if p[0] != replica}
                         self._actors.pop(replica, None)
-                        self._check_losses(fleet, fleet.died(replica), error)
+                        careful = item is not None and fleet.needs_care(item)
+                        lost = fleet.died(replica)
+                        if careful and not self.run.exists(_journal(self.model, work, item)):
+                            # It died before any request was made: no row is to blame.
+                            lost = [item]
+                        self._check_losses(fleet, lost, error)
                         continue
                     except ray.exceptions.RayTaskError as error:
                         raise _cause(error) from error
@@ -83,6 +96,8 @@ class EnginePool:
                     if item is None:
                         fleet.became_ready(replica)
                     else:
+                        if fleet.needs_care(item):
+                            self.run.delete(_journal(self.model, work, item))
                         fleet.completed(replica, item)
                         yield result
                 if time.monotonic() - last_progress > self.config.stall_seconds:
@@ -129,7 +144,7 @@ class EnginePool:
         reason = _death_reason(error)
         if lost:
             raise SemiEvolError(
-                f"model {self.model.name}: {lost[0]} killed {fleet.max_attempts} replicas"
+                f"model {self.model.name}: {lost[0]} killed {fleet.attempts[lost[0]]} replicas"
                 f" ({reason}){where}"
             )
         if fleet.hopeless:
@@ -144,6 +159,11 @@ class EnginePool:
             f"{len(fleet.starting)} replicas are starting, in flight: {held or 'nothing'}; "
             "are there enough CPUs and GPUs for one replica?"
         )
+
+
+def _journal(model: ModelConfig, work: Work, item: Hashable) -> str:
+    """Where the requests in flight of an item under suspicion are written down."""
+    return f"journal/{digest([model.name, work.__name__, str(item)])}.json"
 
 
 def _cause(error: Any) -> Exception:

@@ -15,7 +15,8 @@ from typing import Any, Literal, Protocol, TypedDict
 import pyarrow as pa
 
 # prompt_too_long: the prompt leaves no room for an answer. engine_error: the engine refused it.
-FAILED = ("prompt_too_long", "engine_error")
+# engine_crash: the engine died of it.
+FAILED = ("prompt_too_long", "engine_error", "engine_crash")
 
 GENERATION = pa.schema(
     [

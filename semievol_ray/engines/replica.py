@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from semievol_ray.config import ModelConfig
+from semievol_ray.engines.careful import CarefulEngine
 from semievol_ray.engines.protocol import Engine
+from semievol_ray.store import RunDirectory
 
 Work = Callable[..., Awaitable[Any]]
 
@@ -61,6 +63,12 @@ class Replica:
     async def run(self, work: Work, *arguments: Any) -> Any:
         """`await work(engine, *arguments)`."""
         return await work(self.engine, *arguments)
+
+    async def run_carefully(
+        self, run: RunDirectory, journal: str, work: Work, *arguments: Any
+    ) -> Any:
+        """The same for work that replicas died of: what kills is found, and left out."""
+        return await work(CarefulEngine(self.engine, run, journal), *arguments)
 
     async def close(self) -> None:
         """Shut the engine down: some have processes of their own."""

@@ -8,7 +8,7 @@ response is a function of its prompt and seed alone. `engine_options`:
     sigma           shape of that lognormal                           (default 0: no spread)
     tokens_per_second   speed of one request; 0 takes no time         (default 0)
     failure_rate    share of requests refused with "engine_error"     (default 0)
-    poison          a prompt that holds this text kills the process   (default none)
+    poison          a prompt that holds one of these texts kills the process (default none)
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _DEFAULTS: dict[str, Any] = {
     "sigma": 0.0,
     "tokens_per_second": 0.0,
     "failure_rate": 0.0,
-    "poison": None,
+    "poison": (),
 }
 
 
@@ -86,7 +86,7 @@ class SimulatedEngine(Engine):
 
     async def _generate(self, request: Request, sampling: Sampling) -> dict[str, Any]:
         options = self.options
-        if options["poison"] and options["poison"] in request.prompt:
+        if any(text in request.prompt for text in options["poison"]):
             os.kill(os.getpid(), signal.SIGKILL)
         dice = random.Random(request.seed)
         prompt_tokens = len(request.prompt.split())

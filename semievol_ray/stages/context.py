@@ -140,6 +140,7 @@ class Context:
             self._pools[key] = EnginePool(
                 base,
                 self.config.generation,
+                self.run,
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,
             )

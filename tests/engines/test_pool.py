@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from ray import cloudpickle
 from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines import EnginePool, Request, Sampling
+from semievol_ray.store import RunDirectory
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_session")]
 
@@ -21,12 +23,21 @@ pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_session")]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
-def pool(replicas: int = 2, **options) -> EnginePool:
-    model = ModelConfig(name="sim", engine="simulated", engine_options=options)
-    config = GenerationConfig(
-        replicas={"min": replicas, "max": replicas}, cpus_per_replica=0.5, max_restarts=5
-    )
-    return EnginePool(model, config)
+@pytest.fixture
+def pool(tmp_path) -> Iterator[Callable[..., EnginePool]]:
+    made: list[EnginePool] = []
+
+    def make(replicas: int = 2, **options) -> EnginePool:
+        model = ModelConfig(name="sim", engine="simulated", engine_options=options)
+        config = GenerationConfig(
+            replicas={"min": replicas, "max": replicas}, cpus_per_replica=0.5, max_restarts=5
+        )
+        made.append(EnginePool(model, config, RunDirectory(str(tmp_path / "run"))))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
 
 
 async def answer(engine, folder: str, item: int) -> int:
@@ -49,7 +60,7 @@ async def fail(engine, item: int) -> int:
     raise UserError("the key is refused")
 
 
-def test_every_item_is_done_once_by_several_processes(tmp_path) -> None:
+def test_every_item_is_done_once_by_several_processes(pool, tmp_path) -> None:
     replicas = pool(tokens_per_second=100)
     assert sorted(replicas.map(answer, range(20), str(tmp_path))) == list(range(20))
     files = [p.name.split(".") for p in tmp_path.iterdir()]
@@ -58,30 +69,56 @@ def test_every_item_is_done_once_by_several_processes(tmp_path) -> None:
     # The same replicas serve the next map.
     assert sorted(replicas.map(answer, range(20, 24), str(tmp_path))) == [20, 21, 22, 23]
     assert {p.name.split(".")[1] for p in tmp_path.iterdir()} == {pid for _, pid in files}
-    replicas.close()
 
 
-def test_a_killed_replicas_work_is_done_by_another(tmp_path) -> None:
+def test_a_killed_replicas_work_is_done_by_another(pool, tmp_path) -> None:
     replicas = pool()
     assert sorted(replicas.map(answer_or_die_once, range(20), str(tmp_path))) == list(range(20))
     assert (tmp_path / "died").exists()
-    replicas.close()
 
 
-def test_an_item_that_kills_every_replica_is_named(tmp_path) -> None:
-    replicas = pool(poison="item 3")
+async def answer_many(engine, folder: str, item: int) -> list[str]:
+    requests = [Request(f"row {item * 100 + row}.", row) for row in range(100)]
+    sampling = Sampling(1, 1, 4)
+    generated, scores = await engine.answer(requests, sampling, [["A", "B"]] * 100)
+    assert [s is None for s in scores.to_pylist()] == [
+        reason == "engine_crash" for reason in generated["finish_reason"].to_pylist()
+    ]
+    (Path(folder) / f"{item}.txt").write_text("\n".join(map(str, generated.to_pylist())))
+    return generated["finish_reason"].to_pylist()
+
+
+def test_rows_that_kill_their_engine_cost_themselves_alone(pool, tmp_path) -> None:
+    """Two of 600 rows are poison: every other row is answered as if they were not there."""
+    for name, options in (("fine", {}), ("poisoned", {"poison": ("row 217.", "row 250.")})):
+        (tmp_path / name).mkdir()
+        found = list(pool(**options).map(answer_many, range(6), str(tmp_path / name)))
+        crashed = sum(reasons.count("engine_crash") for reasons in found)
+        assert crashed == (2 if options else 0)
+    for item in range(6):
+        fine, poisoned = (
+            (tmp_path / name / f"{item}.txt").read_text().splitlines()
+            for name in ("fine", "poisoned")
+        )
+        differing = [i for i, (a, b) in enumerate(zip(fine, poisoned, strict=True)) if a != b]
+        assert differing == ([17, 50] if item == 2 else [])
+    assert not list((tmp_path / "run").rglob("*.json")), "a journal stayed behind"
+
+
+async def die(engine, item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_work_that_kills_whatever_it_is_asked_is_given_up(pool) -> None:
     with pytest.raises(SemiEvolError, match="3 killed 3 replicas") as caught:
-        list(replicas.map(answer, range(6), str(tmp_path)))
+        list(pool(1).map(die, [3]))
     assert "\n" not in str(caught.value)
-    replicas.close()
 
 
-def test_a_users_mistake_comes_back_unchanged() -> None:
+def test_a_users_mistake_comes_back_unchanged(pool) -> None:
     replicas = pool()
     with pytest.raises(UserError, match="^the key is refused$"):
         list(replicas.map(fail, [1]))
-    replicas.close()
     broken = pool(chioces=["A"])
     with pytest.raises(UserError, match="the simulated engine has no chioces"):
         list(broken.map(fail, [1]))
-    broken.close()

@@ -1,0 +1,333 @@
+"""One of two gloo workers of the training benchmark: `python _training_sides.py WHAT FOLDER`.
+
+Started with the variables that torchrun sets. The sides of a claim train in the same processes and
+take turns, a few optimizer steps each; the first worker writes their seconds to FOLDER/WHAT.json.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from semievol_ray.config import TrainingConfig
+from semievol_ray.schema import TRAINING
+from semievol_ray.training import TrainingJob, batches, metrics, zero
+from semievol_ray.training.world import World, import_transformers, joined
+
+WORDS = 4096
+EXAMPLES = 512
+REPEATS = 7
+STEPS = 3
+LABELS = ("w1 w2", "w3", "w4 w5 w6")
+
+
+def write_model(folder: Path, hidden: int = 256, layers: int = 4) -> Path:
+    """A Llama with random weights, and a tokenizer to which a word is a token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<s>", "</s>", "<pad>", *(f"w{i}" for i in range(WORDS - 3))]
+    raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
+    raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    config = LlamaConfig(
+        vocab_size=WORDS,
+        hidden_size=hidden,
+        intermediate_size=hidden * 11 // 4,
+        num_hidden_layers=layers,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
+    return folder
+
+
+def write_examples(path: Path, *, soft: bool = False) -> Path:
+    """Prompts as long as those of FPB: 30 tokens of question and options, and a sentence.
+
+    FPB's sentences have 35 to 300 characters, half of them up to 113: at four a token, log-normal
+    about 28.
+    """
+    rng = np.random.default_rng(0)
+    lengths = rng.lognormal(np.log(28), 0.5, EXAMPLES).clip(8, 75).astype(int)
+    rows = []
+    for number, length in enumerate(lengths):
+        label = int(rng.integers(3))
+        # The words tell the label, so that there is something to learn.
+        sentence = rng.integers(10, WORDS - 3, length) // 3 * 3 + label
+        words = [*(f"w{i}" for i in range(10, 40)), *(f"w{min(i, WORDS - 4)}" for i in sentence)]
+        rows.append(
+            {
+                "example_id": str(number),
+                "prompt": " ".join(words),
+                "candidates": [f" {t}" for t in LABELS] if soft else [f" {LABELS[label]}"],
+                "candidate_weights": [0.6, 0.3, 0.1] if soft else [1.0],
+                "weight": 1.0,
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows, schema=TRAINING), path)
+    return path
+
+
+def make_job(folder: Path, name: str, examples: str = "hard", **settings: Any) -> TrainingJob:
+    options: dict[str, Any] = {
+        "method": "full", "precision": "fp32", "learning_rate": 1e-3, "schedule": "constant",
+        "warmup_ratio": 0.0, "global_batch_size": 16, "micro_batch_size": 4, "workers": 2,
+        "trackers": (), "checkpoint_every_steps": 1_000_000, "zero_stage": 2,
+    }  # fmt: skip
+    return TrainingJob(
+        base_model=str(folder / "model"),
+        examples=(folder / f"{examples}.parquet",),
+        output_dir=folder / f"{name}-out",
+        scratch_dir=folder / name,
+        config=TrainingConfig(**(options | settings)),
+    )
+
+
+class Ours:
+    """The product's loop, step after step, with all that it does beside the steps."""
+
+    def __init__(self, job: TrainingJob, world: World) -> None:
+        from semievol_ray.training.loop import _Training
+
+        self.losses: list[float] = []
+        write = metrics.Writer(job)
+
+        def on_progress(progress: Any) -> None:
+            write(progress)
+            self.losses.append(progress.loss)
+
+        self.training = _Training(job, world, on_progress)
+        self.training.total_steps = 0
+
+    def run(self, steps: int) -> None:
+        self.training.total_steps += steps
+        self.training.run()
+
+
+class Bare:
+    """`deepspeed.initialize` and the least loop around it; its batches wait in memory."""
+
+    def __init__(self, like: Ours, job: TrainingJob, world: World) -> None:
+        import deepspeed
+        from transformers import AutoModelForCausalLM
+        from transformers.integrations import HfDeepSpeedConfig
+
+        from semievol_ray.training.attention import use_packed_attention
+
+        ours, config = like.training, job.config
+        settings = zero.deepspeed_config(config, gpu=False)
+        partitioned = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
+        model = AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.float32)
+        del partitioned
+        use_packed_attention(model)
+        self.engine, *_ = deepspeed.initialize(
+            model=model.train(),
+            optimizer=zero.build_optimizer(model, config, gpu=False),
+            config=settings,
+            dist_init_required=False,
+        )
+        for group in self.engine.optimizer.param_groups:
+            group["lr"] = config.learning_rate
+        self.size, self.at, self.steps = world.size, 0, []
+        for step in range((REPEATS + 1) * STEPS):
+            batch = ours.kept[batches.batch_of_step(step, EXAMPLES, config.global_batch_size, 0)]
+            passes = batches.plan(ours.examples, batch, ours.trainee.layout, world.size)[world.rank]
+            micros = [
+                batches.collate(ours.examples, p, ours.trainee.layout, ours.pad_id) for p in passes
+            ]
+            self.steps.append((micros, ours.examples.target_weight(batch)))
+
+    def run(self, steps: int) -> None:
+        from semievol_ray.training.loss import weighted_nll_sum
+
+        for micros, weight in self.steps[self.at : self.at + steps]:
+            for number, micro in enumerate(micros, start=1):
+                self.engine.set_gradient_accumulation_boundary(number == len(micros))
+                loss = weighted_nll_sum(self.engine, micro, keep_logits=True)
+                self.engine.backward(loss * (self.size / weight), scale_wrt_gas=False)
+            self.engine.step()
+        self.at += steps
+
+
+def take_turns(sides: dict[str, Callable[[int], None]], world: World) -> dict[str, float]:
+    """Median seconds a step of each side; the first turn of each is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(REPEATS + 1):
+        for name, run in sides.items():
+            world.barrier()
+            start = time.perf_counter()
+            run(STEPS)
+            world.barrier()
+            if turn:
+                seconds[name].append((time.perf_counter() - start) / STEPS)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def steps(folder: Path, world: World) -> dict[str, Any]:
+    """Seconds a step at every ZeRO stage, ours and bare."""
+    found = {}
+    for stage in range(4):
+        job = make_job(folder, f"stage-{stage}", zero_stage=stage)
+        ours = Ours(job, world)
+        bare = Bare(ours, job, world)
+        found[str(stage)] = take_turns({"ours": ours.run, "bare": bare.run}, world)
+        ours.training.trainee.engine.destroy()
+        bare.engine.destroy()
+    return found
+
+
+def layouts(folder: Path, world: World) -> dict[str, Any]:
+    """Seconds a step and losses, packed and padded, of single answers and of soft targets."""
+    found = {}
+    for examples in ("hard", "soft"):
+        for size in (8, 32):
+            sides = {
+                name: Ours(
+                    make_job(
+                        folder, f"{examples}-{size}-{name}", examples,
+                        packing=name == "packed", global_batch_size=size,
+                    ),
+                    world,
+                )
+                for name in ("packed", "padded")
+            }  # fmt: skip
+            seconds = take_turns({name: side.run for name, side in sides.items()}, world)
+            losses = {name: (side.losses or [None])[-1] for name, side in sides.items()}
+            found[f"{examples} {size}"] = {"seconds": seconds, "losses": losses}
+            for side in sides.values():
+                side.training.trainee.engine.destroy()
+    return found
+
+
+def trl(folder: Path, world: World) -> dict[str, Any]:
+    """Seconds a step of LoRA, ours and TRL's SFTTrainer; ours takes its turns between TRL's."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    job = make_job(folder, "lora", method="lora")
+    config = job.config
+    ours = Ours(job, world)
+    rows = pq.read_table(job.examples[0]).to_pylist()
+    seconds: dict[str, list[float]] = {"ours": [], "trl": []}
+
+    class Turns(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step % STEPS:
+                return
+            world.barrier()
+            middle = time.perf_counter()
+            ours.run(STEPS)
+            world.barrier()
+            end = time.perf_counter()
+            if state.global_step > STEPS:
+                seconds["trl"].append((middle - self.start) / STEPS)
+                seconds["ours"].append((end - middle) / STEPS)
+            self.start = time.perf_counter()
+
+    trainer = SFTTrainer(
+        model=job.base_model,
+        args=SFTConfig(
+            output_dir=str(folder / "trl"),
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            per_device_train_batch_size=config.micro_batch_size,
+            gradient_accumulation_steps=2,
+            max_steps=(REPEATS + 1) * STEPS,
+            learning_rate=config.learning_rate,
+            lr_scheduler_type="constant",
+            weight_decay=0.0,
+            max_length=config.max_length,
+            report_to="none",
+            save_strategy="no",
+            logging_steps=STEPS,
+            disable_tqdm=True,
+            ddp_backend="gloo",
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=Dataset.from_list(
+            [{"prompt": row["prompt"], "completion": row["candidates"][0]} for row in rows]
+        ),
+        processing_class=AutoTokenizer.from_pretrained(job.base_model),
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM",
+            r=config.lora.rank,
+            lora_alpha=config.lora.alpha,
+            target_modules="all-linear",
+        ),
+        callbacks=[Turns()],
+    )
+    assert trainer.accelerator.num_processes == world.size
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "losses": {"ours": ours.losses, "trl": losses},
+    }
+
+
+def memory(folder: Path, world: World, stage: int) -> dict[str, Any]:
+    """Bytes that this worker holds at most in a bf16 step, beyond what it held before the model."""
+    import deepspeed  # noqa: F401
+
+    job = make_job(
+        folder, f"memory-{stage}", zero_stage=stage, precision="bf16", global_batch_size=2
+    )
+    before = _resident("VmRSS")
+    ours = Ours(job, world)
+    ours.run(2)
+    # Linux forgets the peak so far, which was of loading the model.
+    Path("/proc/self/clear_refs").write_text("5")
+    ours.run(2)
+    parameters = ours.training.trainee.engine.module.parameters()
+    count = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
+    return {"bytes": _resident("VmHWM") - before, "parameters": count}
+
+
+def _resident(name: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{name}:"):
+            return int(line.split()[1]) * 1024
+    raise KeyError(name)
+
+
+def main() -> None:
+    what, folder = sys.argv[1], Path(sys.argv[2])
+    torch.set_num_threads(1)
+    # With scikit-learn, which TRL's own imports look for.
+    if what != "trl":
+        import_transformers()
+    works = {"steps": steps, "layouts": layouts, "trl": trl}
+    with joined(folder / "deepspeed.log", 1800) as world:
+        if what in works:
+            found = works[what](folder, world)
+        else:
+            found = memory(folder, world, int(what.removeprefix("memory-")))
+        if world.is_first:
+            (folder / f"{what}.json").write_text(json.dumps(found))
+        world.barrier()
+
+
+if __name__ == "__main__":
+    main()
