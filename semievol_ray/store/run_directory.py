@@ -16,6 +16,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -172,10 +173,16 @@ class RunDirectory:
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem and path behind a URI or a local path.
 
-    Raises UserError where pyarrow knows no such filesystem.
+    Raises UserError where pyarrow knows no such filesystem, and for a URI with credentials in it,
+    which would be kept with the run.
     """
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
+    if "@" in urlsplit(uri).netloc:
+        where = uri.partition("://")[0] + "://" + urlsplit(uri).netloc.rpartition("@")[2]
+        raise UserError(
+            f"{where}: leave the credentials out of the URI: set them in the environment"
+        )
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ValueError, OSError) as error:
