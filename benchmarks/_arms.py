@@ -19,7 +19,7 @@ from semievol_ray import pipeline
 from semievol_ray.config import Config, load_config
 from semievol_ray.demo.model import make_llama, make_tokenizer, pretrain
 from semievol_ray.results import Run
-from semievol_ray.stages import evaluate
+from semievol_ray.stages import evaluate, finetune
 from semievol_ray.stages.context import Context
 from semievol_ray.store import RunDirectory, StageLedger
 
@@ -46,13 +46,12 @@ _FROM_PAPER = ("balanced", "balanced, soft targets")
 
 def run_seed(
     values: Mapping[str, Any],
-    all_labeled: str,
     folder: Path,
     seed: int,
     study: Study,
     arms: Sequence[str] = tuple(ARMS),
 ) -> None:
-    """Run every arm of a config; `all_labeled` names the labelled set with every true label."""
+    """Run every arm of a config, the paper's first."""
     values = dict(values) | {"seed": seed}
     for arm in arms:
         run_dir = folder / arm
@@ -66,10 +65,7 @@ def run_seed(
             for model in ("vanilla", "SFT"):
                 study.add(model, seed, _right(run.predictions(model)))
         print(f"seed {seed}, {arm}: {_pseudo_answers(run)}", flush=True)
-    data = dict(values["data"]) | {"labeled": all_labeled}
-    config = _config(values | {"data": data}, {}, folder / "all")
-    pipeline.run(config, until="warmup")
-    study.add(ALL_LABELS, seed, _right(_predict_warm(config)))
+    study.add(ALL_LABELS, seed, _right(_with_all_labels(_config(values, {}, folder / "paper"))))
 
 
 def make_base(
@@ -107,19 +103,25 @@ def _config(values: Mapping[str, Any], arm: Mapping[str, Any], run_dir: Path) ->
     return load_config(merged)
 
 
-def _predict_warm(config: Config) -> pa.Table:
-    from semievol_ray.ray_session import connect, disconnect
-
+def _with_all_labels(config: Config) -> pa.Table:
+    """Predictions of the base fine-tuned on the labels and on the answers that were withheld."""
     directory = RunDirectory(config.run_dir)
     context = Context(config, directory, StageLedger(directory))
-    connect(config.ray)
+    renderer, folder = finetune.make_renderer(context), "all-labels"
+    names = finetune.write_labeled(context, folder)
+    for shard in context.shards("unlabeled"):
+        withheld = directory.read_table(shard.replace("unlabeled", "withheld", 1)).to_pylist()
+        gold = {row["example_id"]: row["answer"] for row in withheld}
+        rows = (row for row in directory.read_table(shard).to_pylist() if row["example_id"] in gold)
+        targets = ((row, finetune.Target.hard(gold[row["example_id"]])) for row in rows)
+        names.append(shard.replace("data/unlabeled/", f"{folder}/examples/withheld-"))
+        directory.write_table(names[-1], finetune.training_table(context.task, renderer, targets))
+    finetune.finetune(context, "warmup", folder, names, adapter_from=None, seed=config.seed)
+    model = context.trained(f"{folder}/model", config.training_for("warmup"))
     try:
-        return pa.concat_tables(
-            evaluate.predict(context, ALL_LABELS, context.model("warm", 1)).values()
-        )
+        return pa.concat_tables(evaluate.predict(context, ALL_LABELS, model).values())
     finally:
         context.release_engines()
-        disconnect()
 
 
 def _right(predictions: pa.Table) -> list[bool]:

@@ -1,7 +1,7 @@
 """One of two gloo workers of the training benchmark: `python _training_sides.py WHAT FOLDER`.
 
 Started with the variables that torchrun sets. The sides of a claim train in the same processes and
-take turns, a few optimizer steps each; the first worker writes their seconds to FOLDER/WHAT.json.
+take turns, an optimizer step each; the first worker writes their seconds to FOLDER/WHAT.json.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ from semievol_ray.training.world import World, import_transformers, joined
 
 WORDS = 4096
 EXAMPLES = 512
-REPEATS = 7
-STEPS = 3
+REPEATS = 11
 LABELS = ("w1 w2", "w3", "w4 w5 w6")
 
 
@@ -145,7 +144,7 @@ class Bare:
         for group in self.engine.optimizer.param_groups:
             group["lr"] = config.learning_rate
         self.size, self.at, self.steps = world.size, 0, []
-        for step in range((REPEATS + 1) * STEPS):
+        for step in range(REPEATS + 1):
             batch = ours.kept[batches.batch_of_step(step, EXAMPLES, config.global_batch_size, 0)]
             passes = batches.plan(ours.examples, batch, ours.trainee.layout, world.size)[world.rank]
             micros = [
@@ -166,16 +165,16 @@ class Bare:
 
 
 def take_turns(sides: dict[str, Callable[[int], None]], world: World) -> dict[str, float]:
-    """Median seconds a step of each side; the first turn of each is not counted."""
+    """Median seconds of a step of each side; the first step of each is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(REPEATS + 1):
-        for name, run in sides.items():
+        for name, run in list(sides.items())[:: 1 if turn % 2 else -1]:
             world.barrier()
             start = time.perf_counter()
-            run(STEPS)
+            run(1)
             world.barrier()
             if turn:
-                seconds[name].append((time.perf_counter() - start) / STEPS)
+                seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
@@ -195,23 +194,22 @@ def steps(folder: Path, world: World) -> dict[str, Any]:
 def layouts(folder: Path, world: World) -> dict[str, Any]:
     """Seconds a step and losses, packed and padded, of single answers and of soft targets."""
     found = {}
-    for examples in ("hard", "soft"):
-        for size in (8, 32):
-            sides = {
-                name: Ours(
-                    make_job(
-                        folder, f"{examples}-{size}-{name}", examples,
-                        packing=name == "packed", global_batch_size=size,
-                    ),
-                    world,
-                )
-                for name in ("packed", "padded")
-            }  # fmt: skip
-            seconds = take_turns({name: side.run for name, side in sides.items()}, world)
-            losses = {name: (side.losses or [None])[-1] for name, side in sides.items()}
-            found[f"{examples} {size}"] = {"seconds": seconds, "losses": losses}
-            for side in sides.values():
-                side.training.trainee.engine.destroy()
+    for examples, size in (("hard", 8), ("hard", 32), ("soft", 8)):
+        sides = {
+            name: Ours(
+                make_job(
+                    folder, f"{examples}-{size}-{name}", examples,
+                    packing=name == "packed", global_batch_size=size,
+                ),
+                world,
+            )
+            for name in ("packed", "padded")
+        }  # fmt: skip
+        seconds = take_turns({name: side.run for name, side in sides.items()}, world)
+        losses = {name: (side.losses or [None])[-1] for name, side in sides.items()}
+        found[f"{examples} {size}"] = {"seconds": seconds, "losses": losses}
+        for side in sides.values():
+            side.training.trainee.engine.destroy()
     return found
 
 
@@ -233,16 +231,14 @@ def trl(folder: Path, world: World) -> dict[str, Any]:
             self.start = time.perf_counter()
 
         def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-            if state.global_step % STEPS:
-                return
             world.barrier()
             middle = time.perf_counter()
-            ours.run(STEPS)
+            ours.run(1)
             world.barrier()
             end = time.perf_counter()
-            if state.global_step > STEPS:
-                seconds["trl"].append((middle - self.start) / STEPS)
-                seconds["ours"].append((end - middle) / STEPS)
+            if state.global_step > 1:
+                seconds["trl"].append(middle - self.start)
+                seconds["ours"].append(end - middle)
             self.start = time.perf_counter()
 
     trainer = SFTTrainer(
@@ -254,14 +250,14 @@ def trl(folder: Path, world: World) -> dict[str, Any]:
             gradient_checkpointing=False,
             per_device_train_batch_size=config.micro_batch_size,
             gradient_accumulation_steps=2,
-            max_steps=(REPEATS + 1) * STEPS,
+            max_steps=REPEATS + 1,
             learning_rate=config.learning_rate,
             lr_scheduler_type="constant",
             weight_decay=0.0,
             max_length=config.max_length,
             report_to="none",
             save_strategy="no",
-            logging_steps=STEPS,
+            logging_steps=(REPEATS + 1) // 2,
             disable_tqdm=True,
             ddp_backend="gloo",
             dataloader_pin_memory=False,
@@ -283,13 +279,18 @@ def trl(folder: Path, world: World) -> dict[str, Any]:
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     return {
         "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "losses": {"ours": ours.losses, "trl": losses},
+        # TRL gives the mean of the steps since it last did.
+        "losses": {"ours": ours.losses[-((REPEATS + 1) // 2) :], "trl": losses[-1:]},
     }
 
 
 def memory(folder: Path, world: World, stage: int) -> dict[str, Any]:
     """Bytes that this worker holds at most in a bf16 step, beyond what it held before the model."""
-    import deepspeed  # noqa: F401
+    # What is imported is not held for the model.
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    import semievol_ray.training.checkpoint
+    import semievol_ray.training.engine  # noqa: F401
 
     job = make_job(
         folder, f"memory-{stage}", zero_stage=stage, precision="bf16", global_batch_size=2

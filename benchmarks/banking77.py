@@ -46,7 +46,7 @@ def main() -> None:
             texts = [row["text"] for row in unlabeled]
             make_base(texts, intents, folder / "base", seed=seed, epochs=4)
             values = config_of(folder, intents)
-            run_seed(values, str(folder / "*labeled.csv"), folder, seed, study, _ARMS)
+            run_seed(values, folder, seed, study, _ARMS)
         print(study.table(), flush=True)
     comparisons = [study.compare("SFT", arm) for arm in (*_ARMS, ALL_LABELS)]
     comparisons.append(study.compare("paper", "balanced"))

@@ -43,7 +43,7 @@ def main() -> None:
             folder = Path(name)
             make_base(sentences, "ABC", folder / "base", seed=seed, epochs=5)
             values = config_of(data, folder / "base")
-            run_seed(values, str(data / "*labeled.csv"), folder, seed, study)
+            run_seed(values, folder, seed, study)
         print(study.table(), flush=True)
     comparisons = [study.compare("SFT", arm) for arm in (*ARMS, ALL_LABELS)]
     comparisons.append(study.compare("paper", "balanced"))

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from _report import Row, arguments, report, row
-from _training_sides import REPEATS, STEPS, make_job, write_examples, write_model
+from _training_sides import REPEATS, make_job, write_examples, write_model
 
 WORKERS = 2
 MEGABYTE = 1e6
@@ -49,7 +50,7 @@ def main() -> None:
         packages=["torch", "deepspeed", "ray", "transformers", "peft", "trl", "accelerate"],
         json_path=args.json,
         notes=[
-            f"medians of {REPEATS} turns of {STEPS} steps; start-up and memory once",
+            f"medians of {REPEATS} steps, a turn each; start-up and memory once",
             "Llama of 4 layers of 256, float32 but for memory; 2 gloo workers, 1 thread each",
             *notes,
         ],
@@ -84,12 +85,15 @@ def packing(folder: Path, notes: list[str]) -> list[Row]:
                 claim,
                 speed["packed"],
                 speed["padded"],
-                "padded to the longest of 4 neighbours in length",
+                "padded, 4 rows of like length a pass",
                 unit="examples/s",
                 goal=1.5,
             )
         )
-        notes.append(f"{claim}: final loss {loss['packed']:.5f}, padded {loss['padded']:.5f}")
+        notes.append(
+            f"{claim}: loss after {REPEATS + 1} steps {loss['packed']:.5f}, "
+            f"padded {loss['padded']:.5f}"
+        )
     return rows
 
 
@@ -97,10 +101,11 @@ def against_trl(folder: Path, notes: list[str]) -> list[Row]:
     found = run_workers("trl", folder)
     examples = make_job(folder, "").config.global_batch_size
     speed = {name: examples / s for name, s in found["seconds"].items()}
-    ends = {
-        name: f"{losses[0]:.3f} to {losses[-1]:.3f}" for name, losses in found["losses"].items()
-    }
-    notes.append(f"LoRA: ours from a loss of {ends['ours']}, TRL from {ends['trl']}")
+    loss = {name: statistics.mean(losses) for name, losses in found["losses"].items()}
+    notes.append(
+        f"LoRA: mean loss of the last {(REPEATS + 1) // 2} steps {loss['ours']:.3f}, TRL's "
+        f"{loss['trl']:.3f} in its own order of the same examples"
+    )
     return [
         row(
             f"LoRA, global batch {examples}, ZeRO-2, packed",
