@@ -80,7 +80,7 @@ def _select_into(
         classes=classes,
         prior=None if classes is None else _prior(context, classes),
         labeled_entropies=_labeled_entropies(context, round_number, selection),
-        map=_map(config, len(sources)),
+        map=shard_map(config, len(sources)),
     )
     outputs: dict[str, int] = {}
     reasons: Counter[str] = Counter()
@@ -141,7 +141,7 @@ def _labeled_entropies(
     return mean_nll(pa.concat_tables(tables)["token_logprobs"].combine_chunks())
 
 
-def _map(config: Config, shards: int) -> Callable[..., Iterable[Any]]:
+def shard_map(config: Config, shards: int) -> Callable[..., Iterable[Any]]:
     """`map` in this process for a few shards, as Ray tasks for more."""
     if shards < _FEWEST_FOR_RAY:
         return map

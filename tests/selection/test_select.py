@@ -104,8 +104,8 @@ def test_rows_are_those_of_the_naive_reference(parts, policy, percentile, labele
                 assert row[key] == value, (name, key)
 
 
-@pytest.mark.parametrize("policy", ["paper", "upstream", "balanced"])
-def test_shards_in_any_number_and_order_give_the_bytes_of_one_table(tmp_path, policy):
+def many_examples():
+    """400 examples with ties, and justifications of half of them."""
     rng = np.random.default_rng(0)
     rows, justified = [], []
     for i in range(400):
@@ -117,32 +117,68 @@ def test_shards_in_any_number_and_order_give_the_bytes_of_one_table(tmp_path, po
             rows.append(response(f"e{i:03}", answer, [-float(rng.integers(9))], options))
         if rng.random() < 0.5:
             justified.append(response(f"e{i:03}", "A", [-float(rng.integers(9))]))
-    settings = {
+    return rows, justified
+
+
+def write_shards(folder, rows, justified, order):
+    """The paths of shards that hold every len(order)-th example, in that order."""
+    paths = []
+    for shard in order:
+        paths.append([str(folder / f"{kind}{shard}.parquet") for kind in "rj"])
+        for of, path in zip((rows, justified), paths[-1], strict=True):
+            mine = [row for row in of if int(row["example_id"][1:]) % len(order) == shard]
+            pq.write_table(table(mine), path)
+    return [r for r, _ in paths], [j for _, j in paths]
+
+
+def settings_of(policy):
+    return {
         "config": SelectionConfig(policy=policy),
         "percentile": 40.0,
         "kind": "multiple_choice",
         "classes": LETTERS,
         "prior": [0.2, 0.3, 0.5],
     }
-    whole = select(table(rows), table(justified), **settings)
+
+
+def check_merged(parts, whole):
+    merged = pa.concat_tables(list(parts)).sort_by("example_id")
+    assert merged.combine_chunks().equals(whole.combine_chunks())
+
+
+@pytest.mark.parametrize("policy", ["paper", "upstream", "balanced"])
+def test_shards_in_any_number_and_order_give_the_bytes_of_one_table(tmp_path, policy):
+    rows, justified = many_examples()
+    whole = select(table(rows), table(justified), **settings_of(policy))
     assert 0 < whole["selected"].to_numpy().sum() < 400
     for n_shards in (1, 3, 7):
-        order = rng.permutation(n_shards)
-        paths = []
-        for shard in order:
-            for kind, of in (("r", rows), ("j", justified)):
-                mine = [row for row in of if int(row["example_id"][1:]) % n_shards == shard]
-                pq.write_table(table(mine), tmp_path / f"{kind}{shard}.parquet")
-            paths.append((str(tmp_path / f"r{shard}.parquet"), str(tmp_path / f"j{shard}.parquet")))
+        order = np.random.default_rng(n_shards).permutation(n_shards)
+        paths = write_shards(tmp_path, rows, justified, order)
         parts = select_shards(
-            [r for r, _ in paths],
-            [j for _, j in paths],
+            *paths,
             filesystem=pafs.LocalFileSystem(),
             map=lambda f, shards: [f(s) for s in shards],
-            **settings,
+            **settings_of(policy),
         )
-        merged = pa.concat_tables(list(parts)).sort_by("example_id")
-        assert merged.combine_chunks().equals(whole.combine_chunks())
+        check_merged(parts, whole)
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("policy", ["paper", "upstream", "balanced"])
+def test_ray_tasks_over_shards_give_the_bytes_of_one_table(tmp_path, ray_session, policy):
+    from semievol_ray.config import Config
+    from semievol_ray.stages.select import shard_map
+
+    config = Config(run_dir="x", model={"name": "x"}, data={"labeled": "x", "unlabeled": "x"})
+    rows, justified = many_examples()
+    paths = write_shards(tmp_path, rows, justified, range(11))
+    parts = select_shards(
+        *paths,
+        filesystem=pafs.LocalFileSystem(),
+        map=shard_map(config, 11),
+        **settings_of(policy),
+    )
+    check_merged(parts, select(table(rows), table(justified), **settings_of(policy)))
 
 
 def test_unparsed_and_silent_examples_are_never_selected():
