@@ -31,7 +31,7 @@ def test_vllm_and_a_second_model_answer_in_one_run(undisturbed, tmp_path, tiny_m
     shutil.copytree(undisturbed, run)
     values = yaml.safe_load((undisturbed.parent / "semievol.yaml").read_text())
     values["run_dir"] = str(run)
-    values["model"] |= {"engine": "vllm", "dtype": "float32"}
+    values["model"]["engine"] = "vllm"
     values["models"] = {"second": {"name": str(tiny_model), "engine": "transformers"}}
     values["collaborators"] = [
         {"model": "warm", "shots": 0},
@@ -39,7 +39,6 @@ def test_vllm_and_a_second_model_answer_in_one_run(undisturbed, tmp_path, tiny_m
         {"model": "second", "shots": 0, "temperature": 0.7},
     ]
     values["justify"] = {"when": "disagreement"}
-    # What a path says of the model may change; that the weights are others may not.
     config = Path(tmp_path / "semievol.yaml")
     config.write_text(yaml.safe_dump(values))
     done = semievol("run", str(config), "--redo", "round-1/generate", "--until", "round-1/select")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from semievol_ray.config import TrainingConfig
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.training import Progress, train
 from semievol_ray.training.failures import WorkerLost
@@ -114,3 +115,17 @@ def _is_full(file: object) -> bool:
     except OSError:
         return True
     return False
+
+
+def test_ray_train_tells_the_cause_and_not_its_symptoms() -> None:
+    from ray.exceptions import OutOfMemoryError
+
+    from semievol_ray.training.ray_train import _cause
+
+    config, outer = TrainingConfig(micro_batch_size=7), RuntimeError("the group failed")
+    lost, full = WorkerLost("worker 1 is gone"), SemiEvolError("the disk is full")
+    assert _cause({0: lost, 1: full}, outer, config) is full
+    assert _cause({0: lost, 1: RuntimeError("a\nb")}, outer, config) is lost
+    assert str(_cause({1: RuntimeError("a\nb")}, outer, config)) == "training worker 1 failed: b"
+    killed = OutOfMemoryError("Task was killed due to the node running low on memory.")
+    assert "micro_batch_size (7)" in str(_cause({0: lost, 1: killed}, outer, config))
