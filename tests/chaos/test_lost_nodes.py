@@ -1,0 +1,108 @@
+"""A machine that goes, and a pool whose replicas are killed again and again, on real Ray.
+
+A fake fleet would miss what breaks here: how a lost node's actors report their death, and that a
+replacement which finds no place does not hold up the work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+from ray import cloudpickle
+from ray.cluster_utils import Cluster
+
+from semievol_ray import SemiEvolError
+from semievol_ray.config import GenerationConfig, ModelConfig
+from semievol_ray.engines import EnginePool, Request, Sampling
+from semievol_ray.store import RunDirectory
+
+pytestmark = [pytest.mark.e2e, pytest.mark.chaos]
+
+# Ray's workers cannot import this file: its functions travel whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+# A soak of 100 kills takes some ten minutes on two cores: SEMIEVOL_SOAK_KILLS=100.
+KILLS = int(os.environ.get("SEMIEVOL_SOAK_KILLS", "6"))
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A head without room for work, to which a test adds nodes."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def make_pool(run: Path, replicas: int, **config) -> EnginePool:
+    model = ModelConfig(name="sim", engine="simulated", engine_options={"tokens_per_second": 20.0})
+    bounds = {"min": replicas, "max": replicas}
+    return EnginePool(model, GenerationConfig(replicas=bounds, **config), RunDirectory(str(run)))
+
+
+async def answer(engine, run: RunDirectory, item: int) -> tuple[int, int]:
+    """Answer and commit one item; returns it with the process that did."""
+    found = await engine.generate([Request(f"item {item}", item)], Sampling(1, 1, 4))
+    run.write_table(f"{item:04}.parquet", found)
+    return item, os.getpid()
+
+
+def committed(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.glob("*.parquet")}
+
+
+def test_a_lost_node_costs_time_and_no_row(cluster, tmp_path) -> None:
+    cluster.add_node(num_cpus=1)
+    victim = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    pool = make_pool(tmp_path, 2, max_restarts=5)
+    items, workers, lost = [], set(), False
+    for item, worker in pool.map(answer, range(400), RunDirectory(str(tmp_path))):
+        items.append(item)
+        workers.add(worker)
+        if len(workers) == 2 and not lost:
+            cluster.remove_node(victim, allow_graceful=False)
+            lost = True
+    assert lost, "one node did all the work before the other was ready"
+    pool.close()
+    assert sorted(items) == list(range(400))
+    assert len(committed(tmp_path)) == 400
+
+
+def test_a_pool_that_finds_no_place_says_so(cluster, tmp_path) -> None:
+    cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    pool = make_pool(tmp_path, 1, cpus_per_replica=4, stall_seconds=6)
+    with pytest.raises(SemiEvolError, match=r"no progress for 6 s; 1 replicas are starting.*CPUs"):
+        list(pool.map(answer, range(3), RunDirectory(str(tmp_path))))
+
+
+@pytest.mark.timeout(1800)
+def test_replicas_killed_at_random_leave_the_same_bytes(cluster, tmp_path) -> None:
+    """Kills while they load, while they answer, while they commit: wherever the moment falls."""
+    cluster.add_node(num_cpus=2)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    dice, count = random.Random(0), 40 * KILLS
+    for name, kills in (("calm", 0), ("storm", KILLS)):
+        run = tmp_path / name
+        pool = make_pool(run, 2, max_restarts=KILLS + 1)
+        done, left = [], kills
+        for item, worker in pool.map(answer, range(count), RunDirectory(str(run))):
+            done.append(item)
+            if left and dice.random() < 1 / 20:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+                    left -= 1
+        pool.close()
+        assert sorted(done) == list(range(count))
+        assert left <= kills // 2, "too few kills to mean anything"
+    assert committed(tmp_path / "calm") == committed(tmp_path / "storm")
