@@ -26,7 +26,7 @@ from semievol_ray.training.world import World, import_transformers, joined
 
 WORDS = 4096
 EXAMPLES = 512
-REPEATS = 11
+REPEATS = 25
 LABELS = ("w1 w2", "w3", "w4 w5 w6")
 
 
@@ -285,7 +285,7 @@ def trl(folder: Path, world: World) -> dict[str, Any]:
 
 
 def memory(folder: Path, world: World, stage: int) -> dict[str, Any]:
-    """Bytes that this worker holds at most in a bf16 step, beyond what it held before the model."""
+    """Bytes of this worker in and after a bf16 step, beyond what it held before the model."""
     # What is imported is not held for the model.
     import transformers.models.llama.modeling_llama  # noqa: F401
 
@@ -297,13 +297,17 @@ def memory(folder: Path, world: World, stage: int) -> dict[str, Any]:
     )
     before = _resident("VmRSS")
     ours = Ours(job, world)
-    ours.run(2)
+    ours.run(1)
     # Linux forgets the peak so far, which was of loading the model.
     Path("/proc/self/clear_refs").write_text("5")
-    ours.run(2)
+    ours.run(1)
     parameters = ours.training.trainee.engine.module.parameters()
     count = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
-    return {"bytes": _resident("VmHWM") - before, "parameters": count}
+    return {
+        "peak": _resident("VmHWM") - before,
+        "held": _resident("VmRSS") - before,
+        "parameters": count,
+    }
 
 
 def _resident(name: str) -> int:
