@@ -20,7 +20,7 @@ from semievol_ray.config import Config, load_config
 from semievol_ray.demo.model import make_llama, make_tokenizer, pretrain
 from semievol_ray.results import Run
 from semievol_ray.stages import evaluate, finetune
-from semievol_ray.stages.context import Context
+from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.store import RunDirectory, StageLedger
 
 ALL_LABELS = "all true labels"
@@ -116,7 +116,8 @@ def _with_all_labels(config: Config) -> pa.Table:
         targets = ((row, finetune.Target.hard(gold[row["example_id"]])) for row in rows)
         names.append(shard.replace("data/unlabeled/", f"{folder}/examples/withheld-"))
         directory.write_table(names[-1], finetune.training_table(context.task, renderer, targets))
-    finetune.finetune(context, "warmup", folder, names, adapter_from=None, seed=config.seed)
+    start = ModelRef(context.base)
+    finetune.finetune(context, "warmup", folder, names, start=start, seed=config.seed)
     model = context.trained(f"{folder}/model", config.training_for("warmup"))
     try:
         return pa.concat_tables(evaluate.predict(context, ALL_LABELS, model).values())

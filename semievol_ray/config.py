@@ -350,8 +350,12 @@ class Config(_Section):
                 f"evaluation.shots is {self.evaluation.shots}, but retrieval.k is "
                 f"{self.retrieval.k}"
             )
-        self.training_for("warmup")
-        self.training_for("evolve")
+        warm, evolved = self.training_for("warmup"), self.training_for("evolve")
+        if self.evolve.start == "warm" and (warm.method, evolved.method) == ("full", "lora"):
+            raise ValueError(
+                "evolve.start: warm: an adapter over a warm model of full weights is no model of "
+                "the base; train both stages with lora, or both with full"
+            )
         return self
 
     def training_for(self, stage: Literal["warmup", "evolve"]) -> TrainingConfig:

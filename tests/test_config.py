@@ -49,6 +49,13 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
         ({"evolve": {"training": {"lr": 1}}}, "evolve.training: lr: unknown setting"),
         ({"selection": {"percentile": 0}}, "a percentile lies in (0, 100]"),
         ({"training": {"global_batch_size": 3, "workers": 2}}, "is not a multiple of workers"),
+        (
+            {
+                "evolve": {"start": "warm", "training": {"method": "lora"}},
+                "training": {"method": "full"},
+            },
+            "evolve.start: warm: an adapter over a warm model of full weights",
+        ),
         ({"generation": {"replicas": {"min": 3, "max": 1}}}, "smaller than replicas.min"),
     ],
 )

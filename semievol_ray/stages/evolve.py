@@ -32,11 +32,9 @@ def run(context: Context, round_number: int) -> Outcome:
             selected += rows
     if not selected and not config.evolve.include_labeled:
         raise_nothing_selected(context, round_number)
-    start = None
-    if config.evolve.start == "warm":
-        start = context.model("warm", round_number).adapter
+    start = context.model(config.evolve.start, round_number)
     outcome = finetune(
-        context, "evolve", folder, shards, adapter_from=start, seed=config.seed + round_number
+        context, "evolve", folder, shards, start=start, seed=config.seed + round_number
     )
     return Outcome(outcome.outputs, outcome.statistics | {"selected_rows": selected})
 

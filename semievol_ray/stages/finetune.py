@@ -13,7 +13,7 @@ import pyarrow as pa
 from semievol_ray.errors import UserError
 from semievol_ray.model_files import load_tokenizer
 from semievol_ray.schema import TRAINING
-from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.context import Context, ModelRef, Outcome
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import PromptRenderer, Task, completion_text
 
@@ -95,10 +95,10 @@ def finetune(
     folder: str,
     examples: Sequence[str],
     *,
-    adapter_from: str | None,
+    start: ModelRef,
     seed: int,
 ) -> Outcome:
-    """Fine-tune the base model on training shards; leaves `<folder>/model`."""
+    """Fine-tune a model, or go on with its adapter, on training shards; leaves `<folder>/model`."""
     from semievol_ray.training import Progress, TrainingJob, train
 
     run, config = context.run, context.config.training_for(stage)
@@ -106,15 +106,15 @@ def finetune(
     target = f"{folder}/model"
     output = Path(run.full_path(target)) if run.is_local else scratch / "model"
     job = TrainingJob(
-        base_model=context.base.name,
-        revision=context.base.revision,
+        base_model=start.base.name,
+        revision=start.base.revision,
         dtype=context.base.dtype,
         trust_remote_code=context.base.trust_remote_code,
         examples=tuple(_local_file(run, name) for name in examples),
         output_dir=output,
         scratch_dir=scratch / "work",
         config=config,
-        adapter_from=None if adapter_from is None else Path(adapter_from),
+        adapter_from=None if start.adapter is None else Path(start.adapter),
         seed=seed,
     )
     last = 0
