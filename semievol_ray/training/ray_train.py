@@ -212,5 +212,6 @@ def _cause(
         return min(ours, key=lambda failure: isinstance(failure, WorkerLost))
     for rank, failure in sorted(failures.items()):
         lines = [line.strip() for line in str(failure).splitlines() if line.strip()]
-        return SemiEvolError(f"training worker {rank} failed: {lines[-1] if lines else failure!r}")
+        reason = lines[-1] if lines else repr(failure)
+        return SemiEvolError(f"training worker {rank} failed: {reason}")
     return SemiEvolError(f"training failed: {' '.join(str(error).split())[:500]}")
