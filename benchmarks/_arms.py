@@ -16,7 +16,8 @@ import pyarrow as pa
 from _study import Study
 
 from semievol_ray import pipeline
-from semievol_ray.config import Config, load_config
+from semievol_ray.config import Config
+from semievol_ray.config_file import load_config
 from semievol_ray.demo.model import make_llama, make_tokenizer, pretrain
 from semievol_ray.results import Run
 from semievol_ray.stages import evaluate, finetune

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from semievol_ray.config import Config, load_config
+from semievol_ray.config import Config
+from semievol_ray.config_file import load_config
 from semievol_ray.errors import SemiEvolError, UserError
 
 __all__ = ["Config", "SemiEvolError", "UserError", "load_config", "run"]

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     from semievol_ray import pipeline
-    from semievol_ray.config import load_config
+    from semievol_ray.config_file import load_config
     from semievol_ray.progress import terminal_progress
     from semievol_ray.results import Run
 

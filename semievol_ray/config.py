@@ -6,13 +6,9 @@ set of overrides that lies between these defaults and what the user wrote.
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any, Literal
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -22,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from semievol_ray.errors import UserError
+from semievol_ray.validation import merge, one_line
 
 # Of peft's adapters those that change weights in place: a test trains, stores and merges each.
 # Adapters that add tokens to the prompt, or need calls between steps, are not among them.
@@ -361,11 +357,11 @@ class Config(_Section):
     def training_for(self, stage: Literal["warmup", "evolve"]) -> TrainingConfig:
         """`training` with the stage's own overrides. Raises ValueError for an unknown one."""
         overrides = (self.warmup if stage == "warmup" else self.evolve).training
-        merged = _merge(self.training.model_dump(), overrides)
+        merged = merge(self.training.model_dump(), overrides)
         try:
             return TrainingConfig.model_validate(merged)
         except ValidationError as error:
-            raise ValueError(f"{stage}.training: {_one_line(error, TrainingConfig)}") from None
+            raise ValueError(f"{stage}.training: {one_line(error, TrainingConfig)}") from None
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -387,74 +383,6 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def load_config(source: str | Path | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Config:
-    """A checked config from a YAML file or a mapping, with `key.sub=value` overrides.
-
-    Raises UserError with the file, the setting and the remedy in one line.
-    """
-    if isinstance(source, str | Path):
-        values, where = _read_yaml(Path(source)), str(source)
-    else:
-        values, where = dict(source), "config"
-    for override in overrides:
-        values = _merge(values, _parse_override(override))
-    preset = values.get("preset", "paper")
-    if preset not in PRESETS:
-        raise UserError(f"{where}: preset: unknown preset {preset!r}; known: {', '.join(PRESETS)}")
-    try:
-        return Config.model_validate(_merge(PRESETS[preset], values))
-    except ValidationError as error:
-        raise UserError(f"{where}: {_one_line(error, Config)}") from None
-
-
-def config_yaml(config: Config) -> str:
-    """The whole config, defaults and all, as YAML that `load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: a config is a mapping of settings, not {type(values).__name__}")
-    return values
-
-
-def _parse_override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {text}: expected key=value, as in selection.percentile=40")
-    try:
-        nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value is not valid YAML") from None
-    # YAML 1.1 reads 1e-4 as a string; people mean the number.
-    if isinstance(nested, str):
-        with contextlib.suppress(ValueError):
-            nested = float(nested)
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
-    return nested
-
-
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep merge of mappings; lists and scalars of `over` replace those of `under`."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
-            merged[key] = _merge(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
 def _with_names(collaborators: tuple[Collaborator, ...]) -> Iterator[Collaborator]:
     taken: set[str] = set()
     for collaborator in collaborators:
@@ -470,29 +398,3 @@ def _with_names(collaborators: tuple[Collaborator, ...]) -> Iterator[Collaborato
             name, copy = f"{stem}-{copy}", copy + 1
         taken.add(name)
         yield collaborator.model_copy(update={"name": name})
-
-
-def _one_line(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first problem of a validation error, with the nearest known key where one is unknown."""
-    problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        known = _fields_at(model, problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"{where}: unknown setting; {hint}"
-    if problem["type"] == "missing":
-        return f"{where}: this setting is required"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    return f"{where}: {message}" if where else message
-
-
-def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    for part in location:
-        field = model.model_fields.get(str(part))
-        if field is None:
-            continue
-        inner = [field.annotation, *getattr(field.annotation, "__args__", ())]
-        model = next((t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)), model)
-    return list(model.model_fields)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from semievol_ray.config import Config, load_config
+from semievol_ray.config import Config
+from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
 from semievol_ray.store import Manifest, RunDirectory, StageLedger
 

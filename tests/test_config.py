@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from semievol_ray import UserError, load_config
-from semievol_ray.config import Config, config_yaml
+from semievol_ray.config import Config
+from semievol_ray.config_file import config_yaml
 
 MINIMAL = {
     "run_dir": "runs/x",

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
-from semievol_ray.config import Config, load_config
+from semievol_ray.config import Config
+from semievol_ray.config_file import load_config
 from semievol_ray.demo.messages import TEAMS, Message, write_messages
 from semievol_ray.results import Run
 

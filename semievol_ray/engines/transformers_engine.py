@@ -1,7 +1,6 @@
 """Engine over transformers: left-padded batches, KV cache, a seed for every request.
 
-Sampling is ours and not `model.generate`'s: there, one random stream serves the whole batch, so
-that a response would depend on its neighbours.
+A batch's prompts are computed once, for what is generated after them and for what is scored.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
@@ -25,6 +23,7 @@ from semievol_ray.engines.protocol import (
     Sampling,
     failed_generation,
 )
+from semievol_ray.engines.sampling import draw, uniforms_of
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
 
@@ -199,14 +198,7 @@ class TransformersEngine(Engine):
         import torch
 
         stops = self._stop_ids()
-        # A request's whole randomness is drawn beforehand, from its own stream.
-        uniforms = torch.tensor(
-            np.stack(
-                [np.random.Generator(np.random.Philox(s)).random(sampling.max_tokens)
-                 for s in seeds]
-            ),
-            device=self.device,
-        )  # fmt: skip
+        uniforms = torch.from_numpy(uniforms_of(seeds, sampling.max_tokens)).to(self.device)
         ids: list[list[int]] = [[] for _ in seeds]
         logprobs: list[list[float]] = [[] for _ in seeds]
         reasons = ["length"] * len(seeds)
@@ -215,7 +207,7 @@ class TransformersEngine(Engine):
         with torch.inference_mode():
             for step in range(sampling.max_tokens):
                 raw = torch.log_softmax(logits.float(), dim=-1)
-                token = _draw(raw, sampling, uniforms[:, step])
+                token = draw(raw, sampling, uniforms[:, step])
                 taken = raw.gather(1, token[:, None])[:, 0].tolist()
                 for row, (drawn, logprob) in enumerate(zip(token.tolist(), taken, strict=True)):
                     if not alive[row]:
@@ -389,23 +381,4 @@ def _takes_trees(model: Any, max_model_len: int) -> bool:
         and not getattr(model, "_is_stateful", False)
         and kinds <= {"full_attention", "sliding_attention"}
         and window >= max_model_len
-    )
-
-
-def _draw(logprobs: Any, sampling: Sampling, uniforms: Any) -> Any:
-    """One token a row [rows, vocabulary] -> [rows], by inverting the cumulative distribution."""
-    import torch
-
-    if sampling.temperature == 0:
-        return logprobs.argmax(dim=-1)
-    probabilities = torch.softmax(logprobs.double() / sampling.temperature, dim=-1)
-    if sampling.top_p < 1:
-        ordered, order = probabilities.sort(dim=-1, descending=True)
-        before = ordered.cumsum(dim=-1) - ordered
-        ordered = ordered.masked_fill(before >= sampling.top_p, 0.0)
-        probabilities = torch.zeros_like(probabilities).scatter(1, order, ordered)
-    cumulative = probabilities.cumsum(dim=-1)
-    wanted = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, wanted, right=True)[:, 0].clamp(
-        max=logprobs.shape[-1] - 1
     )

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import Config, SelectionConfig, load_config
+from semievol_ray.config import Config, SelectionConfig
+from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
 from semievol_ray.ray_session import bounded_map, connect
 from semievol_ray.selection import mean_nll, select_shards

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from semievol_ray.config import config_yaml, load_config
+from semievol_ray.config_file import config_yaml, load_config
 from semievol_ray.errors import SemiEvolError, UserError
 
 _AGENT_SECONDS = 60.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from semievol_ray.config import config_yaml
+from semievol_ray.config_file import config_yaml
 from semievol_ray.demo import demo_config, write_demo_data
 
 

