@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from _study import Study
+from _report import report
+from _study import Study, accuracy_row, details
 
 from semievol_ray import pipeline
 from semievol_ray.config import Config
@@ -30,7 +31,7 @@ ALL_LABELS = "all true labels"
 TINY_TRAINING: dict[str, Any] = {
     "method": "full",
     "learning_rate": 1e-3,
-    "epochs": 6,
+    "epochs": 4,
     "global_batch_size": 16,
     "micro_batch_size": 16,
     "precision": "fp32",
@@ -38,11 +39,10 @@ TINY_TRAINING: dict[str, Any] = {
 ARMS: dict[str, dict[str, Any]] = {
     "paper": {"preset": "paper"},
     "balanced": {"selection": {"policy": "balanced"}},
-    "balanced, soft targets": {"selection": {"policy": "balanced", "soft_targets": True}},
     # Its evolution goes on from the warm model at a hundredth of the rate, as in the preset.
     "upstream": {"preset": "upstream", "evolve": {"training": {"learning_rate": 1e-5}}},
 }
-_FROM_PAPER = ("balanced", "balanced, soft targets")
+_FROM_PAPER = ("balanced",)
 
 
 def run_seed(
@@ -67,6 +67,27 @@ def run_seed(
                 study.add(model, seed, _right(run.predictions(model)))
         print(f"seed {seed}, {arm}: {_pseudo_answers(run)}", flush=True)
     study.add(ALL_LABELS, seed, _right(_with_all_labels(_config(values, {}, folder / "paper"))))
+
+
+def summarize(
+    study: Study, title: str, arms: Sequence[str], seeds: int, json_path: Path | None
+) -> None:
+    """Print what the seeds so far say, and write it: a long benchmark may be cut short."""
+    print(study.table())
+    comparisons = [study.compare("SFT", arm) for arm in (*arms, ALL_LABELS)]
+    comparisons.append(study.compare("paper", "balanced"))
+    for comparison in comparisons:
+        print(comparison.line(), flush=True)
+    report(
+        [
+            accuracy_row(study, f"{title}: accuracy, {arm}", arm, "SFT", goal=None)
+            for arm in ("vanilla", *arms, ALL_LABELS)
+        ],
+        repeats=seeds,
+        packages=("torch", "transformers", "deepspeed", "ray"),
+        json_path=json_path,
+        details=details(study, comparisons),
+    )
 
 
 def make_base(

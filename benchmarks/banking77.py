@@ -16,10 +16,10 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from _arms import ALL_LABELS, TINY_TRAINING, make_base, run_seed
+from _arms import TINY_TRAINING, make_base, run_seed, summarize
 from _data import data_folder
-from _report import arguments, report
-from _study import Study, accuracy_row, details
+from _report import arguments
+from _study import Study
 
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
@@ -47,21 +47,7 @@ def main() -> None:
             make_base(texts, intents, folder / "base", seed=seed, epochs=4)
             values = config_of(folder, intents)
             run_seed(values, folder, seed, study, _ARMS)
-        print(study.table(), flush=True)
-    comparisons = [study.compare("SFT", arm) for arm in (*_ARMS, ALL_LABELS)]
-    comparisons.append(study.compare("paper", "balanced"))
-    for comparison in comparisons:
-        print(comparison.line())
-    report(
-        [
-            accuracy_row(study, f"Banking77: accuracy, {arm}", arm, "SFT", goal=None)
-            for arm in ("vanilla", *_ARMS, ALL_LABELS)
-        ],
-        repeats=args.seeds,
-        packages=("torch", "transformers", "deepspeed", "ray"),
-        json_path=args.json,
-        details=details(study, comparisons),
-    )
+        summarize(study, "Banking77", _ARMS, seed + 1, args.json)
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -17,10 +17,10 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from _arms import ALL_LABELS, ARMS, TINY_TRAINING, make_base, run_seed
+from _arms import ARMS, TINY_TRAINING, make_base, run_seed, summarize
 from _data import data_folder
-from _report import arguments, report
-from _study import Study, accuracy_row, details
+from _report import arguments
+from _study import Study
 
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
@@ -44,21 +44,7 @@ def main() -> None:
             make_base(sentences, "ABC", folder / "base", seed=seed, epochs=5)
             values = config_of(data, folder / "base")
             run_seed(values, folder, seed, study)
-        print(study.table(), flush=True)
-    comparisons = [study.compare("SFT", arm) for arm in (*ARMS, ALL_LABELS)]
-    comparisons.append(study.compare("paper", "balanced"))
-    for comparison in comparisons:
-        print(comparison.line())
-    report(
-        [
-            accuracy_row(study, f"FPB: accuracy, {arm}", arm, "SFT", goal=None)
-            for arm in ("vanilla", *ARMS, ALL_LABELS)
-        ],
-        repeats=args.seeds,
-        packages=("torch", "transformers", "deepspeed", "ray"),
-        json_path=args.json,
-        details=details(study, comparisons),
-    )
+        summarize(study, "FPB", ARMS, seed + 1, args.json)
 
 
 def config_of(data: Path, base: Path) -> dict[str, Any]:
