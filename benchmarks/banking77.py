@@ -101,7 +101,6 @@ def config_of(folder: Path, intents: list[str]) -> dict[str, Any]:
             "replicas": {"min": 1, "max": 2},
         },
         "training": TINY_TRAINING,
-        "evaluation": {"closed_answers": "score"},
     }
 
 

@@ -16,6 +16,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 _REACH_SECONDS = 10.0
+# Fewer shards than this are done before Ray has started its workers.
+_FEWEST_FOR_RAY = 8
 
 
 def connect(config: RayConfig) -> bool:
@@ -125,3 +127,21 @@ def bounded_map(
                 raise SemiEvolError(
                     f"a task failed: {' '.join(str(error.cause).split())}"
                 ) from error
+
+
+def shard_map(
+    config: RayConfig, shards: int, *, always_ray: bool = False
+) -> Callable[..., Iterable[Any]]:
+    """`map` in this process for a few shards, as Ray tasks for more."""
+    if shards < _FEWEST_FOR_RAY and not always_ray:
+        return map
+    connect(config)
+
+    def over_ray(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        return bounded_map(_apply, items, function)
+
+    return over_ray
+
+
+def _apply(function: Callable[[T], R], item: T) -> R:
+    return function(item)

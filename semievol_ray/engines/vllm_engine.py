@@ -71,6 +71,10 @@ class VllmEngine(Engine):
             "enforce_eager": on_cpu,
             "disable_log_stats": True,
         }
+        if on_cpu:
+            # Where a prompt is computed in pieces, vLLM 0.32 rewinds the generator of a seeded
+            # request, which CPU generators cannot: the engine would die.
+            options["enable_chunked_prefill"] = False
         if adapters:
             rank = next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= max_lora_rank)
             options |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,

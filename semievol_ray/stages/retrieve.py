@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pyarrow as pa
 
-from semievol_ray.ray_session import bounded_map
+from semievol_ray.ray_session import shard_map
 from semievol_ray.retrieval import Retriever
 from semievol_ray.schema import DEMONSTRATIONS
 from semievol_ray.stages.context import Context, Outcome
@@ -26,7 +27,10 @@ def run(context: Context) -> Outcome:
     context.progress.advance("retrieve", len(pairs) - len(todo))
     if todo:
         retriever = Retriever.build(context.labeled, config.retrieval, context.base)
-        for _ in bounded_map(_retrieve_shard, todo, context.run, retriever):
+        # A model that embeds would stay in this process, and in its GPU's memory.
+        heavy = config.retrieval.embedder in ("model", "sentence-transformers")
+        apply = shard_map(config.ray, len(todo), always_ray=heavy)
+        for _ in apply(partial(_retrieve_shard, context.run, retriever), todo):
             context.progress.advance("retrieve", 1)
     outputs = {target: context.run.row_count(target) or 0 for _, target in pairs}
     return Outcome(outputs, {"labeled_rows": len(context.labeled), "k": config.retrieval.k})

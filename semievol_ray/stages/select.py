@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import Config, SelectionConfig
+from semievol_ray.config import SelectionConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
-from semievol_ray.ray_session import bounded_map, connect
+from semievol_ray.ray_session import shard_map
 from semievol_ray.selection import mean_nll, select_shards
 from semievol_ray.stages.context import Context, Outcome
 from semievol_ray.store import RunDirectory, StageLedger, digest
 from semievol_ray.tasks import option_letters
-
-# Fewer shards than this are done before Ray has started its workers.
-_FEWEST_FOR_RAY = 8
 
 
 def run(context: Context, round_number: int) -> Outcome:
@@ -81,7 +77,7 @@ def _select_into(
         classes=classes,
         prior=None if classes is None else _prior(context, classes),
         labeled_entropies=_labeled_entropies(context, round_number, selection),
-        map=shard_map(config, len(sources)),
+        map=shard_map(config.ray, len(sources)),
     )
     outputs: dict[str, int] = {}
     reasons: Counter[str] = Counter()
@@ -140,22 +136,6 @@ def _labeled_entropies(
         )
     tables = [context.run.read_table(name, ["token_logprobs"]) for name in names]
     return mean_nll(pa.concat_tables(tables)["token_logprobs"].combine_chunks())
-
-
-def shard_map(config: Config, shards: int) -> Callable[..., Iterable[Any]]:
-    """`map` in this process for a few shards, as Ray tasks for more."""
-    if shards < _FEWEST_FOR_RAY:
-        return map
-    connect(config.ray)
-
-    def over_ray(function: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        return bounded_map(_apply, items, function)
-
-    return over_ray
-
-
-def _apply(function: Callable[[Any], Any], item: Any) -> Any:
-    return function(item)
 
 
 def _stage_name(source: str, round_number: int, stage: str) -> str:

@@ -166,16 +166,15 @@ def test_shards_in_any_number_and_order_give_the_bytes_of_one_table(tmp_path, po
 @pytest.mark.e2e
 @pytest.mark.parametrize("policy", ["paper", "upstream", "balanced"])
 def test_ray_tasks_over_shards_give_the_bytes_of_one_table(tmp_path, ray_session, policy):
-    from semievol_ray.config import Config
-    from semievol_ray.stages.select import shard_map
+    from semievol_ray.config import RayConfig
+    from semievol_ray.ray_session import shard_map
 
-    config = Config(run_dir="x", model={"name": "x"}, data={"labeled": "x", "unlabeled": "x"})
     rows, justified = many_examples()
     paths = write_shards(tmp_path, rows, justified, range(11))
     parts = select_shards(
         *paths,
         filesystem=pafs.LocalFileSystem(),
-        map=shard_map(config, 11),
+        map=shard_map(RayConfig(), 11),
         **settings_of(policy),
     )
     check_merged(parts, select(table(rows), table(justified), **settings_of(policy)))
