@@ -19,7 +19,7 @@ from semievol_ray.ray_session import worker_path
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-PORT, DASHBOARD = 6399, 8299
+PORT, DASHBOARD, AGENT = 6399, 8299, 8298
 ADDRESS = f"http://127.0.0.1:{DASHBOARD}"
 
 
@@ -38,7 +38,8 @@ def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
          f"--port={PORT}", f"--dashboard-port={DASHBOARD}", "--dashboard-host=127.0.0.1",
-         "--num-cpus=2", "--disable-usage-stats"],
+         # Another Ray of the machine may have the agent's usual port.
+         f"--dashboard-agent-listen-port={AGENT}", "--num-cpus=2", "--disable-usage-stats"],
         env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     wait_for_dashboard(head, Path(log.name))
