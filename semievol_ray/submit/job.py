@@ -21,11 +21,13 @@ from semievol_ray.errors import SemiEvolError, UserError
 
 _AGENT_SECONDS = 60.0
 
-# The config reaches the job inside the command, so that no file has to be uploaded.
+# The config reaches the job inside the command, so that no file has to be uploaded; on the cluster
+# it lies in a folder of its own, for jobs share the working folder of the node.
 _ENTRYPOINT = (
-    'python -c "import base64, pathlib, sys; '
-    "pathlib.Path('semievol.yaml').write_bytes(base64.b64decode('{config}')); "
-    "from semievol_ray.cli import main; sys.exit(main(['run', 'semievol.yaml']))\""
+    'python -c "import base64, pathlib, sys, tempfile; '
+    "config = pathlib.Path(tempfile.mkdtemp()) / 'semievol.yaml'; "
+    "config.write_bytes(base64.b64decode('{config}')); "
+    "from semievol_ray.cli import main; sys.exit(main(['run', str(config)]))\""
 )
 
 

@@ -88,6 +88,7 @@ def test_the_jobs_logs_and_exit_code_come_back(config, environment) -> None:
     assert found.returncode == 2, found.stdout + found.stderr
     assert "data.unlabeled: no/such/file.csv: no such file" in found.stdout
     assert "c0ffee" not in found.stdout + found.stderr
+    assert not Path("semievol.yaml").exists(), "the job wrote into the folder it was started in"
 
 
 def test_without_the_token_nothing_is_accepted(config, environment, tmp_path) -> None:
