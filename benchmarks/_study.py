@@ -16,17 +16,18 @@ from scipy.stats import binomtest, t
 class Comparison:
     """One model against another over the same seeds and test rows. Differences are in points.
 
-    `low` and `high` bound the mean difference over seeds (Student's t, 95 %). `p` is McNemar's
-    exact test over the rows of all the seeds together. Where the seeds share one test set, its
-    rows come back once a seed and are not independent: then the interval is the one to trust.
+    `low` and `high` bound the mean difference over seeds (Student's t, 95 %), null for one seed.
+    `p` is McNemar's exact test over the rows of all the seeds together. Where the seeds share one
+    test set, its rows come back once a seed and are not independent: then the interval is the one
+    to trust.
     """
 
     first: str
     second: str
     differences: list[float]
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     seeds_won: int
     only_first_right: int
     only_second_right: int
@@ -34,11 +35,11 @@ class Comparison:
 
     def line(self) -> str:
         """The comparison in one line."""
+        interval = "" if self.low is None else f" [{self.low:+.1f}, {self.high:+.1f}]"
         return (
-            f"{self.second} against {self.first}: {self.mean:+.1f} points "
-            f"[{self.low:+.1f}, {self.high:+.1f}], better on {self.seeds_won} of "
-            f"{len(self.differences)} seeds, {self.only_second_right} rows won and "
-            f"{self.only_first_right} lost, McNemar p = {self.p:.2g}"
+            f"{self.second} against {self.first}: {self.mean:+.1f} points{interval}, better on "
+            f"{self.seeds_won} of {len(self.differences)} seeds, {self.only_second_right} rows won "
+            f"and {self.only_first_right} lost, McNemar p = {self.p:.2g}"
         )
 
 
@@ -64,15 +65,14 @@ class Study:
         rows = [(x, y) for a, b in pairs for x, y in zip(a, b, strict=True)]
         lost, won = sum(x and not y for x, y in rows), sum(y and not x for x, y in rows)
         mean = statistics.fmean(differences)
-        half = math.nan
+        low = high = None
         if len(seeds) > 1:
             error = statistics.stdev(differences) / math.sqrt(len(seeds))
             half = float(t.ppf(0.975, len(seeds) - 1)) * error
+            low, high = mean - half, mean + half
         p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
         better = sum(d > 0 for d in differences)
-        return Comparison(
-            first, second, differences, mean, mean - half, mean + half, better, lost, won, p
-        )
+        return Comparison(first, second, differences, mean, low, high, better, lost, won, p)
 
     def table(self) -> str:
         """A line for each model: its mean accuracy, and each seed's."""
