@@ -43,13 +43,3 @@ def check_adapter(folder: str) -> None:
         raise UserError(f"adapter {folder}: no adapter_config.json there")
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {folder}: no adapter_model.safetensors (pickles are not loaded)")
-
-
-def model_length_limit(name: str, revision: str | None, trust_remote_code: bool) -> int | None:
-    """The context window that the model's own config states, in tokens."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(
-        name, revision=revision, trust_remote_code=trust_remote_code
-    )
-    return getattr(config, "max_position_embeddings", None)

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -215,11 +213,6 @@ class VllmEngine(Engine):
             number = len(self._adapters) + 1
             self._adapters[adapter] = LoRARequest(f"adapter{number}", number, adapter)
         return self._adapters[adapter]
-
-
-def adapter_rank(folder: str) -> int:
-    """The rank of a PEFT adapter, for the engine's buffers."""
-    return int(json.loads((Path(folder) / "adapter_config.json").read_text())["r"])
 
 
 def _has_gpu() -> bool:
