@@ -347,6 +347,14 @@ class Config(_Section):
                 f"{self.retrieval.k}"
             )
         warm, evolved = self.training_for("warmup"), self.training_for("evolve")
+        for training in (warm, evolved):
+            variant = training.lora.variant
+            served = training.method == "full" or variant in ("lora", "rslora")
+            if self.model.engine == "vllm" and not served:
+                raise ValueError(
+                    f"training.lora.variant: vllm serves lora and rslora, not {variant}; choose "
+                    "one of them, or model.engine: transformers"
+                )
         if self.evolve.start == "warm" and (warm.method, evolved.method) == ("full", "lora"):
             raise ValueError(
                 "evolve.start: warm: an adapter over a warm model of full weights is no model of "

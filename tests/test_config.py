@@ -57,6 +57,13 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
             },
             "evolve.start: warm: an adapter over a warm model of full weights",
         ),
+        (
+            {
+                "model": {"name": "m", "engine": "vllm"},
+                "training": {"lora": {"variant": "dora"}},
+            },
+            "vllm serves lora and rslora, not dora",
+        ),
         ({"generation": {"replicas": {"min": 3, "max": 1}}}, "smaller than replicas.min"),
     ],
 )
