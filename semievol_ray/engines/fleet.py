@@ -20,6 +20,18 @@ _DEATHS_BEFORE_CARE = 2
 IN_FLIGHT_PER_REPLICA = 2
 
 
+@dataclass(frozen=True)
+class FleetState:
+    """A fleet at one moment: replicas by state, items by state, and what has gone wrong so far."""
+
+    ready: int
+    starting: int
+    waiting: int
+    in_flight: int
+    deaths: int
+    retries: int
+
+
 @dataclass
 class Fleet:
     """Bookkeeping of one map over items."""
@@ -32,6 +44,7 @@ class Fleet:
     ready: dict[int, list[Hashable]] = field(default_factory=dict)
     attempts: dict[Hashable, int] = field(default_factory=dict)
     deaths: int = 0
+    retries: int = 0
     _numbers: int = 0
 
     def __post_init__(self) -> None:
@@ -46,6 +59,18 @@ class Fleet:
     def in_flight(self) -> int:
         """Items that some replica holds."""
         return sum(map(len, self.ready.values()))
+
+    @property
+    def state(self) -> FleetState:
+        """The fleet in figures."""
+        return FleetState(
+            len(self.ready),
+            len(self.starting),
+            len(self.waiting),
+            self.in_flight,
+            self.deaths,
+            self.retries,
+        )
 
     @property
     def finished(self) -> bool:
@@ -113,7 +138,12 @@ class Fleet:
                 lost.append(item)
             else:
                 self.waiting.appendleft(item)
+                self.retries += 1
         return lost
+
+    def stop_handing_out(self) -> None:
+        """Nothing new is begun; what is in flight is finished."""
+        self.waiting.clear()
 
     @property
     def hopeless(self) -> bool:

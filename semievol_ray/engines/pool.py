@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from semievol_ray.config import GenerationConfig, ModelConfig
-from semievol_ray.engines.fleet import Fleet
+from semievol_ray.engines.fleet import Fleet, FleetState
+from semievol_ray.engines.placement import place, release
 from semievol_ray.engines.replica import Replica, Work
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.store import RunDirectory, digest
 
 _POLL_SECONDS = 5.0
+
+# What each awaited reference is: a replica, and its item, or null for its start.
+_Pending = dict[Any, tuple[int, Hashable | None]]
+
+
+@dataclass(frozen=True)
+class _Living:
+    """A replica's actor, and the placement group that goes when it goes."""
+
+    actor: Any
+    group: Any = None
+
+    def end(self) -> None:
+        import ray
+
+        ray.kill(self.actor)
+        release(self.group)
 
 
 class EnginePool:
@@ -43,11 +62,21 @@ class EnginePool:
             "request_timeout_seconds": config.request_timeout_seconds,
             "threads": max(1, int(config.cpus_per_replica)),
         }
-        self._actors: dict[int, Any] = {}
-        self._idle: list[Any] = []
+        self._living: dict[int, _Living] = {}
+        self._idle: list[_Living] = []
 
-    def map(self, work: Work, items: Iterable[Hashable], *arguments: Any) -> Iterator[Any]:
+    def map(
+        self,
+        work: Work,
+        items: Iterable[Hashable],
+        *arguments: Any,
+        watch: Callable[[FleetState], None] | None = None,
+        enough: Callable[[], bool] | None = None,
+    ) -> Iterator[Any]:
         """`await work(engine, *arguments, item)` of every item, in the order of completion.
+
+        `watch` is shown the fleet every few seconds. Once `enough` is true nothing new is begun,
+        and what is in flight is finished.
 
         Raises what `work` raises (UserError and SemiEvolError unchanged); SemiEvolError where
         replicas keep dying, an item kills its replicas, or nothing moves for `stall_seconds`.
@@ -56,24 +85,21 @@ class EnginePool:
 
         bounds = self.config.replicas
         fleet = Fleet(items, max_deaths=self.config.max_restarts * bounds.max)
-        pending: dict[Any, tuple[int, Hashable | None]] = {}
+        pending: _Pending = {}
         last_progress = time.monotonic()
         try:
             while not fleet.finished:
+                if enough is not None and enough():
+                    fleet.stop_handing_out()
                 for _ in range(fleet.wanted(bounds.min, bounds.max)):
                     number = fleet.start()
-                    self._actors[number] = self._idle.pop() if self._idle else self._start(number)
-                    pending[self._actors[number].ready.remote()] = (number, None)
+                    self._living[number] = self._idle.pop() if self._idle else self._start(number)
+                    pending[self._living[number].actor.ready.remote()] = (number, None)
                 while (assignment := fleet.next_assignment()) is not None:
-                    replica, item = assignment
-                    actor, call = self._actors[replica], (work, *arguments, item)
-                    if fleet.needs_care(item):
-                        journal = _journal(self.model, work, item)
-                        reference = actor.run_carefully.remote(self.run, journal, *call)
-                    else:
-                        reference = actor.run.remote(*call)
-                    pending[reference] = assignment
-                done, _ = ray.wait(list(pending), timeout=_POLL_SECONDS)
+                    pending[self._hand_out(fleet, *assignment, work, arguments)] = assignment
+                if watch is not None:
+                    watch(fleet.state)
+                done, _ = ray.wait(list(pending), timeout=_POLL_SECONDS) if pending else ([], [])
                 for reference in done:
                     if reference not in pending:
                         continue  # its replica's death was handled with another of its items
@@ -82,13 +108,7 @@ class EnginePool:
                         result = ray.get(reference)
                     except ray.exceptions.RayActorError as error:
                         pending = {r: p for r, p in pending.items() if p[0] != replica}
-                        self._actors.pop(replica, None)
-                        careful = item is not None and fleet.needs_care(item)
-                        lost = fleet.died(replica)
-                        if careful and not self.run.exists(_journal(self.model, work, item)):
-                            # It died before any request was made: no row is to blame.
-                            lost = [item]
-                        self._check_losses(fleet, lost, error)
+                        self._bury(fleet, replica, item, work, error)
                         continue
                     except ray.exceptions.RayTaskError as error:
                         raise _cause(error) from error
@@ -105,39 +125,56 @@ class EnginePool:
         finally:
             # Replicas still busy with work that nobody waits for any more are of no use.
             busy = {replica for replica, item in pending.values()}
-            for number, actor in self._actors.items():
+            for number, living in self._living.items():
                 if number in busy:
-                    ray.kill(actor)
+                    living.end()
                 else:
-                    self._idle.append(actor)
-            self._actors.clear()
+                    self._idle.append(living)
+            self._living.clear()
 
     def close(self) -> None:
         """Stop every replica and give its resources back to the cluster."""
         import ray
 
-        for actor in self._idle:
+        for living in self._idle:
             with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(actor.close.remote(), timeout=30)
-            ray.kill(actor)
+                ray.get(living.actor.close.remote(), timeout=30)
+            living.end()
         self._idle.clear()
 
-    def _start(self, number: int) -> Any:
+    def _hand_out(
+        self, fleet: Fleet, replica: int, item: Hashable, work: Work, arguments: tuple[Any, ...]
+    ) -> Any:
+        actor = self._living[replica].actor
+        if not fleet.needs_care(item):
+            return actor.run.remote(work, *arguments, item)
+        journal = _journal(self.model, work, item)
+        return actor.run_carefully.remote(self.run, journal, work, *arguments, item)
+
+    def _bury(
+        self, fleet: Fleet, replica: int, item: Hashable | None, work: Work, error: Exception
+    ) -> None:
+        """Take a dead replica's work back. Raises SemiEvolError where it was one too many."""
+        living = self._living.pop(replica, None)
+        if living is not None:
+            living.end()
+        careful = item is not None and fleet.needs_care(item)
+        lost = fleet.died(replica)
+        if careful and not self.run.exists(_journal(self.model, work, item)):
+            # It died before any request was made: no row is to blame.
+            lost = [item]
+        self._check_losses(fleet, lost, error)
+
+    def _start(self, number: int) -> _Living:
         import ray
 
-        gpus = self.config.gpus_per_replica
-        if gpus is None:
-            per_engine = self.config.tensor_parallel * self.config.pipeline_parallel
-            has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-            uses_gpu = self.model.engine in ("vllm", "transformers")
-            gpus = per_engine if has_gpu and uses_gpu else 0
         log_file = None
         if self.log_folder is not None:
             name = "".join(c if c.isalnum() else "-" for c in self.model.name.split("/")[-1])
             log_file = str(self.log_folder / f"replica-{name}-{number}.log")
         # max_restarts stays 0: a dead replica is replaced by a new one, never revived.
-        remote = ray.remote(num_cpus=self.config.cpus_per_replica, num_gpus=gpus)(Replica)
-        return remote.options(max_concurrency=16).remote(self.model, log_file, self.options)
+        actor, group = place(ray.remote(Replica), self.model, self.config)
+        return _Living(actor.remote(self.model, log_file, self.options), group)
 
     def _check_losses(self, fleet: Fleet, lost: list[Hashable], error: Exception) -> None:
         where = f"; see {self.log_folder}" if self.log_folder else ""

@@ -15,8 +15,7 @@ import pyarrow.compute as pc
 
 from semievol_ray.engines import Engine, Sampling, request_seed
 from semievol_ray.schema import PREDICTION
-from semievol_ray.stages.context import Context, ModelRef, Outcome
-from semievol_ray.stages.generate import (
+from semievol_ray.stages.answering import (
     Counts,
     ShardJob,
     Voter,
@@ -26,6 +25,7 @@ from semievol_ray.stages.generate import (
     fit_request,
     respond,
 )
+from semievol_ray.stages.context import Context, ModelRef, Outcome
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
 
 

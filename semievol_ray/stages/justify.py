@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from semievol_ray.engines import Engine, Sampling, request_seed
-from semievol_ray.stages.context import Context, Outcome
-from semievol_ray.stages.generate import (
+from semievol_ray.stages.answering import (
     Counts,
     ShardJob,
     Voter,
@@ -16,6 +15,7 @@ from semievol_ray.stages.generate import (
     make_request,
     respond,
 )
+from semievol_ray.stages.context import Context, Outcome
 
 COLLABORATOR = "justify"
 
