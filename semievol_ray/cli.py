@@ -53,6 +53,8 @@ def _status(args: argparse.Namespace) -> int:
         rows = sum(manifest.outputs.values())
         detail = f"{rows} rows, {manifest.seconds:.1f} s" if manifest.state == "done" else ""
         print(f"{manifest.stage:<18} {manifest.state:<8} {detail}")
+    if run.live is not None:
+        print(run.live)
     _print_result(run)
     return 0
 

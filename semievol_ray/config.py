@@ -7,7 +7,7 @@ set of overrides that lies between these defaults and what the user wrote.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
@@ -34,6 +34,13 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class Price(_Section):
+    """What a million tokens cost, in any currency."""
+
+    prompt: float = Field(ge=0)
+    response: float = Field(ge=0)
+
+
 class ModelConfig(_Section):
     """The base model and the engine that runs it."""
 
@@ -52,6 +59,7 @@ class ModelConfig(_Section):
     api_key_env: str = Field(
         "OPENAI_API_KEY", description="the environment variable that holds the key"
     )
+    price: Price | None = Field(None, description="needed for generation.budget.cost")
 
 
 class TaskConfig(_Section):
@@ -92,7 +100,9 @@ class DataConfig(_Section):
     unlabeled: str
     test: str | None = None
     columns: Columns = Columns()
-    shard_rows: int = Field(4096, gt=0)
+    shard_rows: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="unit of work; auto: by the size of the corpus and replicas.max"
+    )
     max_bad_rows: int = Field(100, ge=0, description="more quarantined rows than this stop the run")
     max_unlabeled_rows: int | None = Field(None, gt=0)
 
@@ -132,6 +142,13 @@ class Replicas(_Section):
         return self
 
 
+class Budget(_Section):
+    """What a run's pseudo-responses may come to, prompts included; null is no limit."""
+
+    tokens: int | None = Field(None, gt=0)
+    cost: float | None = Field(None, gt=0, description="at the models' prices, in their currency")
+
+
 class GenerationConfig(_Section):
     """How pseudo-responses are written."""
 
@@ -142,7 +159,13 @@ class GenerationConfig(_Section):
     gpus_per_replica: float | None = Field(None, ge=0, description="null: one where there is one")
     tensor_parallel: int = Field(1, ge=1)
     pipeline_parallel: int = Field(1, ge=1)
-    max_concurrency: int = Field(32, gt=0, description="openai engine: requests in flight")
+    max_concurrency: int = Field(
+        32, gt=0, description="openai engine: requests in flight, for each replica"
+    )
+    requests_per_minute: float | None = Field(
+        None, gt=0, description="openai engine: of all the replicas together"
+    )
+    budget: Budget = Budget()
     max_restarts: int = Field(3, ge=0, description="deaths after which a replica is retired")
     score_options: bool = Field(
         True, description="closed tasks: log P of every option in every response row"
@@ -346,6 +369,10 @@ class Config(_Section):
                 f"evaluation.shots is {self.evaluation.shots}, but retrieval.k is "
                 f"{self.retrieval.k}"
             )
+        asked = [self.model, *self.models.values()]
+        unpriced = [model.name for model in asked if model.price is None]
+        if self.generation.budget.cost is not None and unpriced:
+            raise ValueError(f"generation.budget.cost needs the price of {', '.join(unpriced)}")
         warm, evolved = self.training_for("warmup"), self.training_for("evolve")
         for training in (warm, evolved):
             variant = training.lora.variant

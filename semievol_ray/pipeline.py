@@ -29,6 +29,7 @@ from semievol_ray.stages import (
     warmup,
 )
 from semievol_ray.stages.context import Context, Outcome, Progress, Silent
+from semievol_ray.stages.live import LiveProgress
 from semievol_ray.store import RunDirectory, StageLedger, digest, flatten
 
 CONFIG_FILE = "config.json"
@@ -52,6 +53,8 @@ class Step:
     after: Sequence[str]
     # Whether half-done work is gone on with; if not, it is dropped and begun anew.
     continues: bool = True
+    # A later step, part of whose work this one does on the way: its settings hold from here on.
+    prepares: Step | None = None
 
 
 def steps(config: Config) -> Iterator[Step]:
@@ -83,19 +86,23 @@ def _round(config: Config, number: int, labeller: str, base: dict[str, Any]) -> 
         "generation": config.generation.model_dump(include={"max_tokens", "score_options"}),
         "iteration": {"mode": config.iteration.mode},
     }
-    yield Step(
-        f"{name}/generate",
-        lambda context: generate.run(context, number),
-        base | collaborators,
-        ["retrieve", labeller],
-    )
+    justification = None
     if config.justify.when != "never":
-        yield Step(
+        justification = Step(
             f"{name}/justify",
             lambda context: justify.run(context, number),
             base | {"justify": config.justify.model_dump()},
             [f"{name}/generate"],
         )
+    yield Step(
+        f"{name}/generate",
+        lambda context: generate.run(context, number),
+        base | collaborators,
+        ["retrieve", labeller],
+        prepares=justification,
+    )
+    if justification is not None:
+        yield justification
     selection = config.selection.model_dump(exclude={"soft_targets", "percentile"})
     selection["percentile"] = config.selection.percentile_of(number)
     answered = "generate" if config.justify.when == "never" else "justify"
@@ -134,7 +141,12 @@ def run(
     first_redone = _position(order, redo) if redo else len(order)
     last = _position(order, until, last=True) if until else len(order) - 1
     directory = RunDirectory(config.run_dir)
-    context = Context(config, directory, StageLedger(directory), progress or Silent())
+    context = Context(
+        config,
+        directory,
+        StageLedger(directory),
+        LiveProgress(directory, progress or Silent()),
+    )
     _check_settings(context, order[:first_redone])
     for step in order[first_redone:]:
         _forget(context, step)
@@ -161,6 +173,9 @@ def _run_step(context: Context, step: Step) -> None:
             connect(context.config.ray)
         if stage in ("warmup", "evolve"):
             context.release_engines()
+        if step.prepares is not None:
+            later = step.prepares
+            ledger.begin(later.name, flatten(later.settings), _inputs(context, later))
         started = time.monotonic()
         outcome = step.work(context)
         done = ledger.finish(

@@ -16,6 +16,9 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 
+from semievol_ray.engines import FleetState
+from semievol_ray.stages.live import fleet_words
+
 _PLAIN_EVERY_SECONDS = 10.0
 
 
@@ -51,6 +54,13 @@ class TerminalProgress:
             meter.add(units, tokens)
             self.bars.update(self.tasks[stage], advance=units, rate=note or meter.rate())
 
+    def fleet(self, stage: str, state: FleetState) -> None:
+        """See stages.context.Progress.fleet."""
+        if stage in self.tasks:
+            meter = self.meters[stage]
+            meter.workers = fleet_words(state)
+            self.bars.update(self.tasks[stage], rate=meter.rate())
+
     def finish(self, stage: str, note: str) -> None:
         """See stages.context.Progress.finish."""
         task = self.tasks.pop(stage.split("/")[-1], None)
@@ -83,6 +93,11 @@ class PlainProgress:
             self._print(f"{stage}: {meter.done}/{meter.total or '?'} {meter.unit}, "
                         f"{note or meter.rate()}{meter.remaining()}")  # fmt: skip
 
+    def fleet(self, stage: str, state: FleetState) -> None:
+        """See stages.context.Progress.fleet."""
+        if stage in self.meters:
+            self.meters[stage].workers = fleet_words(state)
+
     def finish(self, stage: str, note: str) -> None:
         """See stages.context.Progress.finish."""
         self._print(f"{stage}: {note}")
@@ -99,6 +114,7 @@ class _Meter:
     def __init__(self, total: int | None, unit: str) -> None:
         self.total, self.unit = total, unit
         self.done = self.tokens = 0
+        self.workers = ""
         self.started = self.printed = time.monotonic()
 
     def add(self, units: int, tokens: int) -> None:
@@ -115,7 +131,8 @@ class _Meter:
     def rate(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-3)
         text = f"{self.done / seconds:,.1f} {self.unit}/s"
-        return text + (f", {self.tokens / seconds:,.0f} tokens/s" if self.tokens else "")
+        tokens = f"{self.tokens / seconds:,.0f} tokens/s" if self.tokens else ""
+        return ", ".join(part for part in (text, tokens, self.workers) if part)
 
     def remaining(self) -> str:
         if not self.total or not self.done:

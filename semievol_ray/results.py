@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pyarrow as pa
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
+from semievol_ray.stages.live import LIVE_FILE, live_line
 from semievol_ray.store import Manifest, RunDirectory, StageLedger
 
 
@@ -31,6 +33,12 @@ class Run:
         """What each stage did, in the order in which they were finished."""
         found = StageLedger(self.directory).all()
         return sorted(found, key=lambda m: m.finished_at or "9999")
+
+    @property
+    def live(self) -> str | None:
+        """What the run is doing, or was when it died, in one line; null between two stages."""
+        found = self.directory.read_json(LIVE_FILE)
+        return None if found is None else live_line(found, time.time())
 
     def config(self, overrides: tuple[str, ...] = ()) -> Config:
         """The config that the run was last given, with overrides."""

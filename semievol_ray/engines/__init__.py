@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 from semievol_ray.config import ModelConfig
+from semievol_ray.engines.fleet import FleetState
 from semievol_ray.engines.pool import EnginePool
 from semievol_ray.engines.protocol import (
     GENERATION,
@@ -15,15 +16,18 @@ from semievol_ray.engines.protocol import (
     Sampling,
     request_seed,
 )
+from semievol_ray.engines.replica import Work
 
 __all__ = [
     "GENERATION",
     "Engine",
     "EnginePool",
+    "FleetState",
     "Message",
     "ModelConfig",
     "Request",
     "Sampling",
+    "Work",
     "request_seed",
     "resolve_engine",
 ]

@@ -1,8 +1,8 @@
 """Engine over any OpenAI-compatible endpoint, through its official client.
 
-The client obeys Retry-After and backs off with jitter; the number of requests in flight is
-bounded here. Option scores come from the top logprobs of the first token, so they reach only
-options of one token that the server ranks among its top 20.
+The client obeys Retry-After and backs off with jitter; the number of requests in flight and their
+rate are bounded here. Option scores come from the top logprobs of the first token, so they reach
+only options of one token that the server ranks among its top 20.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from semievol_ray.engines.protocol import (
 )
 from semievol_ray.errors import SemiEvolError, UserError
 
-_TOP_LOGPROBS = 20
+_TOP: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
 _RETRIES = 6
 
 
@@ -40,6 +40,7 @@ class OpenAIEngine(Engine):
         *,
         max_concurrency: int = 32,
         request_timeout_seconds: float = 120,
+        requests_per_minute: float | None = None,
         **_: Any,
     ) -> None:
         import openai
@@ -58,13 +59,15 @@ class OpenAIEngine(Engine):
         self.max_model_len = model.max_model_len or 2**20
         self.options = model.engine_options
         self.slots = asyncio.Semaphore(max_concurrency)
+        self._gap_seconds = 60 / requests_per_minute if requests_per_minute else 0.0
+        self._next_at = 0.0
 
     async def generate(
         self, requests: list[Request], sampling: Sampling, adapter: str | None = None
     ) -> pa.Table:
         """See Engine.generate."""
-        rows = await asyncio.gather(*(self._generate(r, sampling) for r in requests))
-        return pa.Table.from_pylist(rows, schema=GENERATION)
+        replies = await asyncio.gather(*(self._write(r, sampling) for r in requests))
+        return pa.Table.from_pylist([_row(reply) for reply in replies], schema=GENERATION)
 
     async def score(
         self,
@@ -75,41 +78,42 @@ class OpenAIEngine(Engine):
         closed: bool = False,
     ) -> pa.Array:
         """See Engine.score; an option outside the server's top logprobs scores -inf."""
-        rows = await asyncio.gather(
-            *(self._score(r, row) for r, row in zip(requests, candidates, strict=True))
+        replies = await asyncio.gather(
+            *(self._ask(request, temperature=0.0, max_tokens=1, **_TOP) for request in requests)
         )
-        return pa.array(rows, SCORES)
+        found = zip(replies, candidates, strict=True)
+        return pa.array([self._scores(reply, row) for reply, row in found], SCORES)
+
+    async def answer(
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        candidates: list[list[str]],
+        adapter: str | None = None,
+        *,
+        closed: bool = False,
+    ) -> tuple[pa.Table, pa.Array]:
+        """See Engine.answer: one request a row, whose first token gives the scores as well."""
+        replies = await asyncio.gather(*(self._write(r, sampling, **_TOP) for r in requests))
+        scores = [self._scores(reply, row) for reply, row in zip(replies, candidates, strict=True)]
+        table = pa.Table.from_pylist([_row(reply) for reply in replies], schema=GENERATION)
+        return table, pa.array(scores, SCORES)
 
     async def close(self) -> None:
         """See Engine.close."""
         await self.client.close()
 
-    async def _generate(self, request: Request, sampling: Sampling) -> dict[str, Any]:
-        reply = await self._ask(
+    async def _write(self, request: Request, sampling: Sampling, **more: Any) -> Any:
+        return await self._ask(
             request,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
             seed=request.seed,
-            logprobs=True,
+            **({"logprobs": True} | more),
         )
-        if reply is None:
-            return failed_generation("engine_error")
-        choice = reply.choices[0]
-        content = choice.logprobs.content if choice.logprobs else None
-        return {
-            "text": choice.message.content or "",
-            "finish_reason": choice.finish_reason or "stop",
-            "prompt_tokens": reply.usage.prompt_tokens if reply.usage else 0,
-            "tokens": reply.usage.completion_tokens if reply.usage else 0,
-            # Null, and not a guess, where the server gives none: selection says what it needs.
-            "token_logprobs": [t.logprob for t in content] if content else None,
-        }
 
-    async def _score(self, request: Request, candidates: list[str]) -> list[float] | None:
-        reply = await self._ask(
-            request, temperature=0.0, max_tokens=1, logprobs=True, top_logprobs=_TOP_LOGPROBS
-        )
+    def _scores(self, reply: Any, candidates: list[str]) -> list[float] | None:
         if reply is None:
             return None
         first = reply.choices[0].logprobs
@@ -121,6 +125,12 @@ class OpenAIEngine(Engine):
         found = {top.token.strip(): top.logprob for top in first.content[0].top_logprobs}
         return [found.get(candidate.strip(), -math.inf) for candidate in candidates]
 
+    async def _turn(self) -> None:
+        """Wait until the rate allows one more request."""
+        now = asyncio.get_running_loop().time()
+        self._next_at = max(self._next_at, now) + self._gap_seconds
+        await asyncio.sleep(self._next_at - self._gap_seconds - now)
+
     async def _ask(self, request: Request, **parameters: Any) -> Any:
         """One reply; null where the server refuses this very request."""
         import openai
@@ -128,6 +138,7 @@ class OpenAIEngine(Engine):
         messages: Any = list(request.messages) or [{"role": "user", "content": request.prompt}]
         try:
             async with self.slots:
+                await self._turn()
                 return await self.client.chat.completions.create(
                     model=self.name, messages=messages, **(parameters | self.options)
                 )
@@ -141,3 +152,19 @@ class OpenAIEngine(Engine):
             raise SemiEvolError(f"{self.where}: the endpoint does not answer") from None
         except openai.APIStatusError as error:
             raise SemiEvolError(f"{self.where}: HTTP {error.status_code} after retries") from None
+
+
+def _row(reply: Any) -> dict[str, Any]:
+    """The GENERATION row of a reply; null is a request that the server refused."""
+    if reply is None:
+        return failed_generation("engine_error")
+    choice = reply.choices[0]
+    content = choice.logprobs.content if choice.logprobs else None
+    return {
+        "text": choice.message.content or "",
+        "finish_reason": choice.finish_reason or "stop",
+        "prompt_tokens": reply.usage.prompt_tokens if reply.usage else 0,
+        "tokens": reply.usage.completion_tokens if reply.usage else 0,
+        # Null, and not a guess, where the server gives none: selection says what it needs.
+        "token_logprobs": [t.logprob for t in content] if content else None,
+    }

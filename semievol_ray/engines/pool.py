@@ -11,6 +11,7 @@ from typing import Any
 
 from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines.fleet import Fleet, FleetState
+from semievol_ray.engines.metrics import FleetMetrics
 from semievol_ray.engines.placement import place, release
 from semievol_ray.engines.replica import Replica, Work
 from semievol_ray.errors import SemiEvolError
@@ -59,6 +60,9 @@ class EnginePool:
             "tensor_parallel": config.tensor_parallel,
             "pipeline_parallel": config.pipeline_parallel,
             "max_concurrency": config.max_concurrency,
+            "requests_per_minute": (
+                config.requests_per_minute and config.requests_per_minute / config.replicas.max
+            ),
             "request_timeout_seconds": config.request_timeout_seconds,
             "threads": max(1, int(config.cpus_per_replica)),
         }
@@ -85,6 +89,7 @@ class EnginePool:
 
         bounds = self.config.replicas
         fleet = Fleet(items, max_deaths=self.config.max_restarts * bounds.max)
+        metrics = FleetMetrics(self.model.name)
         pending: _Pending = {}
         last_progress = time.monotonic()
         try:
@@ -97,6 +102,7 @@ class EnginePool:
                     pending[self._living[number].actor.ready.remote()] = (number, None)
                 while (assignment := fleet.next_assignment()) is not None:
                     pending[self._hand_out(fleet, *assignment, work, arguments)] = assignment
+                metrics.show(fleet.state)
                 if watch is not None:
                     watch(fleet.state)
                 done, _ = ray.wait(list(pending), timeout=_POLL_SECONDS) if pending else ([], [])

@@ -14,6 +14,7 @@ from typing import Any
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines.careful import CarefulEngine
+from semievol_ray.engines.metrics import MeteredEngine
 from semievol_ray.engines.protocol import Engine
 from semievol_ray.store import RunDirectory
 
@@ -57,7 +58,9 @@ class Replica:
         a model that does not exist would be tried again and again.
         """
         if not hasattr(self, "engine"):
-            self.engine = create_engine(self._model, **self._options)
+            self.engine = MeteredEngine(
+                create_engine(self._model, **self._options), self._model.name
+            )
         return os.getpid()
 
     async def run(self, work: Work, *arguments: Any) -> Any:

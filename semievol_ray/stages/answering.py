@@ -7,12 +7,13 @@ counts travel back to the driver.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines import Engine, Message, Request, Sampling, request_seed
@@ -50,9 +51,12 @@ class ShardJob:
     settled_by: tuple[str, ...] = ()
 
 
+COUNTED = ["collaborator", "finish_reason", "tokens", "prompt_tokens", "answer"]
+
+
 @dataclass(frozen=True)
 class Counts:
-    """What a shard, or many, came to. Of a continued stage: of this process's share."""
+    """What a shard, or many, came to."""
 
     rows: int = 0
     tokens: int = 0
@@ -72,7 +76,7 @@ class Counts:
         return dict(self.__dict__)
 
 
-async def generate_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> Counts:
+async def answer_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> Counts:
     """Answer one shard under every voter of the job, and commit the table."""
     source, target = pair
     examples = job.run.read_table(source)
@@ -93,17 +97,32 @@ async def generate_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -
 
 
 def count_responses(table: pa.Table, dropped_demonstrations: int = 0) -> Counts:
-    """The counts of a RESPONSE table."""
-    reasons = table["finish_reason"].to_pylist()
-    failed = sum(reason in FAILED for reason in reasons)
+    """The counts of a RESPONSE table, or of one with its columns COUNTED alone."""
+    failed = pc.sum(pc.is_in(table["finish_reason"], pa.array(FAILED))).as_py() or 0
     return Counts(
         rows=len(table),
-        tokens=sum(table["tokens"].to_pylist()),
-        prompt_tokens=sum(table["prompt_tokens"].to_pylist()),
+        tokens=pc.sum(table["tokens"]).as_py() or 0,
+        prompt_tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
         failed=failed,
         unparsed=table["answer"].null_count - failed,
         dropped_demonstrations=dropped_demonstrations,
     )
+
+
+def committed_counts(
+    run: RunDirectory, names: Iterable[str], collaborators: Collection[str] | None = None
+) -> Counts:
+    """What the shards that are already there came to, or some collaborators' part of them.
+
+    Demonstrations that were left out are not written down, and so not counted.
+    """
+    found = Counts()
+    for name in names:
+        table = run.read_table(name, COUNTED)
+        if collaborators is not None:
+            table = table.filter(pc.field("collaborator").isin(list(collaborators)))
+        found += count_responses(table)
+    return found
 
 
 async def _answer(

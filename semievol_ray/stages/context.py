@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config, ModelConfig, TrainingConfig
-from semievol_ray.engines import EnginePool, resolve_engine
+from semievol_ray.engines import EnginePool, FleetState, Work, resolve_engine
 from semievol_ray.store import RunDirectory, StageLedger
 from semievol_ray.tasks import Task
 
@@ -28,6 +28,9 @@ class Progress(Protocol):
     def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
         """Some units are done."""
 
+    def fleet(self, stage: str, state: FleetState) -> None:
+        """How the replicas that work for a stage are; called every few seconds at least."""
+
     def finish(self, stage: str, note: str) -> None:
         """A stage is over."""
 
@@ -40,6 +43,9 @@ class Silent:
 
     def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
         """See Progress.advance."""
+
+    def fleet(self, stage: str, state: FleetState) -> None:
+        """See Progress.fleet."""
 
     def finish(self, stage: str, note: str) -> None:
         """See Progress.finish."""
@@ -145,6 +151,19 @@ class Context:
                 log_folder=self.log_folder,
             )
         return self._pools[key]
+
+    def map(
+        self,
+        stage: str,
+        base: ModelConfig,
+        work: Work,
+        shards: Iterable[tuple[str, str]],
+        *arguments: Any,
+        enough: Callable[[], bool] | None = None,
+    ) -> Iterator[Any]:
+        """`EnginePool.map` over shards on a base model's pool, which the progress is shown."""
+        watch = partial(self.progress.fleet, stage)
+        return self.pool(base).map(work, shards, *arguments, watch=watch, enough=enough)
 
     def release_engines(self) -> None:
         """Stop every engine, so that training has the machines to itself."""

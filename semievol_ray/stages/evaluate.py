@@ -66,7 +66,7 @@ def predict(context: Context, name: str, model: ModelRef) -> dict[str, pa.Table]
     job = _job(context, name, model)
     closed = context.config.evaluation.closed_answers == "score" and context.task.is_closed
     todo = list(context.missing(pairs))
-    for counts in context.pool(model.base).map(evaluate_shard, todo, job, closed):
+    for counts in context.map("evaluate", model.base, evaluate_shard, todo, job, closed):
         context.progress.advance("evaluate", counts.rows, counts.tokens)
     return {target: context.run.read_table(target) for _, target in pairs}
 

@@ -19,6 +19,7 @@ from semievol_ray.config import Config
 from semievol_ray.errors import UserError
 from semievol_ray.schema import EXAMPLE, QUARANTINE
 from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
 from semievol_ray.stages.sources import BadRow, Row, SourceFile, find_files, read_rows
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task, canonical_answer
@@ -42,7 +43,11 @@ def run(context: Context) -> Outcome:
     """
     config, files = context.config, sources(context.config)
     task = Task.from_config(config.task)
-    ingestion = _Ingestion(config, task, context.run)
+    shard_rows = config.data.shard_rows
+    if shard_rows == "auto":
+        rows = estimate_rows(files["unlabeled"])
+        shard_rows = plan_shard_rows(rows, config.generation.replicas.max)
+    ingestion = _Ingestion(config, task, context.run, shard_rows)
     # The test set first: what it holds may not be trained on. Then the labels, which name the
     # closed set of a label task.
     for split in ("test", "labeled", "unlabeled"):
@@ -57,6 +62,7 @@ class _Ingestion:
     config: Config
     task: Task
     run: RunDirectory
+    shard_rows: int
     rows: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -74,7 +80,7 @@ class _Ingestion:
         self.rows[split] = self.repeated[split] = self.contaminated[split] = 0
         seen_ids: set[int] = set()
         seen_contents: set[int] = set()
-        shard = _ShardWriter(self.run, split, self.config.data.shard_rows, self.outputs)
+        shard = _ShardWriter(self.run, split, self.shard_rows, self.outputs)
         limit = self.config.data.max_unlabeled_rows if split == "unlabeled" else None
         for row, example in self._examples(split, files):
             content = _content_hash(example)
@@ -121,6 +127,7 @@ class _Ingestion:
             self.outputs,
             {
                 "rows": self.rows,
+                "shard_rows": self.shard_rows,
                 "bad_rows": self.bad_rows,
                 "repeated_rows": self.repeated,
                 "contaminated_rows": self.contaminated,

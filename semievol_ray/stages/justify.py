@@ -3,27 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from semievol_ray.config import ModelConfig
 from semievol_ray.engines import Engine, Sampling, request_seed
 from semievol_ray.stages.answering import (
     Counts,
     ShardJob,
     Voter,
+    answer_shard,
+    committed_counts,
     count_responses,
-    generate_shard,
     make_request,
     respond,
 )
+from semievol_ray.stages.budget import Budget
 from semievol_ray.stages.context import Context, Outcome
 
 COLLABORATOR = "justify"
 
 
-def run(context: Context, round_number: int) -> Outcome:
-    """Write `round-<n>/justify/shard-*.parquet`: one RESPONSE row for each justified example."""
+@dataclass(frozen=True)
+class Justification:
+    """What a replica needs to justify one shard after another."""
+
+    job: ShardJob
+    generated: str
+    folder: str
+    only_disagreement: bool
+
+    @property
+    def base(self) -> ModelConfig:
+        """The base of the model that decides."""
+        return self.job.voters[0].base
+
+    def target(self, source: str) -> str:
+        """The table of a shard of the unlabelled set."""
+        return source.replace("data/unlabeled", self.folder, 1)
+
+    def counts_so_far(self, context: Context) -> Counts:
+        """What the shards that are justified already came to."""
+        return committed_counts(context.run, context.run.files(self.folder, ".parquet"))
+
+
+def plan(context: Context, round_number: int) -> Justification:
+    """How a round's responses are justified."""
     config = context.config
-    folder = f"round-{round_number}/justify"
     warm = context.model("warm", round_number)
     sampling = Sampling(config.justify.temperature, 1.0, config.generation.max_tokens)
     job = ShardJob(
@@ -35,51 +61,64 @@ def run(context: Context, round_number: int) -> Outcome:
         labeled_shards=(),
         demonstrations=False,
     )
-    pairs = [(s, s.replace("data/unlabeled", folder, 1)) for s in context.shards("unlabeled")]
-    context.progress.start("justify", len(pairs), "shards")
+    folder = f"round-{round_number}"
+    return Justification(
+        job,
+        f"{folder}/generate",
+        f"{folder}/justify",
+        config.justify.when == "disagreement",
+    )
+
+
+def run(context: Context, round_number: int) -> Outcome:
+    """Write `round-<n>/justify/shard-*.parquet`: one RESPONSE row for each justified example.
+
+    Where the replicas of generate hosted the warm model they have done most of it already.
+    """
+    planned = plan(context, round_number)
+    budget = Budget(context)
+    pairs = [(source, planned.target(source)) for source in context.shards("unlabeled")]
     todo = list(context.missing(pairs))
+    statistics = planned.counts_so_far(context)
+    context.progress.start("justify", len(pairs), "shards")
     context.progress.advance("justify", len(pairs) - len(todo))
-    statistics = Counts()
-    only_disagreement = config.justify.when == "disagreement"
-    work = context.pool(warm.base).map(
-        justify_shard, todo, job, f"round-{round_number}/generate", only_disagreement
+    budget.spend(planned.base, statistics)
+    work = context.map(
+        "justify", planned.base, justify_shard, todo, planned, enough=budget.is_spent
     )
     for counts in work:
         statistics += counts
+        budget.spend(planned.base, counts)
         context.progress.advance("justify", 1, counts.tokens)
-    if config.selection.percentile_over == "labeled":
-        pairs += _answer_labeled(context, job, folder)
+    budget.check(context.missing(todo))
+    if context.config.selection.percentile_over == "labeled":
+        pairs += _answer_labeled(context, planned)
     outputs = {target: context.run.row_count(target) or 0 for _, target in pairs}
-    return Outcome(outputs, statistics.as_dict())
+    return Outcome(outputs, statistics.as_dict() | budget.spent_here)
 
 
-def _answer_labeled(context: Context, job: ShardJob, folder: str) -> list[tuple[str, str]]:
+def _answer_labeled(context: Context, planned: Justification) -> list[tuple[str, str]]:
     """The warm model's own responses to the labelled set, for a threshold that is taken there."""
     names = context.shards("labeled")
-    pairs = [(name, name.replace("data/labeled", f"{folder}/labeled", 1)) for name in names]
-    pool = context.pool(job.voters[0].base)
-    for _ in pool.map(generate_shard, list(context.missing(pairs)), job):
+    pairs = [(name, name.replace("data/labeled", f"{planned.folder}/labeled", 1)) for name in names]
+    todo = list(context.missing(pairs))
+    for _ in context.map("justify", planned.base, answer_shard, todo, planned.job):
         pass
     return pairs
 
 
-async def justify_shard(
-    engine: Engine,
-    job: ShardJob,
-    generated_folder: str,
-    only_disagreement: bool,
-    pair: tuple[str, str],
-) -> Counts:
+async def justify_shard(engine: Engine, planned: Justification, pair: tuple[str, str]) -> Counts:
     """Justify one shard and commit the table; examples without a proposal are left out."""
     source, target = pair
+    job = planned.job
     voter = job.voters[0]
     examples = job.run.read_table(source)
-    proposals = _proposals(job, source.replace("data/unlabeled", generated_folder, 1))
+    proposals = _proposals(job, source.replace("data/unlabeled", planned.generated, 1))
     rows = examples.to_pylist()
     kept = [
         index
         for index, row in enumerate(rows)
-        if _is_open(proposals.get(row["example_id"], ()), only_disagreement)
+        if _is_open(proposals.get(row["example_id"], ()), planned.only_disagreement)
     ]
     requests = [
         make_request(

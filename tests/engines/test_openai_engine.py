@@ -123,3 +123,30 @@ def test_a_refused_key_and_missing_logprobs_are_one_line(model) -> None:
         asyncio.run(score())
     Handler.behaviour = "fine"
     assert asyncio.run(score()).to_pylist()[0] == pytest.approx([-2.5, -0.1])
+
+
+def test_one_request_gives_the_response_and_the_scores(model) -> None:
+    """Prompts are what an endpoint is paid for: scoring must not send them twice."""
+
+    async def answer(questions: list[str]):
+        engine = OpenAIEngine(model)
+        requests = [Request(q, 1) for q in questions]
+        return await engine.answer(requests, Sampling(1, 1, 5), [["A", "B"]] * len(questions))
+
+    table, scores = asyncio.run(answer(["q", "this is too long"]))
+    assert len(Handler.seen) == 2
+    assert table["text"].to_pylist() == ["B q", None]
+    assert scores[0].as_py() == pytest.approx([-2.5, -0.1])
+    assert scores[1].as_py() is None
+
+
+def test_requests_keep_to_the_rate(model) -> None:
+    async def ask_slowly() -> float:
+        engine = OpenAIEngine(model, requests_per_minute=600)
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await engine.generate([Request(f"q{i}", i) for i in range(6)], Sampling(1, 1, 5))
+        return loop.time() - started
+
+    # Six requests a tenth of a second apart: no machine is so fast that it takes less.
+    assert asyncio.run(ask_slowly()) >= 0.5

@@ -1,0 +1,58 @@
+"""How large a shard is, where the config leaves it open.
+
+A shard is what a replica takes and what a death costs. At the end of a stage the replicas that are
+done wait for those that are not, for the time of one shard on average: so a replica should get many
+of them. Each one costs a file and a message: so not too many.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from semievol_ray.stages.sources import SourceFile
+
+# The wait at the end is about a thirty-second of the stage.
+_SHARDS_A_REPLICA = 32
+_FEWEST_ROWS, _MOST_ROWS = 64, 4096
+_SAMPLE_BYTES = 1 << 18
+
+
+def plan_shard_rows(rows: int | None, replicas: int) -> int:
+    """Rows of a shard for so many rows over so many replicas: a power of two, 64 to 4096.
+
+    `rows` null is a corpus of unknown size, and gets the largest.
+    """
+    if rows is None:
+        return _MOST_ROWS
+    fair = max(rows // (_SHARDS_A_REPLICA * replicas), 1)
+    return min(max(1 << (fair.bit_length() - 1), _FEWEST_ROWS), _MOST_ROWS)
+
+
+def estimate_rows(files: Sequence[SourceFile]) -> int | None:
+    """About how many rows some files hold; null where that cannot be told without reading them.
+
+    Parquet says it; of a text file it is the size over the mean line of its beginning.
+    """
+    total = 0
+    for file in files:
+        if file.filesystem is None:
+            return None
+        info = file.filesystem.get_file_info(file.path)
+        suffix = file.path.lower().rpartition(".")[2]
+        if info.type != fs.FileType.File or suffix not in ("parquet", "csv", "tsv", "jsonl",
+                                                           "ndjson", "json"):  # fmt: skip
+            return None
+        with file.filesystem.open_input_file(file.path) as source:
+            if suffix == "parquet":
+                try:
+                    total += pq.ParquetFile(source).metadata.num_rows
+                except ValueError:  # no Parquet after all: reading it will say so
+                    return None
+                continue
+            sample = source.read(_SAMPLE_BYTES)
+        lines = max(sample.count(b"\n"), 1)
+        total += round(info.size * lines / max(len(sample), 1))
+    return total
