@@ -3,7 +3,6 @@
 //! A text that holds no answer, or two different ones, gives null: it is never a vote.
 
 use arrow_array::StringArray;
-use arrow_array::builder::StringBuilder;
 
 use crate::arrays::{Chunked, TextLists, Texts};
 use crate::choice::{self, Options};
@@ -12,6 +11,7 @@ use crate::labels::Labels;
 use crate::numbers;
 use crate::parallel::{self, Control};
 use crate::pattern::Pattern;
+use crate::strings;
 use crate::text::normalize;
 
 /// What an answer is.
@@ -85,20 +85,17 @@ pub fn extract(
         let (have, need) = (options.len(), texts.len());
         return Err(Error::input(format!("options has {have} rows, texts has {need}")));
     }
-    let blocks = parallel::map(texts.len(), control, |rows| {
+    strings::column(texts.len(), control, |rows, answers| {
         let mut pattern = pattern.cloned();
         let mut reader = Reader::new(kind, closed);
-        let mut answers = StringBuilder::with_capacity(rows.len(), rows.len() * 2);
         for row in rows {
-            let answer = texts.get(row).and_then(|text| {
+            answers.push(texts.get(row).and_then(|text| {
                 let candidate = pattern.as_mut().map_or(text, |p| p.candidate(text));
                 reader.read(candidate, row)
-            });
-            answers.append_option(answer);
+            }));
         }
-        Ok(answers.finish())
-    })?;
-    concat(&blocks)
+        Ok(())
+    })
 }
 
 /// Reads one text after another; keeps the last answer.
@@ -132,22 +129,6 @@ impl<'a> Reader<'a> {
         };
         Some(self.answer.as_str()).filter(|text| !text.is_empty())
     }
-}
-
-/// One array of the blocks of a column.
-pub fn concat(blocks: &[StringArray]) -> Result<StringArray> {
-    let bytes: usize = blocks.iter().map(|block| block.value_data().len()).sum();
-    if i32::try_from(bytes).is_err() {
-        return Err(Error::input(format!(
-            "the answers take {bytes} bytes, over the 2 GiB of a string array: pass fewer rows"
-        )));
-    }
-    let rows = blocks.iter().map(arrow_array::Array::len).sum();
-    let mut all = StringBuilder::with_capacity(rows, bytes);
-    for block in blocks {
-        all.append_array(block).map_err(|error| Error::input(error.to_string()))?;
-    }
-    Ok(all.finish())
 }
 
 /// Whether two answers of a kind say the same.
@@ -184,7 +165,7 @@ pub fn equal(
         return Err(Error::input(format!("relative_tolerance: {tolerance} is not a share")));
     }
     let mut out = vec![false; left.len()];
-    parallel::fill(&mut out, control, |start, rows| {
+    parallel::fill(&mut out[..], control, |start, rows| {
         for (i, out) in rows.iter_mut().enumerate() {
             let pair = left.get(start + i).zip(right.get(start + i));
             *out = pair.is_some_and(|(a, b)| same(a, b, kind, tolerance));

@@ -244,6 +244,14 @@ impl Texts {
     pub fn get(&self, row: usize) -> Option<&str> {
         match self {
             Self::Small(array) => array.is_valid(row).then(|| array.value(row)),
+            other => other.get_other(row),
+        }
+    }
+
+    /// Apart, because it calls itself and so cannot be inlined.
+    fn get_other(&self, row: usize) -> Option<&str> {
+        match self {
+            Self::Small(_) => self.get(row),
             Self::Large(array) => array.is_valid(row).then(|| array.value(row)),
             Self::View(array) => array.is_valid(row).then(|| array.value(row)),
             Self::Dictionary { keys, values } => keys[row].and_then(|key| values.get(key)),

@@ -9,6 +9,10 @@ const LETTERS: usize = 26;
 /// The letter of an option, A … Z, AA, AB, …, into `out`.
 pub fn letter_into(index: usize, out: &mut String) {
     out.clear();
+    if index < LETTERS {
+        out.push(char::from(b'A' + index as u8));
+        return;
+    }
     let mut rest = index + 1;
     while rest > 0 {
         out.insert(0, char::from(b'A' + ((rest - 1) % 26) as u8));
@@ -65,6 +69,12 @@ impl<'a> Options<'a> {
             self.count = source.count(row)?;
             self.spelled = false;
             self.row = row;
+        }
+        // Most texts: nothing to trim.
+        if text.len() == 1
+            && let Some(index) = self.alone(text)
+        {
+            return Some(index);
         }
         let text = text.trim();
         self.alone(text)

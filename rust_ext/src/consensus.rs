@@ -5,31 +5,90 @@ use std::sync::LazyLock;
 use arrow_array::StringArray;
 use rustc_hash::FxHashMap;
 
-use crate::answers::concat;
 use crate::arrays::{Chunked, Texts};
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::numbers;
-use crate::parallel::{self, Control};
+use crate::parallel::{self, Control, Rows};
+use crate::strings;
 
 /// Beyond this many different answers an example's tallies are looked up by hash.
 const FEW: usize = 16;
 
-/// The votes of one example.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Verdict {
-    /// The vote for the winner with the lowest NLL: its row. Null where nobody voted.
-    pub winner_row: Option<usize>,
-    /// The first vote's row.
-    pub first_row: Option<usize>,
+/// The verdicts on many examples, a column for each of their parts.
+#[derive(Debug, Default)]
+pub struct Verdicts {
+    /// The vote for the winner with the lowest NLL: its row, −1 where nobody voted.
+    pub winner_row: Vec<i64>,
+    /// That vote's NLL; NaN where there is none.
+    pub winner_nll: Vec<f64>,
+    /// The first vote's NLL; NaN where there is none.
+    pub first_nll: Vec<f64>,
     /// How many rows have an answer.
-    pub n_valid: u32,
+    pub n_valid: Vec<i32>,
     /// The winner's share of the weight; 0 where nobody voted.
-    pub agreement: f64,
+    pub agreement: Vec<f64>,
     /// The winner's share less the runner-up's.
-    pub margin: f64,
+    pub margin: Vec<f64>,
     /// `−Σ p ln p` over the answers' shares, in nats.
-    pub vote_entropy: f64,
+    pub vote_entropy: Vec<f64>,
+}
+
+/// The same columns while they are filled.
+struct Block<'a> {
+    winner_row: &'a mut [i64],
+    winner_nll: &'a mut [f64],
+    first_nll: &'a mut [f64],
+    n_valid: &'a mut [i32],
+    agreement: &'a mut [f64],
+    margin: &'a mut [f64],
+    vote_entropy: &'a mut [f64],
+}
+
+impl Rows for Block<'_> {
+    fn rows(&self) -> usize {
+        self.winner_row.len()
+    }
+
+    fn split(self, row: usize) -> (Self, Self) {
+        let winner_row = self.winner_row.split_at_mut(row);
+        let winner_nll = self.winner_nll.split_at_mut(row);
+        let first_nll = self.first_nll.split_at_mut(row);
+        let n_valid = self.n_valid.split_at_mut(row);
+        let agreement = self.agreement.split_at_mut(row);
+        let margin = self.margin.split_at_mut(row);
+        let vote_entropy = self.vote_entropy.split_at_mut(row);
+        let before = Self {
+            winner_row: winner_row.0,
+            winner_nll: winner_nll.0,
+            first_nll: first_nll.0,
+            n_valid: n_valid.0,
+            agreement: agreement.0,
+            margin: margin.0,
+            vote_entropy: vote_entropy.0,
+        };
+        let after = Self {
+            winner_row: winner_row.1,
+            winner_nll: winner_nll.1,
+            first_nll: first_nll.1,
+            n_valid: n_valid.1,
+            agreement: agreement.1,
+            margin: margin.1,
+            vote_entropy: vote_entropy.1,
+        };
+        (before, after)
+    }
+}
+
+/// The votes of one example; see `Verdicts`.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+struct Verdict {
+    winner_row: Option<usize>,
+    first_row: Option<usize>,
+    n_valid: i32,
+    agreement: f64,
+    margin: f64,
+    vote_entropy: f64,
 }
 
 /// What a row's vote rests on. All have a value for each row of the table.
@@ -68,26 +127,57 @@ impl Votes<'_> {
 
 /// The verdict on each example. The winner has the largest weight; ties go to the lower NLL (of
 /// each answer's best vote), then to the answer that was given first.
-pub fn consensus(groups: &Groups, votes: &Votes<'_>, control: &Control) -> Result<Vec<Verdict>> {
+pub fn consensus(groups: &Groups, votes: &Votes<'_>, control: &Control) -> Result<Verdicts> {
     votes.check(groups.rows())?;
-    let blocks = parallel::map(groups.len(), control, |range| {
+    let n = groups.len();
+    let mut all = Verdicts {
+        winner_row: vec![0; n],
+        winner_nll: vec![0.0; n],
+        first_nll: vec![0.0; n],
+        n_valid: vec![0; n],
+        agreement: vec![0.0; n],
+        margin: vec![0.0; n],
+        vote_entropy: vec![0.0; n],
+    };
+    let columns = Block {
+        winner_row: &mut all.winner_row,
+        winner_nll: &mut all.winner_nll,
+        first_nll: &mut all.first_nll,
+        n_valid: &mut all.n_valid,
+        agreement: &mut all.agreement,
+        margin: &mut all.margin,
+        vote_entropy: &mut all.vote_entropy,
+    };
+    parallel::fill(columns, control, |start, block| {
         let mut counter = Counter::default();
-        Ok(range.map(|group| counter.count(groups.rows_of(group), votes)).collect::<Vec<_>>())
+        for i in 0..block.rows() {
+            let verdict = counter.count(groups.rows_of(start + i), votes);
+            block.winner_row[i] = verdict.winner_row.map_or(-1, |row| row as i64);
+            block.winner_nll[i] = verdict.winner_row.map_or(f64::NAN, |row| votes.nll[row]);
+            block.first_nll[i] = verdict.first_row.map_or(f64::NAN, |row| votes.nll[row]);
+            block.n_valid[i] = verdict.n_valid;
+            block.agreement[i] = verdict.agreement;
+            block.margin[i] = verdict.margin;
+            block.vote_entropy[i] = verdict.vote_entropy;
+        }
+        Ok(())
     })?;
-    Ok(blocks.concat())
+    Ok(all)
 }
 
 /// The winning answers themselves: of numbers that are close the spelling of the best vote.
 pub fn winners(
-    verdicts: &[Verdict],
+    verdicts: &Verdicts,
     answers: &Chunked<Texts>,
     control: &Control,
 ) -> Result<StringArray> {
-    let blocks = parallel::map(verdicts.len(), control, |range| {
-        let winners = verdicts[range].iter().map(|v| v.winner_row.and_then(|row| answers.get(row)));
-        Ok(winners.collect::<StringArray>())
-    })?;
-    concat(&blocks)
+    let rows = &verdicts.winner_row;
+    strings::column(rows.len(), control, |range, winners| {
+        for &row in &rows[range] {
+            winners.push(usize::try_from(row).ok().and_then(|row| answers.get(row)));
+        }
+        Ok(())
+    })
 }
 
 /// The votes for one answer.
@@ -150,7 +240,7 @@ impl<'a> Counter<'a> {
 
     fn find(&self, answer: &str) -> Option<usize> {
         if self.index.is_empty() {
-            self.tallies.iter().position(|tally| tally.answer == answer)
+            self.tallies.iter().position(|tally| is_same(tally.answer, answer))
         } else {
             self.index.get(answer).copied()
         }
@@ -183,7 +273,7 @@ impl<'a> Counter<'a> {
         self.tallies = merged;
     }
 
-    fn verdict(&self, n_valid: u32, first_row: Option<usize>) -> Verdict {
+    fn verdict(&self, n_valid: i32, first_row: Option<usize>) -> Verdict {
         if let [only] = self.tallies.as_slice() {
             let winner_row = Some(only.row);
             let (agreement, margin, vote_entropy) = (1.0, 1.0, 0.0);
@@ -219,6 +309,14 @@ impl<'a> Counter<'a> {
     }
 }
 
+/// `a == b`, without a call for the letters and numbers that most answers are.
+#[inline]
+fn is_same(a: &str, b: &str) -> bool {
+    const SHORT: usize = 8;
+    a.len() == b.len()
+        && if a.len() <= SHORT { a.bytes().zip(b.bytes()).all(|(a, b)| a == b) } else { a == b }
+}
+
 /// `p ln p`. The commonest shares, of two, three and four votes, are kept.
 fn p_ln_p(p: f64) -> f64 {
     static COMMON: LazyLock<[(f64, f64); 5]> =
@@ -245,15 +343,34 @@ mod tests {
     use std::sync::Arc;
 
     fn verdict(votes: &[(Option<&str>, f64, f64)], tolerance: f64) -> Verdict {
-        let ids: ArrayRef = Arc::new(StringArray::from(vec!["x"; votes.len()]));
         let answers: ArrayRef = Arc::new(votes.iter().map(|v| v.0).collect::<StringArray>());
-        let control = Control::default();
-        let groups = Groups::new(&texts(&[ids]).unwrap(), &control).unwrap();
         let answers = texts(&[answers]).unwrap();
         let nll: Vec<f64> = votes.iter().map(|v| v.1).collect();
         let weights: Vec<f64> = votes.iter().map(|v| v.2).collect();
-        let votes = Votes { answers: &answers, nll: &nll, weights: Some(&weights), tolerance };
-        consensus(&groups, &votes, &control).unwrap()[0]
+        let given = Votes { answers: &answers, nll: &nll, weights: Some(&weights), tolerance };
+        Counter::default().count(0..votes.len(), &given)
+    }
+
+    #[test]
+    fn every_block_of_the_columns_is_filled() {
+        let n = 2 * crate::parallel::BLOCK_ROWS + 3;
+        let ids: Vec<String> = (0..2 * n).map(|row| format!("{:06}", row / 2)).collect();
+        let ids: ArrayRef = Arc::new(StringArray::from(ids));
+        let column: ArrayRef =
+            Arc::new((0..2 * n).map(|r| (r % 3 > 0).then_some("a")).collect::<StringArray>());
+        let (control, answers) = (Control::default(), texts(&[column]).unwrap());
+        let nll: Vec<f64> = (0..2 * n).map(|row| row as f64).collect();
+        let votes = Votes { answers: &answers, nll: &nll, weights: None, tolerance: 0.0 };
+        let groups = Groups::new(&texts(&[ids]).unwrap(), &control).unwrap();
+        let got = consensus(&groups, &votes, &control).unwrap();
+        for g in 0..n {
+            let voters: Vec<usize> = (2 * g..2 * g + 2).filter(|row| row % 3 > 0).collect();
+            assert_eq!(got.winner_row[g], voters.first().map_or(-1, |row| *row as i64));
+            assert_eq!(got.n_valid[g] as usize, voters.len());
+            assert_eq!(got.agreement[g], if voters.is_empty() { 0.0 } else { 1.0 });
+        }
+        let winners = winners(&got, &answers, &control).unwrap();
+        assert_eq!(winners.iter().filter(Option::is_some).count(), n);
     }
 
     #[test]

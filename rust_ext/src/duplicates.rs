@@ -26,7 +26,7 @@ const MOST_REPRESENTATIVES: usize = 256;
 pub fn signatures(texts: &Chunked<Texts>, control: &Control) -> Result<Vec<Option<Signature>>> {
     let seeds = seeds();
     let mut out = vec![None; texts.len()];
-    parallel::fill(&mut out, control, |start, rows| {
+    parallel::fill(&mut out[..], control, |start, rows| {
         for (i, out) in rows.iter_mut().enumerate() {
             *out = texts.get(start + i).and_then(|text| signature(text, &seeds));
         }

@@ -2,10 +2,10 @@
 
 use arrow_array::StringArray;
 
-use crate::answers::concat;
 use crate::arrays::{Chunked, Texts};
 use crate::error::{Error, Result};
 use crate::parallel::{self, Control};
+use crate::strings;
 
 /// The rows of a table by example, examples in the byte order of their ids, the rows of one
 /// example in the order of the table.
@@ -70,11 +70,12 @@ impl Groups {
 
     /// The id of each example.
     pub fn ids(&self, ids: &Chunked<Texts>, control: &Control) -> Result<StringArray> {
-        let blocks = parallel::map(self.len(), control, |range| {
-            let first = |group| self.rows_of(group).next().and_then(|row| ids.get(row));
-            Ok(range.map(first).collect::<StringArray>())
-        })?;
-        concat(&blocks)
+        strings::column(self.len(), control, |range, out| {
+            for group in range {
+                out.push(self.rows_of(group).next().and_then(|row| ids.get(row)));
+            }
+            Ok(())
+        })
     }
 
     /// The first row of each example.

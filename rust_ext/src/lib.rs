@@ -16,6 +16,7 @@ pub mod parallel;
 pub mod pattern;
 pub mod ranks;
 pub mod scores;
+pub mod strings;
 pub mod sums;
 #[cfg(target_arch = "x86_64")]
 mod sums_x86;

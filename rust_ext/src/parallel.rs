@@ -29,20 +29,45 @@ fn in_pool() -> bool {
     rayon::current_thread_index().is_some()
 }
 
+/// Rows to be filled: a slice, or several of one length.
+pub trait Rows: Send + Sized {
+    fn rows(&self) -> usize;
+    /// The rows before `row`, and those from it on.
+    fn split(self, row: usize) -> (Self, Self);
+}
+
+impl<T: Send> Rows for &mut [T] {
+    fn rows(&self) -> usize {
+        self.len()
+    }
+
+    fn split(self, row: usize) -> (Self, Self) {
+        self.split_at_mut(row)
+    }
+}
+
 /// Fills `out` block by block: `work` gets the first row of a block and the block itself.
-pub fn fill<T: Send>(
-    out: &mut [T],
+pub fn fill<R: Rows>(
+    out: R,
     control: &Control,
-    work: impl Fn(usize, &mut [T]) -> Result<()> + Sync,
+    work: impl Fn(usize, R) -> Result<()> + Sync,
 ) -> Result<()> {
-    let block = |(i, rows): (usize, &mut [T])| {
+    let mut blocks = Vec::with_capacity(out.rows().div_ceil(BLOCK_ROWS));
+    let mut rest = out;
+    while rest.rows() > BLOCK_ROWS {
+        let (block, after) = rest.split(BLOCK_ROWS);
+        blocks.push(block);
+        rest = after;
+    }
+    blocks.push(rest);
+    let block = |(i, rows): (usize, R)| {
         control.check()?;
         work(i * BLOCK_ROWS, rows)
     };
-    if in_pool() && out.len() > BLOCK_ROWS {
-        out.par_chunks_mut(BLOCK_ROWS).enumerate().map(block).reduce(|| Ok(()), first_error)
+    if in_pool() && blocks.len() > 1 {
+        blocks.into_par_iter().enumerate().map(block).reduce(|| Ok(()), first_error)
     } else {
-        out.chunks_mut(BLOCK_ROWS).enumerate().try_for_each(block)
+        blocks.into_iter().enumerate().try_for_each(block)
     }
 }
 

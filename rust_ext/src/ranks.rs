@@ -8,7 +8,7 @@ use crate::parallel::{self, Control};
 /// mix: stable for ever, which hashes of libraries are not.
 pub fn hashes(ids: &Chunked<Texts>, control: &Control) -> Result<Vec<u64>> {
     let mut out = vec![0; ids.len()];
-    parallel::fill(&mut out, control, |start, rows| {
+    parallel::fill(&mut out[..], control, |start, rows| {
         for (i, out) in rows.iter_mut().enumerate() {
             let id = ids.get(start + i).ok_or_else(|| Error::row(start + i, "the id is null"))?;
             *out = hash(id.as_bytes());

@@ -93,7 +93,9 @@ def examples_of(
 
 
 def _responded(groups: _native.Groups, responses: pa.Table) -> Mask:
-    spoken = pc.greater(responses["tokens"], 0)
+    tokens = responses["tokens"]
+    # A zero of another type would have the column cast.
+    spoken = pc.greater(tokens, pa.scalar(0, tokens.type))
     if pc.all(spoken).as_py():
         return np.ones(len(groups), dtype=bool)
     return groups.any(spoken).to_numpy(zero_copy_only=False)

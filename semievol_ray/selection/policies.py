@@ -58,11 +58,9 @@ def judge_paper(examples: Examples) -> Judged:
         examples.justified, examples.justified_answer, examples.justified_entropy, examples
     )
     responded = np.where(examples.justified, examples.justified_responded, examples.responded)
-    reason = np.select(
-        [~responded, ~_valid(answer), np.isnan(entropy)],
-        [_CODE["no_response"], _CODE["unparsed"], _CODE["unscored"]],
-        _CODE["selected"],
-    ).astype(np.int8)
+    reason = _first_of(
+        no_response=~responded, unparsed=~_valid(answer), unscored=np.isnan(entropy)
+    )
     return Judged(answer, entropy, -entropy, reason, ranked=reason == _CODE["selected"])
 
 
@@ -74,23 +72,13 @@ def judge_upstream(examples: Examples) -> Judged:
     entropy = np.where(asked, examples.justified_entropy, examples.first_entropy)
     responded = np.where(asked, examples.justified_responded, examples.responded)
     voted = _valid(examples.winner)
-    reason = np.select(
-        [
-            unanimous,
-            ~responded,
-            ~asked & voted,
-            ~_valid(answer),
-            np.isnan(entropy),
-        ],
-        [
-            _CODE["selected"],
-            _CODE["no_response"],
-            _CODE["unjustified"],
-            _CODE["unparsed"],
-            _CODE["unscored"],
-        ],
-        _CODE["selected"],
-    ).astype(np.int8)
+    reason = _first_of(
+        selected=unanimous,
+        no_response=~responded,
+        unjustified=~asked & voted,
+        unparsed=~_valid(answer),
+        unscored=np.isnan(entropy),
+    )
     undecided = reason == _CODE["unjustified"]
     if undecided.any():
         answer = pc.if_else(pa.array(undecided), pa.scalar(None, pa.string()), answer)
@@ -116,11 +104,9 @@ def judge_balanced(examples: Examples, classes: tuple[str, ...], weights: list[f
         np.where(consents.to_numpy(zero_copy_only=False), examples.winner_entropy, np.nan),
     )
     known = predicted >= 0
-    reason = np.select(
-        [known, ~examples.responded],
-        [_CODE["selected"], _CODE["no_response"]],
-        _CODE["no_distribution"],
-    ).astype(np.int8)
+    reason = _first_of(
+        selected=known, no_response=~examples.responded, no_distribution=np.ones_like(known)
+    )
     return Judged(
         answer,
         entropy,
@@ -134,7 +120,8 @@ def judge_balanced(examples: Examples, classes: tuple[str, ...], weights: list[f
 
 def table_of(examples: Examples, judged: Judged, trusted: Mask, why_not: str) -> pa.Table:
     """The SELECTION table; ranked examples that are not `trusted` are out for `why_not`."""
-    reason = np.where(judged.ranked & ~trusted, np.int8(_CODE[why_not]), judged.reason)
+    reason = judged.reason.copy()
+    reason[judged.ranked & ~trusted] = _CODE[why_not]
     n = len(examples)
     words = pa.DictionaryArray.from_arrays(pa.array(reason), pa.array(REASONS))
     distribution = judged.distribution
@@ -158,9 +145,19 @@ def table_of(examples: Examples, judged: Judged, trusted: Mask, why_not: str) ->
     )
 
 
+def _first_of(**masks: Mask) -> npt.NDArray[np.int8]:
+    """The code of each example's first reason whose mask has it, "selected" where none has."""
+    reason = np.full(len(next(iter(masks.values()))), _CODE["selected"], dtype=np.int8)
+    for name, mask in reversed(masks.items()):
+        reason[mask] = _CODE[name]
+    return reason
+
+
 def _preferring(
     mask: Mask, answer: pa.Array, entropy: Floats, examples: Examples
 ) -> tuple[pa.Array, Floats]:
+    if not mask.any():
+        return examples.winner, examples.winner_entropy
     return (
         _choose(mask, answer, examples.winner),
         np.where(mask, entropy, examples.winner_entropy),

@@ -21,13 +21,17 @@ Pass = Callable[[int, int], Iterable[Keys]]
 MOST_KEYS = 1 << 24
 _BIN_BITS = 16
 _ALL = (1 << 64) - 1
-_SIGN = np.uint64(1 << 63)
+_SIGN = np.int64(-1 << 63)
 
 
 def rising_bits(values: Floats) -> Keys:
     """float64 as integers of the same order: −inf first, −0 just below 0, +inf last."""
-    bits = np.ascontiguousarray(values, dtype=np.float64).view(np.uint64)
-    return np.where(bits & _SIGN, ~bits, bits | _SIGN)
+    bits = np.ascontiguousarray(values, dtype=np.float64).view(np.int64)
+    # Of a negative number all bits are flipped, of another the sign alone.
+    flips = bits >> 63
+    flips |= _SIGN
+    flips ^= bits
+    return flips.view(np.uint64)
 
 
 def _float_of(key: int) -> float:
@@ -97,20 +101,20 @@ def _narrow(passes: Pass, counts: npt.NDArray[np.int64], rank: int) -> int:
 
 
 def _look(passes: Pass, low: int, high: int) -> tuple[int, Keys | None, npt.NDArray[np.int64]]:
-    """How many keys a window has, the keys if they are few, and their counts in 65536 bins."""
+    """How many keys a window has, and the keys if they are few, else their counts in 65536 bins."""
     shift = np.uint64((high - low + 1).bit_length() - 1 - _BIN_BITS)
     counts = np.zeros(1 << _BIN_BITS, dtype=np.int64)
-    kept: list[Keys] | None = []
+    kept = [np.empty(0, np.uint64)]
     total = 0
     for keys in passes(low, high):
         total += len(keys)
-        bins = (keys - np.uint64(low)) >> shift
-        counts += np.bincount(bins.astype(np.int64), minlength=1 << _BIN_BITS)
-        if kept is not None:
-            kept.append(keys)
-            if total > MOST_KEYS:
-                kept = None
-    return total, None if kept is None else np.concatenate([np.empty(0, np.uint64), *kept]), counts
+        kept.append(keys)
+        if total > MOST_KEYS:
+            for part in kept:
+                bins = (part - np.uint64(low)) >> shift
+                counts += np.bincount(bins.astype(np.int64), minlength=1 << _BIN_BITS)
+            kept = []
+    return total, np.concatenate(kept) if total <= MOST_KEYS else None, counts
 
 
 def class_keys(predicted: npt.NDArray[np.int32], scores: Floats) -> Keys:

@@ -14,7 +14,7 @@ use pyo3_arrow::input::AnyArray;
 use super::run::run;
 use super::{batch_to_pyarrow, booleans, chunks, floats, nullable, rows, to_pyarrow};
 use crate::arrays::{float_lists, texts};
-use crate::consensus::{Verdict, Votes};
+use crate::consensus::{Verdicts, Votes};
 use crate::distribution::{self, Distributions};
 use crate::error::{Error, Result};
 use crate::{consensus as votes, groups, ranks};
@@ -95,37 +95,28 @@ pub fn consensus<'py>(
     let columns = run(py, groups.groups.rows(), |control| {
         let (answers, nll) = (texts(&answers)?, floats(&nll)?);
         let weights = weights.as_deref().map(floats).transpose()?;
-        let given = Votes { answers: &answers, nll: &nll, weights: weights.as_deref(), tolerance };
+        let nll = nll.as_ref();
+        let given = Votes { answers: &answers, nll, weights: weights.as_deref(), tolerance };
         let verdicts = votes::consensus(&groups.groups, &given, control)?;
         let winners = votes::winners(&verdicts, &answers, control)?;
-        Ok(verdict_columns(&verdicts, winners, &nll))
+        Ok(verdict_columns(verdicts, winners))
     })?;
     batch_to_pyarrow(py, columns)
 }
 
-fn verdict_columns(
-    verdicts: &[Verdict],
-    winners: StringArray,
-    nll: &[f64],
-) -> Vec<(&'static str, ArrayRef)> {
-    let of_row = |row: fn(&Verdict) -> Option<usize>| -> ArrayRef {
-        let values = verdicts.iter().map(|v| row(v).map_or(f64::NAN, |row| nll[row]));
-        Arc::new(nullable(values.collect()))
-    };
-    let share = |of: fn(&Verdict) -> f64| -> ArrayRef {
-        Arc::new(Float64Array::from_iter_values(verdicts.iter().map(of)))
-    };
-    let rows = verdicts.iter().map(|v| v.winner_row.map(|row| row as i64));
-    let n_valid = verdicts.iter().map(|v| v.n_valid as i32);
+fn verdict_columns(verdicts: Verdicts, winners: StringArray) -> Vec<(&'static str, ArrayRef)> {
+    let float = |values: Vec<f64>| -> ArrayRef { Arc::new(Float64Array::from(values)) };
+    let voted = NullBuffer::from_iter(verdicts.winner_row.iter().map(|row| *row >= 0));
+    let winner_row = Int64Array::new(verdicts.winner_row.into(), Some(voted));
     vec![
         ("winner", Arc::new(winners)),
-        ("winner_row", Arc::new(rows.collect::<Int64Array>())),
-        ("winner_nll", of_row(|v| v.winner_row)),
-        ("first_nll", of_row(|v| v.first_row)),
-        ("n_valid", Arc::new(Int32Array::from_iter_values(n_valid))),
-        ("agreement", share(|v| v.agreement)),
-        ("margin", share(|v| v.margin)),
-        ("vote_entropy", share(|v| v.vote_entropy)),
+        ("winner_row", Arc::new(winner_row)),
+        ("winner_nll", Arc::new(nullable(verdicts.winner_nll))),
+        ("first_nll", Arc::new(nullable(verdicts.first_nll))),
+        ("n_valid", Arc::new(Int32Array::from(verdicts.n_valid))),
+        ("agreement", float(verdicts.agreement)),
+        ("margin", float(verdicts.margin)),
+        ("vote_entropy", float(verdicts.vote_entropy)),
     ]
 }
 

@@ -7,11 +7,13 @@ mod examples;
 mod run;
 mod scores;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float64Type;
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch};
+use arrow_buffer::{BooleanBuffer, NullBuffer};
 use arrow_schema::{DataType, Field, Schema};
 use pyo3::prelude::*;
 use pyo3_arrow::input::AnyArray;
@@ -70,15 +72,19 @@ fn batch_to_pyarrow<'py>(
 
 /// Floats with null for NaN.
 fn nullable(values: Vec<f64>) -> Float64Array {
-    if values.iter().any(|x| x.is_nan()) {
-        values.into_iter().map(|x| (!x.is_nan()).then_some(x)).collect()
-    } else {
-        values.into()
-    }
+    let known = BooleanBuffer::collect_bool(values.len(), |i| !values[i].is_nan());
+    let nulls = Some(NullBuffer::new(known)).filter(|nulls| nulls.null_count() > 0);
+    Float64Array::new(values.into(), nulls)
 }
 
-/// float64 chunks as one slice, NaN for null.
-fn floats(chunks: &[ArrayRef]) -> Result<Vec<f64>> {
+/// float64 chunks as one slice, NaN for null; not copied where it is one already.
+fn floats(chunks: &[ArrayRef]) -> Result<Cow<'_, [f64]>> {
+    if let [only] = chunks
+        && let Some(array) = only.as_primitive_opt::<Float64Type>()
+        && array.null_count() == 0
+    {
+        return Ok(Cow::Borrowed(array.values()));
+    }
     let mut out = Vec::with_capacity(rows(chunks));
     for chunk in chunks {
         match chunk.data_type() {
@@ -94,7 +100,7 @@ fn floats(chunks: &[ArrayRef]) -> Result<Vec<f64>> {
             other => return Err(Error::input(format!("expected float64, got {other}"))),
         }
     }
-    Ok(out)
+    Ok(Cow::Owned(out))
 }
 
 /// Boolean chunks as one slice, false for null.
