@@ -113,6 +113,11 @@ class OpenAIEmbedder:
         client = openai.OpenAI(base_url=self.config.base_url, api_key=key, max_retries=6)
         try:
             reply = client.embeddings.create(model=self.config.model or "", input=list(texts))
+        except (openai.AuthenticationError, openai.PermissionDeniedError):
+            raise UserError(f"{self.config.base_url}: the endpoint refuses the API key") from None
+        except openai.NotFoundError:
+            where = self.config.base_url
+            raise UserError(f"{where}: the endpoint has no model {self.config.model!r}") from None
         except openai.OpenAIError as error:
             raise SemiEvolError(f"{self.config.base_url}: no embeddings: {error}") from None
         return _unit(np.asarray([item.embedding for item in reply.data], np.float32))

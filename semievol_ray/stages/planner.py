@@ -16,12 +16,13 @@ from semievol_ray.stages.sources import SourceFile
 
 # The wait at the end is about a thirty-second of the stage.
 _SHARDS_A_REPLICA = 32
-_FEWEST_ROWS, _MOST_ROWS = 64, 4096
+# An engine answers some hundreds of requests at once; two shards should fill it.
+_FEWEST_ROWS, _MOST_ROWS = 256, 4096
 _SAMPLE_BYTES = 1 << 18
 
 
 def plan_shard_rows(rows: int | None, replicas: int) -> int:
-    """Rows of a shard for so many rows over so many replicas: a power of two, 64 to 4096.
+    """Rows of a shard for so many rows over so many replicas: a power of two, 256 to 4096.
 
     `rows` null is a corpus of unknown size, and gets the largest.
     """

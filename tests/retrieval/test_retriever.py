@@ -100,9 +100,13 @@ def test_missing_models_are_one_line(tiny_model) -> None:
 
 def test_vectors_of_an_endpoint(tiny_model) -> None:
     """An OpenAI-compatible server on loopback; its vectors count letters."""
+    locked: list[bool] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if locked:
+                self.send_error(401)
+                return
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             data = [
                 {"object": "embedding", "index": i, "embedding": [t.count(c) for c in "aeiouy"]}
@@ -128,6 +132,9 @@ def test_vectors_of_an_endpoint(tiny_model) -> None:
     retriever = Retriever.build(examples(TEXTS), config, model)
     found, similarities = retriever.nearest(examples([TEXTS[2]], "u"))
     assert found[0][0] == "l2" and similarities[0][0] == pytest.approx(1, abs=1e-6)
+    locked.append(True)
+    with pytest.raises(UserError, match="refuses the API key"):
+        Retriever.build(examples(TEXTS), config, model)
     server.shutdown()
     with pytest.raises(SemiEvolError, match="no embeddings"):
         Retriever.build(

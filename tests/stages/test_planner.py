@@ -14,11 +14,11 @@ from semievol_ray.stages.sources import find_files
 
 @pytest.mark.parametrize(
     ("rows", "replicas", "planned"),
-    [(None, 8, 4096), (10, 1, 64), (2_000_000, 256, 128), (10_000_000, 1, 4096), (40_000, 2, 512)],
+    [(None, 8, 4096), (10, 1, 256), (9_000_000, 256, 1024), (10**8, 1, 4096), (40_000, 2, 512)],
 )
 def test_a_replica_gets_many_shards(rows, replicas, planned) -> None:
     assert plan_shard_rows(rows, replicas) == planned
-    if planned not in (64, 4096):
+    if planned not in (256, 4096):
         assert 32 <= rows / planned / replicas <= 64
 
 
