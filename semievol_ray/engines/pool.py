@@ -13,6 +13,7 @@ from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines.fleet import Fleet, FleetState
 from semievol_ray.engines.metrics import FleetMetrics
 from semievol_ray.engines.placement import place, release
+from semievol_ray.engines.protocol import EngineDied
 from semievol_ray.engines.replica import Replica, Work
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.store import RunDirectory, digest
@@ -117,7 +118,11 @@ class EnginePool:
                         self._bury(fleet, replica, item, work, error)
                         continue
                     except ray.exceptions.RayTaskError as error:
-                        raise _cause(error) from error
+                        if not isinstance(error.cause, EngineDied):
+                            raise _cause(error) from error
+                        pending = {r: p for r, p in pending.items() if p[0] != replica}
+                        self._bury(fleet, replica, item, work, error.cause)
+                        continue
                     last_progress = time.monotonic()
                     if item is None:
                         fleet.became_ready(replica)

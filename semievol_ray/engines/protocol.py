@@ -2,7 +2,7 @@
 
 An engine answers every request: one that it cannot serve comes back as a row with a reason in
 `finish_reason`, never as an exception, so that one bad row costs itself alone. An exception out
-of an engine means that the engine itself is broken.
+of an engine means that the engine itself is broken; EngineDied, that another replica should go on.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ GENERATION = pa.schema(
 )
 
 SCORES = pa.list_(pa.float32())
+
+
+class EngineDied(Exception):
+    """The engine's own process is gone; its replica is of no more use."""
 
 
 class Message(TypedDict):

