@@ -22,7 +22,7 @@ pub struct Chunked<C> {
 }
 
 impl<C> Chunked<C> {
-    fn new(arrays: &[ArrayRef], view: impl Fn(&ArrayRef) -> Result<C>) -> Result<Self> {
+    pub fn new(arrays: &[ArrayRef], view: impl Fn(&ArrayRef) -> Result<C>) -> Result<Self> {
         let mut starts = vec![0];
         for array in arrays {
             starts.push(starts[starts.len() - 1] + array.len());

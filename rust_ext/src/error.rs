@@ -10,6 +10,8 @@ pub enum Error {
     Input(String),
     /// The caller asked to stop.
     Cancelled,
+    /// A kernel panicked: a mistake of ours.
+    Panic(String),
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -49,6 +51,7 @@ impl fmt::Display for Error {
             Self::Row { row, message } => write!(f, "row {row}: {message}"),
             Self::Input(message) => f.write_str(message),
             Self::Cancelled => f.write_str("cancelled"),
+            Self::Panic(message) => write!(f, "a kernel panicked, please report it: {message}"),
         }
     }
 }

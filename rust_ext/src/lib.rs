@@ -19,6 +19,8 @@ pub mod scores;
 pub mod strings;
 pub mod sums;
 #[cfg(target_arch = "x86_64")]
+mod sums_avx512;
+#[cfg(target_arch = "x86_64")]
 mod sums_x86;
 pub mod text;
 pub mod token_entropy;

@@ -106,6 +106,17 @@ fn first_error(a: Result<()>, b: Result<()>) -> Result<()> {
     }
 }
 
+/// Whether any value is such.
+pub fn any<T: Sync>(values: &[T], such: impl Fn(&T) -> bool + Sync) -> bool {
+    // Without an exit within a block, which would keep the compiler from comparing many at once.
+    let block = |values: &[T]| values.iter().fold(false, |any, value| any | such(value));
+    if in_pool() && values.len() > BLOCK_ROWS {
+        values.par_chunks(BLOCK_ROWS).any(block)
+    } else {
+        values.chunks(BLOCK_ROWS).any(block)
+    }
+}
+
 /// Sorts, with ties in their order.
 pub fn sort<T: Ord + Send>(items: &mut [T]) {
     if in_pool() { items.par_sort() } else { items.sort() }

@@ -101,9 +101,8 @@ mod tests {
 
     #[test]
     fn the_column_is_that_of_one_pass() {
-        // Under Miri, which is slow, one block and a bit.
         for rows in [0, 1, BLOCK_ROWS, BLOCK_ROWS + 3] {
-            let text = |row: usize| (row % 3 > 0).then(|| "é".repeat(row % 4));
+            let text = |row: usize| (row % 3 != 1).then(|| "é".repeat(row % 4));
             let got = column(rows, &Control::default(), |range, block| {
                 range.for_each(|row| block.push(text(row).as_deref()));
                 Ok(())

@@ -66,6 +66,22 @@ fn eight<O: Offset>(
             long |= 1 << i;
         }
     }
+    let mut any_nan = finish(halves, lengths, out);
+    while long != 0 {
+        let i = long.trailing_zeros() as usize;
+        let (start, end) = (offsets[i].at(), offsets[i + 1].at());
+        let sum = blocks(&values[start..], end - start, largest);
+        any_nan |= sum.is_nan();
+        out[i] = -sum / (end - start) as f64 + 0.0;
+        long &= long - 1;
+    }
+    any_nan
+}
+
+/// The means of eight lists of one block, from eight lanes of each on; whether any sum is NaN.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn finish(halves: [__m256; 8], lengths: [i32; 8], out: &mut [f64; 8]) -> bool {
     let sums = trees(halves);
     let lengths = [
         _mm_set_epi32(lengths[3], lengths[2], lengths[1], lengths[0]),
@@ -82,16 +98,7 @@ fn eight<O: Offset>(
         // SAFETY: four float64 fit into either half of `out`.
         unsafe { _mm256_storeu_pd(out.as_mut_ptr().add(4 * half), _mm256_add_pd(mean, zero)) };
     }
-    let mut any_nan = _mm256_movemask_pd(any_nan) != 0;
-    while long != 0 {
-        let i = long.trailing_zeros() as usize;
-        let (start, end) = (offsets[i].at(), offsets[i + 1].at());
-        let sum = blocks(&values[start..], end - start, largest);
-        any_nan |= sum.is_nan();
-        out[i] = -sum / (end - start) as f64 + 0.0;
-        long &= long - 1;
-    }
-    any_nan
+    _mm256_movemask_pd(any_nan) != 0
 }
 
 /// The sixteen lanes of a block of at most `SHORT` values, its upper half added to its lower.
@@ -163,12 +170,18 @@ fn blocks(values: &[f32], length: usize, largest: &mut __m256) -> f64 {
     let mut total = 0.0;
     for start in (0..length).step_by(BLOCK) {
         let half = block(&values[start..], (length - start).min(BLOCK), largest);
-        let quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
-        let two = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
-        let one = _mm_add_ss(two, _mm_shuffle_ps::<1>(two, two));
-        total += f64::from(_mm_cvtss_f32(one));
+        total += f64::from(reduce(half));
     }
     total
+}
+
+/// The tree of one list from eight lanes on.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub fn reduce(half: __m256) -> f32 {
+    let quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+    let two = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+    _mm_cvtss_f32(_mm_add_ss(two, _mm_shuffle_ps::<1>(two, two)))
 }
 
 /// The trees of eight lists from eight lanes on.

@@ -5,6 +5,12 @@
 //! rest is least where it fills as few tokens as it can, each of `p_k`, and largest where it is
 //! spread evenly over all of them.
 
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type, UInt32Type};
+use arrow_array::{Array, ArrayRef};
+use arrow_buffer::ScalarBuffer;
+use arrow_schema::DataType;
+
 use crate::arrays::{Chunked, FloatLists, Lists};
 use crate::error::{Error, Result};
 use crate::parallel::{self, Control};
@@ -47,20 +53,140 @@ fn response(
     vocabulary: usize,
     logprobs: &mut Vec<f64>,
 ) -> std::result::Result<Bounds, String> {
-    let (mut low, mut high, mut n) = (0.0, 0.0, 0usize);
+    let mut mean = Mean::default();
     for token in responses.span(row).unwrap_or(0..0) {
         logprobs.clear();
         let span = tokens.lists.span(token).unwrap_or(0..0);
         logprobs.extend(span.filter_map(|i| tokens.value(i)));
-        if logprobs.is_empty() {
-            continue;
-        }
-        let bounds = bounds(logprobs, vocabulary)?;
-        low += bounds.0;
-        high += bounds.1;
-        n += 1;
+        mean.add(logprobs, vocabulary)?;
     }
-    Ok((low / n as f64, high / n as f64))
+    Ok(mean.bounds())
+}
+
+/// The same of two parallel lists: the top-k logprobs of all tokens of a response one after another,
+/// and for each of them the position of its token, which never falls.
+///
+/// Raises an error with the row for lists of different lengths and for a position that falls, too.
+pub fn token_entropy_by_position(
+    logprobs: &Chunked<FloatLists>,
+    positions: &Chunked<IntegerLists>,
+    vocabulary: usize,
+    control: &Control,
+) -> Result<Vec<Bounds>> {
+    if logprobs.len() != positions.len() {
+        let (have, need) = (positions.len(), logprobs.len());
+        return Err(Error::input(format!("positions has {have} rows, logprobs has {need}")));
+    }
+    let mut out = vec![(f64::NAN, f64::NAN); logprobs.len()];
+    parallel::fill(&mut out[..], control, |start, rows| {
+        let mut token = Vec::new();
+        for (i, out) in rows.iter_mut().enumerate() {
+            let row = start + i;
+            *out =
+                flat_response(logprobs.locate(row), positions.locate(row), vocabulary, &mut token)
+                    .map_err(|message| Error::row(row, message))?;
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
+fn flat_response(
+    (logprobs, row): (&FloatLists, usize),
+    (positions, position_row): (&IntegerLists, usize),
+    vocabulary: usize,
+    token: &mut Vec<f64>,
+) -> std::result::Result<Bounds, String> {
+    let values = logprobs.lists.span(row).unwrap_or(0..0);
+    let places = positions.lists.span(position_row).unwrap_or(0..0);
+    if values.len() != places.len() {
+        return Err(format!("{} logprobs, but {} positions", values.len(), places.len()));
+    }
+    let mut mean = Mean::default();
+    let mut previous = None;
+    token.clear();
+    for (i, place) in values.zip(places) {
+        let position = positions.get(place);
+        if previous.is_some_and(|previous| position < previous) {
+            return Err(format!("position {position} comes after a later one"));
+        }
+        if previous.replace(position) != Some(position) {
+            mean.add(token, vocabulary)?;
+            token.clear();
+        }
+        token.extend(logprobs.value(i));
+    }
+    mean.add(token, vocabulary)?;
+    Ok(mean.bounds())
+}
+
+/// Lists of integers.
+pub struct IntegerLists {
+    lists: Lists,
+    values: Integers,
+}
+
+enum Integers {
+    I32(ScalarBuffer<i32>),
+    I64(ScalarBuffer<i64>),
+    U32(ScalarBuffer<u32>),
+}
+
+impl IntegerLists {
+    /// Raises an error for what is no list of int32, int64 or uint32, and for nulls in one.
+    pub fn new(array: &ArrayRef) -> Result<Self> {
+        let lists = Lists::new(array)?;
+        let Some(inner) = &lists.values else {
+            return Ok(Self { lists, values: Integers::I64(vec![].into()) });
+        };
+        let values = match inner.data_type() {
+            DataType::Int32 => Integers::I32(inner.as_primitive::<Int32Type>().values().clone()),
+            DataType::Int64 => Integers::I64(inner.as_primitive::<Int64Type>().values().clone()),
+            DataType::UInt32 => Integers::U32(inner.as_primitive::<UInt32Type>().values().clone()),
+            other => return Err(Error::input(format!("expected lists of integers, got {other}"))),
+        };
+        if inner.null_count() > 0 {
+            return Err(Error::input("positions: a list holds a null"));
+        }
+        Ok(Self { lists, values })
+    }
+
+    fn get(&self, i: usize) -> i64 {
+        match &self.values {
+            Integers::I32(values) => values[i].into(),
+            Integers::I64(values) => values[i],
+            Integers::U32(values) => values[i].into(),
+        }
+    }
+}
+
+pub fn integer_lists(arrays: &[ArrayRef]) -> Result<Chunked<IntegerLists>> {
+    Chunked::new(arrays, IntegerLists::new)
+}
+
+/// The mean over the tokens of a response.
+#[derive(Default)]
+struct Mean {
+    low: f64,
+    high: f64,
+    tokens: usize,
+}
+
+impl Mean {
+    /// A token of which nothing is known does not count.
+    fn add(&mut self, logprobs: &[f64], vocabulary: usize) -> std::result::Result<(), String> {
+        if !logprobs.is_empty() {
+            let (low, high) = bounds(logprobs, vocabulary)?;
+            self.low += low;
+            self.high += high;
+            self.tokens += 1;
+        }
+        Ok(())
+    }
+
+    fn bounds(&self) -> Bounds {
+        (self.low / self.tokens as f64, self.high / self.tokens as f64)
+    }
 }
 
 /// Bounds of the entropy of one token.

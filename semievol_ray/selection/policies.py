@@ -58,9 +58,7 @@ def judge_paper(examples: Examples) -> Judged:
         examples.justified, examples.justified_answer, examples.justified_entropy, examples
     )
     responded = np.where(examples.justified, examples.justified_responded, examples.responded)
-    reason = _first_of(
-        no_response=~responded, unparsed=~_valid(answer), unscored=np.isnan(entropy)
-    )
+    reason = _first_of(no_response=~responded, unparsed=~_valid(answer), unscored=np.isnan(entropy))
     return Judged(answer, entropy, -entropy, reason, ranked=reason == _CODE["selected"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import duckdb
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from semievol_ray import selection
+from semievol_ray.selection import thresholds
 
 ROWS = [[-1.0, -3.0], None, [], [-0.5, None, -1.5], [-math.inf], [0.0]]
 NLL = [2.0, None, None, 1.0, math.inf, 0.0]
@@ -100,15 +102,42 @@ def test_what_is_no_logprob_is_refused_with_its_row(bad):
         selection.mean_nll(pa.chunked_array([array[:9_000], array[9_000:]]))
 
 
-def test_offsets_beyond_two_to_the_31():
-    # 2^31 + 8 values, of which only the pages that are read take memory.
-    n = 2**31 + 8
+def test_more_than_two_to_the_31_values():
+    # Zeros that were never written to take no memory, also when they are read.
+    length = 1024
+    n = 2**31 + length
     buffer = np.zeros(n, dtype=np.float16)
-    buffer[-4:] = -1.0
+    buffer[-length:] = -1.0
     values = pa.Array.from_buffers(pa.float16(), n, [None, pa.py_buffer(buffer)])
-    offsets = pa.array([0, 4, n - 4, n], pa.int64())
+    offsets = pa.array(np.arange(0, n + 1, length))
     array = pa.LargeListArray.from_arrays(offsets, values)
-    assert selection.mean_nll(array[2:]).to_pylist() == [1.0]
+    nll = selection.mean_nll(array).to_numpy()
+    assert nll[-1] == 1.0 and not nll[:-1].any()
+    assert selection.mean_nll(array[-1:]).to_pylist() == [1.0]
+
+
+@pytest.mark.skipif(
+    os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") < 4 << 30,
+    reason="takes 2.5 GB of memory",
+)
+def test_ten_million_classes():
+    n = 10_000_000
+    # As many answers in one example, and two votes for one of them.
+    numbers = np.arange(n)
+    numbers[-1] = 7
+    answers = pa.array(numbers).cast(pa.string())
+    groups = selection.Groups(pa.DictionaryArray.from_arrays(np.zeros(n, np.int8), ["one"]))
+    got = selection.consensus(groups, answers, pa.array(np.ones(n))).to_pylist()[0]
+    assert got["winner"] == "7" and got["n_valid"] == n
+    assert got["agreement"] == 2 / n and got["margin"] == pytest.approx(1 / n)
+    assert got["vote_entropy"] == pytest.approx(math.log(n) - 2 / n * math.log(2), rel=1e-9)
+    # As many options in one distribution, and as many quotas.
+    even = pa.FixedSizeListArray.from_arrays(np.full(n, 1 / n, np.float32), n)
+    aligned = selection.align_options(even, selection.alignment_weights(even, [1.0] * n))
+    assert aligned["probability"][0].as_py() == pytest.approx(1 / n, rel=1e-6)
+    keys = thresholds.class_keys(np.arange(n, dtype=np.int32), np.ones(n))
+    last, room, among = thresholds.quotas([keys[n // 2 :], keys[: n // 2]], 50.0)
+    assert (last == keys).all() and (room == 1).all() and (among == 1).all()
 
 
 def test_token_entropy_is_bounded():
@@ -121,6 +150,33 @@ def test_token_entropy_is_bounded():
     exact = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
     assert got[1]["low"] == pytest.approx(exact, rel=1e-6) == got[1]["high"]
     assert got[2] == got[3] == {"low": None, "high": None}
+
+
+def test_token_entropy_of_two_parallel_lists_is_that_of_nested_ones():
+    rng = np.random.default_rng(0)
+    rows = [None, []]
+    rows += [[np.log(rng.dirichlet(np.ones(8))[:k]).tolist() for k in (1, 3, 8)] for _ in range(20)]
+    nested = pa.array(rows, pa.list_(pa.list_(pa.float32())))
+    flat = pa.array(
+        [row and [x for token in row for x in token] for row in rows], nested.type.value_type
+    )
+    places = [row and [7 * i for i, token in enumerate(row) for _ in token] for row in rows]
+    want = selection.token_entropy(nested, vocabulary=8)
+    for width in (pa.int32(), pa.int64(), pa.uint32()):
+        positions = pa.array(places, pa.large_list(width))
+        positions = pa.chunked_array([positions[:3], positions[3:]])
+        assert selection.token_entropy(flat, vocabulary=8, positions=positions).equals(want)
+
+    def of(logprobs, positions):
+        logprobs = pa.array([logprobs], pa.list_(pa.float32()))
+        return selection.token_entropy(logprobs, vocabulary=2, positions=pa.array([positions]))
+
+    with pytest.raises(ValueError, match="row 0: 1 logprobs, but 2 positions"):
+        of([-1.0], [0, 1])
+    with pytest.raises(ValueError, match="row 0: position 0 comes after a later one"):
+        of([-1.0, -1.0], [1, 0])
+    with pytest.raises(ValueError, match="expected lists of integers"):
+        of([-1.0], ["x"])
 
 
 def test_agreement_of_the_collaborators():

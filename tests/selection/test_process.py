@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from semievol_ray import selection
+from semievol_ray import _native, selection
 
 # Distinct texts that no short way takes: seconds of work.
 SLOW = "I believe that it may well be the second of them, or so it seems " * 8
@@ -106,6 +106,16 @@ def test_threads_come_from_the_grant_and_change_no_bits(monkeypatch):
     finally:
         selection.set_num_threads(0)
     assert results[0].equals(results[1]) and results[0].equals(results[2])
+
+
+@pytest.mark.parametrize("rows", [1, 100_000])
+def test_a_panic_is_an_exception_and_the_process_lives(rows):
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match=rf"row {rows - 1} was asked to panic$"):
+            _native._panic(rows)
+    # The pool that it happened in still works.
+    array = pa.array([[-1.0]] * 50_000, pa.list_(pa.float32()))
+    assert sum(selection.mean_nll(array).to_pylist()) == 50_000
 
 
 def test_a_wrong_type_is_an_error_of_one_line():

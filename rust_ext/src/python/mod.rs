@@ -20,6 +20,7 @@ use pyo3_arrow::input::AnyArray;
 use pyo3_arrow::{PyArray, PyRecordBatch};
 
 use crate::error::{Error, Result};
+use crate::parallel;
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -38,6 +39,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(examples::alignment_weights, module)?)?;
     module.add_function(wrap_pyfunction!(examples::align_options, module)?)?;
     module.add_function(wrap_pyfunction!(examples::hash_ids, module)?)?;
+    module.add_function(wrap_pyfunction!(run::_panic, module)?)?;
     module.add_function(wrap_pyfunction!(run::num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(run::set_num_threads, module)?)?;
     Ok(())
@@ -72,8 +74,9 @@ fn batch_to_pyarrow<'py>(
 
 /// Floats with null for NaN.
 fn nullable(values: Vec<f64>) -> Float64Array {
-    let known = BooleanBuffer::collect_bool(values.len(), |i| !values[i].is_nan());
-    let nulls = Some(NullBuffer::new(known)).filter(|nulls| nulls.null_count() > 0);
+    let nulls = parallel::any(&values, |x| x.is_nan()).then(|| {
+        NullBuffer::new(BooleanBuffer::collect_bool(values.len(), |i| !values[i].is_nan()))
+    });
     Float64Array::new(values.into(), nulls)
 }
 

@@ -1,6 +1,7 @@
 //! Runs a kernel without the GIL: on the calling thread where there is little to do, else on a pool
-//! of our own while the calling thread looks out for Ctrl-C.
+//! of our own while the calling thread looks out for Ctrl-C. A panic becomes a RuntimeError.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use pyo3::prelude::*;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::{Error, Result};
-use crate::parallel::{BLOCK_ROWS, Control};
+use crate::parallel::{self, BLOCK_ROWS, Control};
 
 /// How often the calling thread asks Python for signals.
 const SIGNALS_EVERY: Duration = Duration::from_millis(100);
@@ -18,6 +19,7 @@ const SIGNALS_EVERY: Duration = Duration::from_millis(100);
 pub fn to_py_error(error: Error) -> PyErr {
     match error {
         Error::Cancelled => PyKeyboardInterrupt::new_err(()),
+        Error::Panic(_) => PyRuntimeError::new_err(error.to_string()),
         other => PyValueError::new_err(other.to_string()),
     }
 }
@@ -29,7 +31,7 @@ pub fn run<T: Send>(
     work: impl FnOnce(&Control) -> Result<T> + Send,
 ) -> PyResult<T> {
     if rows <= BLOCK_ROWS {
-        return py.detach(|| work(&Control::default())).map_err(to_py_error);
+        return py.detach(|| caught(work, &Control::default())).map_err(to_py_error);
     }
     let pool = pool()?;
     let (send, receive) = channel();
@@ -37,8 +39,7 @@ pub fn run<T: Send>(
         let control = Control::default();
         pool.in_place_scope(|scope| {
             let control = &control;
-            // If the work panics, the sender is dropped and the scope passes the panic on.
-            scope.spawn(move |_| drop(send.send(work(control))));
+            scope.spawn(move |_| drop(send.send(caught(work, control))));
             let mut interrupted = None;
             loop {
                 match receive.recv_timeout(SIGNALS_EVERY) {
@@ -50,10 +51,32 @@ pub fn run<T: Send>(
                         }
                     }
                     Err(RecvTimeoutError::Disconnected) => {
-                        return Err(PyRuntimeError::new_err("a kernel panicked"));
+                        return Err(PyRuntimeError::new_err("a kernel ended without a value"));
                     }
                 }
             }
+        })
+    })
+}
+
+/// The value of `work`, or its panic as an error; on whichever thread it happened.
+fn caught<T>(work: impl FnOnce(&Control) -> Result<T>, control: &Control) -> Result<T> {
+    // What the work held when it panicked is dropped with it: nobody sees it half-done.
+    catch_unwind(AssertUnwindSafe(|| work(control))).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        Err(Error::Panic(text.unwrap_or("no message").to_owned()))
+    })
+}
+
+/// Panics in the last of this many rows: for the test that a panic is an exception.
+#[pyfunction]
+pub fn _panic(py: Python<'_>, rows: usize) -> PyResult<()> {
+    run(py, rows, |control| {
+        let mut out = vec![0u8; rows];
+        parallel::fill(&mut out[..], control, |start, block| {
+            assert!(start + block.len() < rows, "row {} was asked to panic", rows - 1);
+            Ok(())
         })
     })
 }

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::parallel;
 use crate::scores::{Score, score};
 use crate::sums;
-use crate::token_entropy::token_entropy as bounds_of;
+use crate::token_entropy::{integer_lists, token_entropy as bounds_of, token_entropy_by_position};
 
 /// Length-normalised negative log-likelihood of each response, in nats: -(1/L) sum(r_k) (Eq. 6).
 ///
@@ -70,15 +70,25 @@ pub fn sequence_score<'py>(
 /// logprobs. The mass that these leave over is on tokens of at most the least probability seen:
 /// `low` packs it as tightly as that allows, `high` spreads it over the rest of `vocabulary`. Null
 /// for a response without tokens. Raises ValueError with the row for what is no distribution.
+///
+/// With `positions` the two are parallel lists: `logprobs` holds those of all tokens of a response
+/// one after another, `positions` (int32, int64 or uint32) the place of each one's token, which
+/// never falls. Raises ValueError with the row where the two do not fit.
 #[pyfunction]
-#[pyo3(signature = (logprobs, *, vocabulary))]
-pub fn token_entropy(
-    py: Python<'_>,
+#[pyo3(signature = (logprobs, *, vocabulary, positions=None))]
+pub fn token_entropy<'py>(
+    py: Python<'py>,
     logprobs: AnyArray,
     vocabulary: usize,
-) -> PyResult<Bound<'_, PyAny>> {
+    positions: Option<AnyArray>,
+) -> PyResult<Bound<'py, PyAny>> {
     let logprobs = chunks(logprobs)?;
+    let positions = positions.map(chunks).transpose()?;
     let bounds = run(py, rows(&logprobs), |control| {
+        if let Some(positions) = &positions {
+            let (values, positions) = (float_lists(&logprobs)?, integer_lists(positions)?);
+            return token_entropy_by_position(&values, &positions, vocabulary, control);
+        }
         let outer = lists(&logprobs)?;
         let inner = outer.chunks.iter().map(|chunk| match &chunk.values {
             Some(values) => FloatLists::new(values),
