@@ -9,7 +9,7 @@ comma := ,
 EXTRAS := dev$(if $(ENGINE),$(comma)$(ENGINE))
 UV := $(BIN)/python -m uv pip install --python $(BIN)/python --constraint constraints.txt --overrides .ci/overrides.txt
 
-.PHONY: setup demo test lint rust-test clean
+.PHONY: setup demo test lint rust-test miri fuzz clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,16 @@ lint: setup
 
 rust-test: setup
 	cargo test --workspace --locked --quiet
+
+# The unsafe parts under Miri, which knows AVX2 but not AVX-512: needs a nightly toolchain with miri.
+miri:
+	RUSTFLAGS=-Ctarget-feature=+avx2 PROPTEST_CASES=2 cargo +nightly miri test --no-default-features --lib -- sums:: strings::
+
+# Needs a nightly toolchain and cargo-fuzz; AddressSanitizer reads along.
+FUZZ_RUNS ?= 10000000
+fuzz:
+	cd rust_ext && for target in answers arrow_import; do \
+		cargo +nightly fuzz run $$target -- -runs=$(FUZZ_RUNS) -max_len=96 || exit 1; done
 
 clean:
 	rm -rf $(VENV) target

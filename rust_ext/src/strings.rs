@@ -13,8 +13,8 @@ use crate::parallel::{self, BLOCK_ROWS, Control};
 /// The texts of one block.
 pub struct Block {
     bytes: Vec<u8>,
-    /// Where each text ends among the bytes.
-    ends: Vec<usize>,
+    /// Where each text ends among the bytes; it may wrap where there are far too many of them.
+    ends: Vec<u32>,
     valid: Vec<bool>,
 }
 
@@ -22,7 +22,7 @@ impl Block {
     #[inline]
     pub fn push(&mut self, text: Option<&str>) {
         self.bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
-        self.ends.push(self.bytes.len());
+        self.ends.push(self.bytes.len() as u32);
         self.valid.push(text.is_some());
     }
 }
@@ -53,7 +53,7 @@ pub fn column(
 /// A block that is done.
 struct Part {
     bytes: Vec<u8>,
-    ends: Vec<usize>,
+    ends: Vec<u32>,
     valid: BooleanBuffer,
 }
 
@@ -74,7 +74,7 @@ fn concat(rows: usize, blocks: &[Part], control: &Control) -> Result<StringArray
         let block = start / BLOCK_ROWS;
         let Some(ends) = blocks.get(block).map(|block| &block.ends) else { return Ok(()) };
         for (out, end) in out.iter_mut().zip(ends) {
-            *out = (starts[block] + end) as i32;
+            *out = starts[block] as i32 + *end as i32;
         }
         Ok(())
     })?;

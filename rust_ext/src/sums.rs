@@ -186,7 +186,8 @@ mod tests {
     #[test]
     fn lists_of_every_length_up_to_two_blocks() {
         // Each length at the end of the values, where a read beyond them would show.
-        for length in 0..=2 * BLOCK {
+        let step = if cfg!(miri) { 13 } else { 1 };
+        for length in (0..=2 * BLOCK).step_by(step) {
             let values: Vec<f32> = (0..length).map(|i| -(i as f32) / 7.0).collect();
             let offsets = [vec![0; 8], vec![length as i32; 2]].concat();
             for way in ways() {

@@ -124,3 +124,13 @@ def test_a_wrong_type_is_an_error_of_one_line():
             selection.mean_nll(wrong)
     with pytest.raises(ValueError, match="expected texts"):
         selection.extract_answers(pa.array([1]), kind="text")
+
+
+def test_selection_alone_needs_no_engine():
+    code = (
+        "import sys\n"
+        "from semievol_ray import selection\n"
+        "print({'torch', 'ray', 'transformers', 'deepspeed', 'faiss'} & set(sys.modules))\n"
+    )
+    child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert child.stdout == "set()\n"
