@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -22,11 +22,18 @@ from semievol_ray.engines.protocol import (
     EngineDied,
     Request,
     Sampling,
-    failed_generation,
 )
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
 
 _MAX_ADAPTERS = 8
+
+
+class _Answer(NamedTuple):
+    """What became of one request; tokens and logprobs are null where there is no response."""
+
+    finish_reason: str
+    tokens: list[int] | None = None
+    logprobs: list[float] | None = None
 
 
 class VllmEngine(Engine):
@@ -50,10 +57,15 @@ class VllmEngine(Engine):
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             # "auto" binds to physical cores by number, which a container may not own.
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+            if tensor_parallel * pipeline_parallel == 1:
+                # The model in the process of the scheduler: two would wait for each other by
+                # spinning, which takes a core from the model, and one starts in less time.
+                os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             if threads:
                 os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
 
         options: dict[str, Any] = {
@@ -74,6 +86,8 @@ class VllmEngine(Engine):
             # Where a prompt is computed in pieces, vLLM 0.32 rewinds the generator of a seeded
             # request, which CPU generators cannot: the engine would die.
             options["enable_chunked_prefill"] = False
+            # Prompts are shared by blocks of this many tokens; the default, 128, is most of one.
+            options["block_size"] = 32
         if _in_placement_group():
             # The group's bundles are on several nodes: a worker in each, as vLLM's Ray executor
             # puts them. Without it vLLM looks for all the GPUs in this process.
@@ -83,7 +97,8 @@ class VllmEngine(Engine):
             options |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,
                         "max_cpu_loras": _MAX_ADAPTERS}  # fmt: skip
         arguments = AsyncEngineArgs(**(options | model.engine_options))
-        self.engine = AsyncLLM.from_engine_args(arguments)
+        # Batches as large as those of vLLM's offline engine: nobody waits for a first token here.
+        self.engine = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
         self.max_model_len = int(self.engine.model_config.max_model_len)
         self._adapters: dict[str, Any] = {}
         self._ids = itertools.count()
@@ -92,9 +107,14 @@ class VllmEngine(Engine):
         self, requests: list[Request], sampling: Sampling, adapter: str | None = None
     ) -> pa.Table:
         """See Engine.generate."""
-        lora = self._lora(adapter)
-        rows = await asyncio.gather(*(self._generate(r, sampling, lora) for r in requests))
-        return pa.Table.from_pylist(rows, schema=GENERATION)
+        lora, prompts = self._lora(adapter), self._prompts(requests)
+        answers = await asyncio.gather(
+            *(
+                self._generate(prompt, request.seed, sampling, lora)
+                for prompt, request in zip(prompts, requests, strict=True)
+            )
+        )
+        return self._table(prompts, answers)
 
     async def score(
         self,
@@ -105,53 +125,107 @@ class VllmEngine(Engine):
         closed: bool = False,
     ) -> pa.Array:
         """See Engine.score."""
-        lora = self._lora(adapter)
-        end = [self.tokenizer.eos_token_id] if closed else []
+        lora, prompts = self._lora(adapter), self._prompts(requests)
+        tails = self._tails(candidates, closed)
         rows = await asyncio.gather(
-            *(
-                self._score(request, row, end, lora)
-                for request, row in zip(requests, candidates, strict=True)
-            )
+            *(self._score(prompt, row, lora) for prompt, row in zip(prompts, tails, strict=True))
         )
         return pa.array(rows, SCORES)
+
+    async def answer(
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        candidates: list[list[str]],
+        adapter: str | None = None,
+        *,
+        closed: bool = False,
+    ) -> tuple[pa.Table, pa.Array]:
+        """See Engine.answer.
+
+        A row's requests are handed over one behind the other: the prefix cache still holds its
+        prompt, however many rows there are.
+        """
+        lora, prompts = self._lora(adapter), self._prompts(requests)
+        tails = self._tails(candidates, closed)
+        both = await asyncio.gather(
+            *(
+                asyncio.gather(
+                    self._generate(prompt, request.seed, sampling, lora),
+                    self._score(prompt, row, lora),
+                )
+                for prompt, request, row in zip(prompts, requests, tails, strict=True)
+            )
+        )
+        scores = pa.array([row for _, row in both], SCORES)
+        return self._table(prompts, [answer for answer, _ in both]), scores
 
     async def close(self) -> None:
         """See Engine.close."""
         self.engine.shutdown()
 
-    async def _generate(self, request: Request, sampling: Sampling, lora: Any) -> dict[str, Any]:
+    async def _generate(
+        self, prompt: list[int], seed: int, sampling: Sampling, lora: Any
+    ) -> _Answer:
         from vllm import SamplingParams
 
-        prompt = self.tokenizer(request.prompt)["input_ids"]
         if len(prompt) + sampling.max_tokens > self.max_model_len:
-            return failed_generation("prompt_too_long", len(prompt))
+            return _Answer("prompt_too_long")
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
-            seed=request.seed,
+            seed=seed,
+            # The sampled token's alone, in one flat list.
             logprobs=0,
+            flat_logprobs=True,
         )
         final = await self._last(prompt, parameters, lora)
         if final is None:
-            return failed_generation("engine_error", len(prompt))
+            return _Answer("engine_error")
         written = final.outputs[0]
-        taken = zip(written.token_ids, written.logprobs, strict=True)
-        return {
-            "text": written.text,
-            "finish_reason": written.finish_reason or "stop",
-            "prompt_tokens": len(prompt),
-            "tokens": len(written.token_ids),
-            "token_logprobs": [position[token].logprob for token, position in taken],
-        }
+        # Each position lists the sampled token first, and only that.
+        logprobs = written.logprobs
+        taken = [logprobs.logprobs[start] for start in logprobs.start_indices]
+        return _Answer(written.finish_reason or "stop", list(written.token_ids), taken)
+
+    def _table(self, prompts: list[list[int]], answers: list[_Answer]) -> pa.Table:
+        """The GENERATION table; the texts are decoded here, all at once."""
+        texts = iter(
+            self.tokenizer.batch_decode(
+                [a.tokens for a in answers if a.tokens is not None], skip_special_tokens=True
+            )
+        )
+        columns = [
+            [None if a.tokens is None else next(texts) for a in answers],
+            [a.finish_reason for a in answers],
+            [len(prompt) for prompt in prompts],
+            [len(a.tokens or ()) for a in answers],
+            [a.logprobs for a in answers],
+        ]
+        arrays = [pa.array(c, f.type) for c, f in zip(columns, GENERATION, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=GENERATION)
+
+    def _prompts(self, requests: list[Request]) -> list[list[int]]:
+        """Their token ids: a fast tokenizer takes many texts on all its threads."""
+        if not requests:
+            return []
+        ids: list[list[int]] = self.tokenizer([r.prompt for r in requests])["input_ids"]
+        return ids
+
+    def _tails(self, candidates: list[list[str]], closed: bool) -> list[list[list[int]]]:
+        """Token ids of each row's candidates; most rows have the same ones."""
+        texts = sorted({text for row in candidates for text in row})
+        if not texts:
+            return [[] for _ in candidates]
+        end = [self.tokenizer.eos_token_id] if closed else []
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        tails = {text: [*found, *end] for text, found in zip(texts, ids, strict=True)}
+        return [[tails[text] for text in row] for row in candidates]
 
     async def _score(
-        self, request: Request, candidates: list[str], end: list[int], lora: Any
+        self, prompt: list[int], tails: list[list[int]], lora: Any
     ) -> list[float] | None:
-        prompt = self.tokenizer(request.prompt)["input_ids"]
-        tails = [
-            self.tokenizer(text, add_special_tokens=False)["input_ids"] + end for text in candidates
-        ]
         if len(prompt) + max(map(len, tails), default=1) + 1 > self.max_model_len:
             return None
         # Each distinct beginning is asked once for the logprobs of the tokens that may follow it.
@@ -191,15 +265,17 @@ class VllmEngine(Engine):
 
     async def _last(self, prompt: list[int], parameters: Any, lora: Any) -> Any:
         """The final output of one request; null where vLLM refuses the request itself."""
-        from vllm import TokensPrompt
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
         from vllm.v1.engine.exceptions import EngineDeadError
 
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
+        parameters.detokenize = False  # token by token; `_table` does it once
+        parameters.skip_clone = True  # it is this request's own
         final = None
         try:
             async for output in self.engine.generate(
-                TokensPrompt(prompt_token_ids=prompt),
+                tokens_input(prompt),
                 parameters,
                 request_id=str(next(self._ids)),
                 lora_request=lora,

@@ -81,6 +81,7 @@ def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:
             "closed": (await engine.score(REQUESTS, ONE_TOKEN, adapter, closed=True)).to_pylist(),
             "many": (await engine.score(REQUESTS, MANY_TOKENS)).to_pylist(),
             "long": (await engine.generate(long, greedy)).to_pylist(),
+            "both": await engine.answer(REQUESTS, greedy, ONE_TOKEN),
         }
 
     async def ask_vllm() -> dict:
@@ -102,6 +103,10 @@ def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:
         for row, wanted in zip(ours[name], reference[name], strict=True):
             assert row == pytest.approx(wanted, abs=1e-2), name
     assert [r["text"] for r in ours["free"]] == [r["text"] for r in ours["again"]]
+    text, scores = ours["both"]
+    assert text["text"].to_pylist() == [r["text"] for r in ours["base"]]
+    for row, wanted in zip(scores.to_pylist(), ours["one"], strict=True):
+        assert row == pytest.approx(wanted, abs=1e-4)
     assert ours["long"][0]["finish_reason"] == "prompt_too_long"
     assert ours["long"][1]["text"] == ours["base"][0]["text"]
 
