@@ -129,12 +129,12 @@ def table_of(examples: Examples, judged: Judged, trusted: Mask, why_not: str) ->
         {
             "example_id": examples.ids,
             "pseudo_answer": judged.pseudo_answer,
-            "entropy": pa.array(judged.entropy, from_pandas=True),
+            "entropy": _nullable(judged.entropy),
             "n_valid": examples.n_valid,
             "agreement": examples.agreement,
             "vote_entropy": examples.vote_entropy,
             "margin": examples.margin,
-            "score": pa.array(judged.score, from_pandas=True),
+            "score": _nullable(judged.score),
             "selected": reason == _CODE["selected"],
             "reason": words.cast(pa.string()),
             "distribution": distribution,
@@ -166,6 +166,10 @@ def _choose(mask: Mask, yes: pa.Array, no: pa.Array) -> pa.Array:
     if not mask.any():
         return no
     return yes if mask.all() else pc.if_else(pa.array(mask), yes, no)
+
+
+def _nullable(values: Floats) -> pa.Array:
+    return pa.array(values, mask=np.isnan(values))
 
 
 def _valid(array: pa.Array) -> Mask:
