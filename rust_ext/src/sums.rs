@@ -68,19 +68,26 @@ fn sum(values: &[f32], largest: &mut Lanes) -> f64 {
         let mut lanes = [0.0; LANES];
         let (steps, rest) = block.as_chunks::<LANES>();
         for step in steps {
-            for lane in 0..LANES {
-                let x = step[lane];
-                lanes[lane] += x;
-                largest[lane] = if x > largest[lane] { x } else { largest[lane] };
-            }
+            add(&mut lanes, largest, step);
         }
-        for (lane, &x) in rest.iter().enumerate() {
-            lanes[lane] += x;
-            largest[lane] = if x > largest[lane] { x } else { largest[lane] };
-        }
+        // Adding 0 leaves a lane as it is, and so does it the largest.
+        let mut padded = [0.0; LANES];
+        padded[..rest.len()].copy_from_slice(rest);
+        add(&mut lanes, largest, &padded);
         total += f64::from(tree(lanes));
     }
     total
+}
+
+/// One loop for each of the two: of both in one the compiler makes no vectors.
+#[inline]
+fn add(lanes: &mut Lanes, largest: &mut Lanes, step: &Lanes) {
+    for (lane, x) in lanes.iter_mut().zip(step) {
+        *lane += x;
+    }
+    for (most, x) in largest.iter_mut().zip(step) {
+        *most = most.max(*x);
+    }
 }
 
 fn tree(lanes: Lanes) -> f32 {
