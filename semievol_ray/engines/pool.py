@@ -19,6 +19,10 @@ from semievol_ray.errors import SemiEvolError
 from semievol_ray.store import RunDirectory, digest
 
 _POLL_SECONDS = 5.0
+_OUT_OF_MEMORY = (
+    "a replica ran out of memory: lower generation.batch_rows, model.max_model_len or the replicas "
+    "of a node, or raise generation.tensor_parallel"
+)
 
 # What each awaited reference is: a replica, and its item, or null for its start.
 _Pending = dict[Any, tuple[int, Hashable | None]]
@@ -113,7 +117,10 @@ class EnginePool:
                     replica, item = pending.pop(reference)
                     try:
                         result = ray.get(reference)
-                    except ray.exceptions.RayActorError as error:
+                    except (
+                        ray.exceptions.RayActorError,
+                        ray.exceptions.OutOfMemoryError,
+                    ) as error:
                         pending = {r: p for r, p in pending.items() if p[0] != replica}
                         self._bury(fleet, replica, item, work, error)
                         continue
@@ -220,15 +227,14 @@ def _cause(error: Any) -> Exception:
     if isinstance(cause, SemiEvolError):
         return cause
     if type(cause).__name__ in ("OutOfMemoryError", "MemoryError"):
-        return SemiEvolError(
-            "a replica ran out of memory: lower generation.batch_rows or model.max_model_len, "
-            "or raise generation.tensor_parallel"
-        )
+        return SemiEvolError(_OUT_OF_MEMORY)
     reason = " ".join(str(cause).split())[:300]
     return SemiEvolError(f"a replica failed: {type(cause).__name__}: {reason}")
 
 
 def _death_reason(error: Exception) -> str:
     """How an actor died, in one line."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return _OUT_OF_MEMORY
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1][:300] if lines else type(error).__name__
