@@ -91,12 +91,19 @@ def summarize(
 
 
 def make_base(
-    texts: Sequence[str], answers: Sequence[str], folder: Path, *, seed: int, epochs: int
+    texts: Sequence[str],
+    answers: Sequence[str],
+    folder: Path,
+    *,
+    seed: int,
+    epochs: int,
+    answer_tokens: bool = False,
 ) -> None:
     """A tiny Llama that has read the unlabelled texts, and some of them with answers at random.
 
     The latter show two texts, each with any answer, and one of them again: they teach the use of
-    demonstrations, and nothing of the task.
+    demonstrations, and nothing of the task. With `answer_tokens` each answer is one token: names of
+    many parts would make such a model slow, and better at none of them.
     """
     import torch
 
@@ -104,6 +111,8 @@ def make_base(
     readings = [f"{text}\nAnswer:" for text in texts] * epochs
     readings += [_episode(dice, texts, answers) for _ in range(len(readings) // 8)]
     tokenizer = make_tokenizer([*texts, *(f"\nAnswer: {a}" for a in answers)], 2048)
+    if answer_tokens:
+        tokenizer.add_tokens([f" {answer}" for answer in answers])
     torch.manual_seed(seed)
     model = make_llama(len(tokenizer), hidden=128, layers=3, heads=4, context=512)
     pretrain(model, tokenizer, readings, seed=seed)

@@ -42,6 +42,9 @@ _SPEED_OF_TRAINING = {
     "checkpoint_every_steps", "max_failures", "timeout_seconds", "trackers", "packing",
 }  # fmt: skip
 
+# What comes between two of these has the machines to itself.
+_WITH_ENGINES = ("generate", "justify", "evaluate")
+
 
 @dataclass(frozen=True)
 class Step:
@@ -171,7 +174,8 @@ def _run_step(context: Context, step: Step) -> None:
             context.run.delete(_folder(step))
         if stage != "ingest":
             connect(context.config.ray)
-        if stage in ("warmup", "evolve"):
+        if stage not in _WITH_ENGINES:
+            # Replicas that hold every CPU would let the stage's own tasks wait for ever.
             context.release_engines()
         if step.prepares is not None:
             later = step.prepares

@@ -18,6 +18,10 @@ def test_evolution_that_learns_nothing_is_the_warm_model(tmp_path) -> None:
     for section in ("retrieval", "collaborators", "justify", "selection"):
         del values[section]
     values["training"] |= {"method": "full", "epochs": 20, "workers": 1}
+    # Replicas on every CPU, and shards enough that selection runs as Ray tasks: it needs theirs.
+    values["ray"] = {"num_cpus": 2}
+    values["generation"]["replicas"] = {"min": 2, "max": 2}
+    values["data"]["shard_rows"] = 15
     values["evolve"] = {"training": {"learning_rate": 1e-12, "epochs": 1}}
     config.write_text(yaml.safe_dump(values))
     finish(config)
