@@ -11,64 +11,58 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
-import ray
-from ray import cloudpickle
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.chaos,
-    pytest.mark.usefixtures("ray_session"),
-    # Its session ends under a pipeline that never does.
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
-]
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
+pytestmark = [pytest.mark.e2e, pytest.mark.chaos]
 
 # The pool gives a shard up after three deaths before any request, and finds a row in a few.
 MORE_THAN_ENOUGH = 8
 
+# A program of its own: a pipeline that never ends outlives no test's session.
+PROGRAM = """
+import os, signal, sys, time
+from pathlib import Path
+import ray
 
 class Answer:
-    """Takes shard references; one of them kills the process that works on it."""
-
-    def __init__(self, folder: str) -> None:
-        self.folder = Path(folder)
-
     def __call__(self, batch):
         for item in batch["item"]:
-            (self.folder / f"{item}-{os.getpid()}-{time.monotonic_ns()}").touch()
+            (Path(sys.argv[1]) / f"{item}-{os.getpid()}-{time.monotonic_ns()}").touch()
             if item == 3:
                 os.kill(os.getpid(), signal.SIGKILL)
         return batch
 
+ray.init(address="local", num_cpus=2, include_dashboard=False)
+work = ray.data.from_items([{"item": i} for i in range(6)], override_num_blocks=6)
+pool = ray.data.ActorPoolStrategy(min_size=1, max_size=1)
+work.map_batches(Answer, batch_size=1, compute=pool).take_all()
+"""
+
 
 def test_ray_data_retries_a_poisonous_shard_without_end(tmp_path) -> None:
-    work = (
-        ray.data.from_items([{"item": i} for i in range(6)], override_num_blocks=6)
-        .map_batches(
-            Answer,
-            fn_constructor_args=(str(tmp_path),),
-            batch_size=1,
-            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=1),
+    program, seen = tmp_path / "program.py", tmp_path / "seen"
+    seen.mkdir()
+    program.write_text(PROGRAM.replace("sys.argv[1]", repr(str(seen))))
+    with (tmp_path / "log").open("wb") as log:
+        work = subprocess.Popen(
+            [sys.executable, str(program)], stdout=log, stderr=log, start_new_session=True
         )
-    )  # fmt: skip
-    ended: list[object] = []
+    try:
+        deadline = time.monotonic() + 300
+        while deaths(seen) < MORE_THAN_ENOUGH and work.poll() is None:
+            assert time.monotonic() < deadline, f"{deaths(seen)} deaths in time"
+            time.sleep(0.2)
+        assert work.poll() is None, "Ray Data ended by itself: " + (tmp_path / "log").read_text()
+    finally:
+        os.killpg(work.pid, signal.SIGKILL)
+        work.wait()
 
-    def consume() -> None:
-        try:
-            ended.append(work.take_all())
-        except BaseException as error:
-            ended.append(error)
 
-    thread = threading.Thread(target=consume, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 300
-    while len(list(tmp_path.glob("3-*"))) < MORE_THAN_ENOUGH and not ended:
-        assert time.monotonic() < deadline, f"{len(list(tmp_path.glob('3-*')))} deaths in time"
-        time.sleep(0.2)
-    assert not ended, f"Ray Data ended by itself: {ended}"
+def deaths(folder: Path) -> int:
+    """How often the poisonous item was begun."""
+    return len(list(folder.glob("3-*")))
