@@ -33,9 +33,9 @@ ENGINE: dict[str, Any] = {
     "enable_chunked_prefill": False,
     "block_size": 32,
 }
-# One thread: the second core is for everything that is not the model.
+# Both cores of a small machine, as vLLM itself would have it.
 ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "2",
     "RAY_worker_niceness": "0",
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -69,7 +69,7 @@ async def answer_silently(engine: Any, work: ShardJob, pair: tuple[str, str]) ->
 
 
 async def forget(engine: Any, _: None) -> None:
-    await engine._engine.engine.reset_prefix_cache()
+    engine._engine.driver.engine.reset_prefix_cache()
 
 
 async def texts(
@@ -90,7 +90,7 @@ class Ours:
         self.folder = folder
         self.pool = EnginePool(
             model_config(folder, "vllm"),
-            GenerationConfig(max_tokens=MAX_TOKENS, cpus_per_replica=1),
+            GenerationConfig(max_tokens=MAX_TOKENS, cpus_per_replica=2),
             RunDirectory(str(folder / "run")),
             log_folder=folder / "logs",
         )

@@ -7,9 +7,9 @@ reduced to float lists here and go no further.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 
@@ -19,11 +19,13 @@ from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
     Engine,
-    EngineDied,
     Request,
     Sampling,
 )
+from semievol_ray.engines.vllm_drivers import ProcessDriver, ThreadDriver
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
+
+T = TypeVar("T")
 
 _MAX_ADAPTERS = 8
 
@@ -58,15 +60,12 @@ class VllmEngine(Engine):
             # "auto" binds to physical cores by number, which a container may not own.
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
             if tensor_parallel * pipeline_parallel == 1:
-                # The model in the process of the scheduler: two would wait for each other by
-                # spinning, which takes a core from the model, and one starts in less time.
                 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             if threads:
                 os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        from vllm import envs
         from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.async_llm import AsyncLLM
 
         options: dict[str, Any] = {
             "model": model.name,
@@ -97,24 +96,21 @@ class VllmEngine(Engine):
             options |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,
                         "max_cpu_loras": _MAX_ADAPTERS}  # fmt: skip
         arguments = AsyncEngineArgs(**(options | model.engine_options))
-        # Batches as large as those of vLLM's offline engine: nobody waits for a first token here.
-        self.engine = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
-        self.max_model_len = int(self.engine.model_config.max_model_len)
+        driver = ProcessDriver if envs.VLLM_ENABLE_V1_MULTIPROCESSING else ThreadDriver
+        self.driver = driver(arguments)
+        self.max_model_len = self.driver.max_model_len
         self._adapters: dict[str, Any] = {}
-        self._ids = itertools.count()
 
     async def generate(
         self, requests: list[Request], sampling: Sampling, adapter: str | None = None
     ) -> pa.Table:
         """See Engine.generate."""
         lora, prompts = self._lora(adapter), self._prompts(requests)
-        answers = await asyncio.gather(
-            *(
-                self._generate(prompt, request.seed, sampling, lora)
-                for prompt, request in zip(prompts, requests, strict=True)
-            )
-        )
-        return self._table(prompts, answers)
+
+        def row(at: int) -> Awaitable[_Answer]:
+            return self._generate(prompts[at], requests[at].seed, sampling, lora)
+
+        return self._table(prompts, await _by_prefix(prompts, row))
 
     async def score(
         self,
@@ -127,10 +123,11 @@ class VllmEngine(Engine):
         """See Engine.score."""
         lora, prompts = self._lora(adapter), self._prompts(requests)
         tails = self._tails(candidates, closed)
-        rows = await asyncio.gather(
-            *(self._score(prompt, row, lora) for prompt, row in zip(prompts, tails, strict=True))
-        )
-        return pa.array(rows, SCORES)
+
+        def row(at: int) -> Awaitable[list[float] | None]:
+            return self._score(prompts[at], tails[at], lora)
+
+        return pa.array(await _by_prefix(prompts, row), SCORES)
 
     async def answer(
         self,
@@ -148,21 +145,20 @@ class VllmEngine(Engine):
         """
         lora, prompts = self._lora(adapter), self._prompts(requests)
         tails = self._tails(candidates, closed)
-        both = await asyncio.gather(
-            *(
-                asyncio.gather(
-                    self._generate(prompt, request.seed, sampling, lora),
-                    self._score(prompt, row, lora),
-                )
-                for prompt, request, row in zip(prompts, requests, tails, strict=True)
+
+        def row(at: int) -> Awaitable[tuple[_Answer, list[float] | None]]:
+            return asyncio.gather(
+                self._generate(prompts[at], requests[at].seed, sampling, lora),
+                self._score(prompts[at], tails[at], lora),
             )
-        )
+
+        both = await _by_prefix(prompts, row)
         scores = pa.array([row for _, row in both], SCORES)
         return self._table(prompts, [answer for answer, _ in both]), scores
 
     async def close(self) -> None:
         """See Engine.close."""
-        self.engine.shutdown()
+        self.driver.shutdown()
 
     async def _generate(
         self, prompt: list[int], seed: int, sampling: Sampling, lora: Any
@@ -265,27 +261,12 @@ class VllmEngine(Engine):
 
     async def _last(self, prompt: list[int], parameters: Any, lora: Any) -> Any:
         """The final output of one request; null where vLLM refuses the request itself."""
-        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
-        from vllm.v1.engine.exceptions import EngineDeadError
 
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
         parameters.detokenize = False  # token by token; `_table` does it once
         parameters.skip_clone = True  # it is this request's own
-        final = None
-        try:
-            async for output in self.engine.generate(
-                tokens_input(prompt),
-                parameters,
-                request_id=str(next(self._ids)),
-                lora_request=lora,
-            ):
-                final = output
-        except ValueError:
-            return None
-        except EngineDeadError:
-            raise EngineDied("vLLM's engine process died") from None
-        return final
+        return await self.driver.run(prompt, parameters, lora)
 
     def _lora(self, adapter: str | None) -> Any:
         if adapter is None:
@@ -297,6 +278,17 @@ class VllmEngine(Engine):
             number = len(self._adapters) + 1
             self._adapters[adapter] = LoRARequest(f"adapter{number}", number, adapter)
         return self._adapters[adapter]
+
+
+async def _by_prefix(prompts: list[list[int]], row: Callable[[int], Awaitable[T]]) -> list[T]:
+    """`row(i)` of every prompt, in the order of the prompts.
+
+    They are begun in the order of their tokens: prompts with one beginning (the instruction, the
+    same demonstrations) come one behind the other, while the prefix cache still holds it.
+    """
+    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    found = dict(zip(order, await asyncio.gather(*map(row, order)), strict=True))
+    return [found[at] for at in range(len(prompts))]
 
 
 def _has_gpu() -> bool:

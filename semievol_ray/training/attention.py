@@ -1,8 +1,9 @@
 """Attention over packed rows: each sequence by itself, the rest of the model over the row as one.
 
-Only attention mixes tokens. So a packed row is unpacked just there, into one padded row a sequence,
-and packed again after it: no token meets another sequence's, and the products between sequences,
-which a mask over the whole row would compute and throw away, are never computed.
+Only attention mixes tokens. Where flash attention takes sequences of any length side by side, it
+gets the row as it is. Elsewhere the row is unpacked just there, into one padded row a sequence, and
+packed again after it: no token meets another sequence's, and the products between sequences, which
+a mask over the whole row would compute and throw away, are never computed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "semievol_packed"
+# Flash attention's kernels know no larger heads.
+_FLASH_HEAD_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class _Unpacking:
 
     taken: torch.Tensor  # int64 (S, W): the token at each place; any token where there is none
     places: torch.Tensor  # int64 (T,): the place of each token in the S * W
+    bounds: torch.Tensor  # int32 (S + 1,): where in the T each sequence begins, and their end
     mask: torch.Tensor | None  # bool (S, 1, W, W); None: every earlier token
 
 
@@ -82,7 +86,8 @@ def _unpacking(segments: torch.Tensor, branches: torch.Tensor) -> _Unpacking:
         seen = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
         # A place sees itself, even one that holds no token of this sequence: no row is empty.
         mask = (seen & (columns[:, None] >= columns))[:, None]
-    return _Unpacking(taken, segments * width + column, mask)
+    bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
+    return _Unpacking(taken, segments * width + column, bounds, mask)
 
 
 def _attend(
@@ -97,9 +102,41 @@ def _attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     assert _current is not None, "enter_pass comes before a packed pass"
+    if _flash_takes(query, options):
+        return _flash(query, key, value, options.get("scaling")), None
     if attention_mask is None:
         attention_mask = _current.mask
     rows = [x[0][:, _current.taken].transpose(0, 1) for x in (query, key, value)]
     q, k, v = rows
     output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, **options)
     return output.flatten(0, 1)[_current.places][None], None
+
+
+def _flash_takes(query: torch.Tensor, options: dict[str, Any]) -> bool:
+    """Whether torch's flash attention computes this pass: on a GPU since Ampere, in 16 bits."""
+    assert _current is not None
+    return (
+        query.is_cuda
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] <= _FLASH_HEAD_SIZE
+        and _current.mask is None
+        and not options.get("dropout")
+        and torch.cuda.get_device_capability(query.device) >= (8, 0)
+    )
+
+
+def _flash(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Causal attention within each sequence; returns (1, T, heads, d)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    assert _current is not None
+    longest = _current.taken.shape[1]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    bounds = _current.bounds
+    output: Any = varlen_attn(
+        q, k, v, bounds, bounds, longest, longest,
+        scale=scaling, window_size=(-1, 0), enable_gqa=True,
+    )  # fmt: skip
+    return output[None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,9 +13,11 @@ import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
-from semievol_ray.config import GenerationConfig, LoraConfig, ModelConfig, TrainingConfig
+from semievol_ray.config import GenerationConfig, LoraConfig, ModelConfig, RayConfig, TrainingConfig
 from semievol_ray.engines import EnginePool, FleetState, Request, Sampling, request_seed
+from semievol_ray.engines.protocol import EngineDied
 from semievol_ray.engines.transformers_engine import TransformersEngine
+from semievol_ray.ray_session import connect, disconnect
 from semievol_ray.schema import TRAINING
 from semievol_ray.store import RunDirectory
 from semievol_ray.training import TrainingJob, train
@@ -123,8 +126,43 @@ async def answer_and_kill_once(engine, marker: str, item: int) -> str:
     return f"{item}: {found['text'][0]}"
 
 
+def test_an_engine_that_fails_in_this_process_says_so_to_all_who_ask(tiny_model) -> None:
+    """vLLM 0.32 on CPUs cannot compute a seeded request's prompt in pieces, and ends."""
+    from semievol_ray.engines.vllm_engine import VllmEngine
+
+    in_pieces = {"enable_chunked_prefill": True, "max_num_batched_tokens": 64, "max_num_seqs": 4}
+    model = ModelConfig(name=str(tiny_model), engine="vllm", engine_options=in_pieces)
+    requests = [Request("word " * 200, 1), *REQUESTS]
+
+    async def ask() -> list[object]:
+        engine = VllmEngine(model)
+        try:
+            calls = [engine.generate([r], Sampling(1.0, 1.0, 4)) for r in requests]
+            first = await asyncio.gather(*calls, return_exceptions=True)
+            later = await asyncio.gather(
+                engine.generate(REQUESTS, Sampling(1.0, 1.0, 4)), return_exceptions=True
+            )
+            return [*first, *later]
+        finally:
+            await engine.close()
+
+    found = asyncio.run(ask())
+    assert isinstance(found[0], EngineDied) and isinstance(found[-1], EngineDied)
+    assert "vLLM's engine failed" in str(found[0])
+
+
+@pytest.fixture
+def engines_apart() -> Iterator[None]:
+    """A Ray session whose vLLM engines have processes of their own, as on GPUs."""
+    connect(
+        RayConfig(num_cpus=2, runtime_env={"env_vars": {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}})
+    )
+    yield
+    disconnect()
+
+
 @pytest.mark.chaos
-@pytest.mark.usefixtures("ray_session")
+@pytest.mark.usefixtures("engines_apart")
 def test_another_replica_goes_on_where_the_engines_process_dies(tiny_model, tmp_path) -> None:
     model = ModelConfig(name=str(tiny_model), engine="vllm", max_model_len=128)
     pool = EnginePool(model, GenerationConfig(), RunDirectory(str(tmp_path)))
