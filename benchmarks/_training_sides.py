@@ -22,6 +22,8 @@ import torch
 from semievol_ray.config import TrainingConfig
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import TrainingJob, batches, metrics, zero
+from semievol_ray.training.batches import Indices, Layout, Sequence
+from semievol_ray.training.data import TokenizedExamples
 from semievol_ray.training.world import World, import_transformers, joined
 
 WORDS = 4096
@@ -120,9 +122,15 @@ class Ours:
 
 
 class Bare:
-    """`deepspeed.initialize` and the least loop around it; its batches wait in memory."""
+    """`deepspeed.initialize` and the least loop around it; its batches wait in memory.
 
-    def __init__(self, like: Ours, job: TrainingJob, world: World) -> None:
+    `in_order`: rows are padded to the longest of those that happen to come together, as a data
+    loader and a padding collator leave them.
+    """
+
+    def __init__(
+        self, like: Ours, job: TrainingJob, world: World, *, in_order: bool = False
+    ) -> None:
         import deepspeed
         from transformers import AutoModelForCausalLM
         from transformers.integrations import HfDeepSpeedConfig
@@ -134,7 +142,9 @@ class Bare:
         partitioned = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
         model = AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.float32)
         del partitioned
-        use_packed_attention(model)
+        layout = ours.trainee.layout
+        if layout.packed:
+            use_packed_attention(model)
         self.engine, *_ = deepspeed.initialize(
             model=model.train(),
             optimizer=zero.build_optimizer(model, config, gpu=False),
@@ -143,25 +153,46 @@ class Bare:
         )
         for group in self.engine.optimizer.param_groups:
             group["lr"] = config.learning_rate
-        self.size, self.at, self.steps = world.size, 0, []
+        self.world, self.at, self.steps = world, 0, []
+        plan = rows_in_order if in_order else batches.plan
         for step in range(REPEATS + 1):
             batch = ours.kept[batches.batch_of_step(step, EXAMPLES, config.global_batch_size, 0)]
-            passes = batches.plan(ours.examples, batch, ours.trainee.layout, world.size)[world.rank]
-            micros = [
-                batches.collate(ours.examples, p, ours.trainee.layout, ours.pad_id) for p in passes
-            ]
+            passes = plan(ours.examples, batch, layout, world.size)[world.rank]
+            micros = [batches.collate(ours.examples, p, layout, ours.pad_id) for p in passes]
             self.steps.append((micros, ours.examples.target_weight(batch)))
 
     def run(self, steps: int) -> None:
         from semievol_ray.training.loss import weighted_nll_sum
 
         for micros, weight in self.steps[self.at : self.at + steps]:
+            self.nll = torch.zeros(())
             for number, micro in enumerate(micros, start=1):
                 self.engine.set_gradient_accumulation_boundary(number == len(micros))
                 loss = weighted_nll_sum(self.engine, micro, keep_logits=True)
-                self.engine.backward(loss * (self.size / weight), scale_wrt_gas=False)
+                self.engine.backward(loss * (self.world.size / weight), scale_wrt_gas=False)
+                self.nll += loss.detach()
             self.engine.step()
+            self.weight = weight
         self.at += steps
+
+    def last_loss(self) -> float:
+        """Of the step before; every worker must ask."""
+        return self.world.sum(self.nll.item())[0] / self.weight
+
+
+def rows_in_order(
+    examples: TokenizedExamples, batch: Indices, layout: Layout, workers: int
+) -> list[list[list[Sequence]]]:
+    """Padded passes of rows as they come, each worker's share of the batch in one piece."""
+    rows = [
+        Sequence(int(i), (c,), len(examples.prompt(i)) + len(examples.candidate(c)) - 1)
+        for i in batch
+        for c in examples.candidates_of(i)
+    ]
+    size = layout.micro_batch_size
+    shares = [rows[w * len(rows) // workers : (w + 1) * len(rows) // workers]
+              for w in range(workers)]  # fmt: skip
+    return [[share[at : at + size] for at in range(0, len(share), size)] for share in shares]
 
 
 def take_turns(sides: dict[str, Callable[[int], None]], world: World) -> dict[str, float]:
@@ -192,22 +223,24 @@ def steps(folder: Path, world: World) -> dict[str, Any]:
 
 
 def layouts(folder: Path, world: World) -> dict[str, Any]:
-    """Seconds a step and losses, packed and padded, of single answers and of soft targets."""
+    """Seconds a step and losses of single answers and of soft targets, packed and padded."""
     found = {}
     for examples, size in (("hard", 8), ("hard", 32), ("soft", 8)):
-        sides = {
-            name: Ours(
-                make_job(
-                    folder, f"{examples}-{size}-{name}", examples,
-                    packing=name == "packed", global_batch_size=size,
-                ),
-                world,
+        jobs = {
+            name: make_job(
+                folder, f"{examples}-{size}-{name}", examples,
+                packing=name == "packed", global_batch_size=size,
             )
-            for name in ("packed", "padded")
+            for name in ("packed", "sorted")
         }  # fmt: skip
-        seconds = take_turns({name: side.run for name, side in sides.items()}, world)
+        sides = {name: Ours(job, world) for name, job in jobs.items()}
+        plain = Bare(sides["sorted"], jobs["sorted"], world, in_order=True)
+        runs = {name: side.run for name, side in sides.items()}
+        seconds = take_turns(runs | {"in order": plain.run}, world)
         losses = {name: (side.losses or [None])[-1] for name, side in sides.items()}
+        losses["in order"] = plain.last_loss()
         found[f"{examples} {size}"] = {"seconds": seconds, "losses": losses}
+        plain.engine.destroy()
         for side in sides.values():
             side.training.trainee.engine.destroy()
     return found

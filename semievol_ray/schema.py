@@ -93,6 +93,8 @@ TRAINING = pa.schema(
         pa.field("candidates", _TEXTS, nullable=False),
         pa.field("candidate_weights", pa.list_(pa.float32()), nullable=False),
         pa.field("weight", pa.float32(), nullable=False),
+        # A weight for each token of each candidate, the end of the text included; null: 1 for all.
+        pa.field("token_weights", pa.list_(pa.list_(pa.float32()))),
     ]
 )
 

@@ -176,7 +176,7 @@ class _Piece:
             known = 0 if len(prompt) else 1
             columns.append(predicted_at[known:])
             targets.append(answer[known:])
-            weights.append(np.full(len(answer) - known, data.weights[c]))
+            weights.append(data.token_weights(c)[known:])
             start += read
         self.ids = np.concatenate(ids).astype(np.int64)
         self.positions = np.concatenate(positions)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,15 +32,15 @@ log = logging.getLogger(__name__)
 # Rows that one worker tokenises at a time; a part's content depends on nothing else.
 PART_ROWS = 8192
 # Bump when the token ids of the same text change.
-FORMAT = 1
+FORMAT = 2
 
 _TOKENS = pa.list_(pa.int32())
 TOKENIZED = pa.schema(
     [
         pa.field("prompt", _TOKENS, nullable=False),
         pa.field("candidates", pa.list_(_TOKENS), nullable=False),
-        # The example's weight times the candidate's.
-        pa.field("weights", pa.list_(pa.float32()), nullable=False),
+        # Of each token of each candidate: its own times the candidate's times the example's.
+        pa.field("weights", pa.list_(pa.list_(pa.float32())), nullable=False),
         pa.field("example_hash", pa.uint64(), nullable=False),
         pa.field("truncated", pa.bool_(), nullable=False),
     ]
@@ -52,7 +52,8 @@ class TokenizedExamples:
     """Token ids of n examples in flat arrays, zero-copy over Arrow where it is one chunk.
 
     Example i has the candidates `candidate_starts[i]:candidate_starts[i + 1]`; candidate c has the
-    ids `candidate_ids[token_starts[c]:token_starts[c + 1]]`, the last of which is EOS.
+    ids `candidate_ids[token_starts[c]:token_starts[c + 1]]`, the last of which is EOS; `weights`
+    lie beside the ids.
     """
 
     prompt_ids: npt.NDArray[np.int32]
@@ -76,6 +77,10 @@ class TokenizedExamples:
         """Token ids of a candidate, EOS included; candidates are counted over all examples."""
         return self.candidate_ids[self.token_starts[candidate] : self.token_starts[candidate + 1]]
 
+    def token_weights(self, candidate: int) -> npt.NDArray[np.float32]:
+        """The weight of each token of a candidate in the loss."""
+        return self.weights[self.token_starts[candidate] : self.token_starts[candidate + 1]]
+
     def candidates_of(self, example: int) -> range:
         """The numbers of an example's candidates."""
         return range(int(self.candidate_starts[example]), int(self.candidate_starts[example + 1]))
@@ -86,7 +91,7 @@ class TokenizedExamples:
         for example in examples:
             unseen = 0 if len(self.prompt(example)) else 1
             for c in self.candidates_of(example):
-                total += float(self.weights[c]) * (len(self.candidate(c)) - unseen)
+                total += float(self.token_weights(c)[unseen:].sum(dtype=np.float64))
         return total
 
     def split(self, share: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
@@ -139,7 +144,11 @@ def read_examples(paths: Sequence[Path]) -> pa.Table:
     tables = []
     for path in paths:
         try:
-            tables.append(pq.read_table(path, columns=TRAINING.names).cast(TRAINING))
+            table = pq.read_table(path, columns=TRAINING.names)
+            if "token_weights" not in table.column_names:
+                nulls = pa.nulls(len(table), TRAINING.field("token_weights").type)
+                table = table.append_column("token_weights", nulls)
+            tables.append(table.select(TRAINING.names).cast(TRAINING))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file of training examples") from None
         except (pa.ArrowInvalid, pa.ArrowKeyError, ValueError) as error:
@@ -155,25 +164,24 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     """Rows of the TRAINING schema as rows of TOKENIZED, in the same order.
 
     A candidate of weight 0 is left out, and so is a candidate that max_length cannot hold; a row
-    that loses all its candidates stays, with none.
+    that loses all its candidates stays, with none. Raises UserError where weights do not fit what
+    they weigh.
     """
     eos = tokenizer.eos_token_id
     prompts = _encode_prompts(tokenizer, rows["prompt"].to_pylist())
-    answers = rows["candidates"].to_pylist()
-    weights = rows["candidate_weights"].to_pylist()
-    flat = iter(_encode(tokenizer, [text for texts in answers for text in texts]))
+    texts = [text for row_texts in rows["candidates"].to_pylist() for text in row_texts]
+    flat = iter(_encode(tokenizer, texts))
     out_prompts, out_candidates, out_weights, out_truncated = [], [], [], []
-    for prompt, texts, shares, weight in zip(
-        prompts, answers, weights, rows["weight"].to_pylist(), strict=True
-    ):
-        if len(texts) != len(shares):
-            raise UserError(
-                f"a training example has {len(texts)} candidates and {len(shares)} weights"
-            )
-        pairs = [([*next(flat), eos], share * weight) for share in shares]
+    for prompt, row in zip(prompts, rows.drop_columns("prompt").to_pylist(), strict=True):
+        candidates = [[*next(flat), eos] for _ in row["candidates"]]
+        weights = _weights(row, candidates)
         # The first token of a text that has no prompt before it cannot be learnt.
-        shortest = 1 if prompt else 2
-        kept = [(ids, w) for ids, w in pairs if w > 0 and shortest <= len(ids) < max_length]
+        unseen = 0 if prompt else 1
+        kept = [
+            (ids, w)
+            for ids, w in zip(candidates, weights, strict=True)
+            if sum(w[unseen:]) > 0 and len(ids) < max_length
+        ]
         # EOS is predicted, never read, so it takes no room.
         room = max_length + 1 - max((len(ids) for ids, _ in kept), default=0)
         out_truncated.append(bool(kept) and len(prompt) > room)
@@ -184,6 +192,29 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     return pa.RecordBatch.from_arrays(
         [pa.array(c, f.type) for c, f in zip(columns, TOKENIZED, strict=True)], schema=TOKENIZED
     )
+
+
+def _weights(row: Mapping[str, Any], candidates: list[list[int]]) -> list[list[float]]:
+    """The weight of each token of one row's candidates."""
+    name, shares, each = row["example_id"], row["candidate_weights"], row["token_weights"]
+    if len(candidates) != len(shares):
+        raise UserError(
+            f"training example {name}: {len(candidates)} candidates and {len(shares)} weights"
+        )
+    counts = [len(ids) for ids in candidates]
+    if each is None:
+        each = [[1.0] * count for count in counts]
+    elif [len(weights) for weights in each] != counts:
+        raise UserError(
+            f"training example {name}: token_weights of {[len(w) for w in each]} tokens for "
+            f"candidates of {counts}, the end of the text included"
+        )
+    if any(weight < 0 for weights in each for weight in weights):
+        raise UserError(f"training example {name}: a token weight is negative")
+    return [
+        [share * row["weight"] * weight for weight in weights]
+        for share, weights in zip(shares, each, strict=True)
+    ]
 
 
 def _cut(prompt: list[int], room: int, bos_id: int | None) -> list[int]:
@@ -270,7 +301,7 @@ def from_table(table: pa.Table) -> TokenizedExamples:
         candidate_ids=answers.flatten().to_numpy(),
         token_starts=_starts(answers),
         candidate_starts=_starts(candidates),
-        weights=weights.flatten().to_numpy(),
+        weights=weights.flatten().flatten().to_numpy(),
         example_hash=table["example_hash"].to_numpy(),
         truncated_rows=pa.compute.sum(table["truncated"]).as_py(),
         dropped_rows=rows - table.num_rows,

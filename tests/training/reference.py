@@ -46,14 +46,18 @@ def train_reference(job: TrainingJob) -> Reference:
         nll, weight = torch.zeros(()), 0.0
         for row in (rows[i] for i in picked):
             prompt = tokenizer(row["prompt"], add_special_tokens=False).input_ids
-            for text, share in zip(row["candidates"], row["candidate_weights"], strict=True):
+            for number, text in enumerate(row["candidates"]):
                 answer = tokenizer(text, add_special_tokens=False).input_ids
                 answer = [*answer, tokenizer.eos_token_id]
                 logits = model(input_ids=torch.tensor([prompt + answer])).logits[0]
                 logprobs = logits.log_softmax(-1)[len(prompt) - 1 : -1]
                 taken = logprobs[torch.arange(len(answer)), torch.tensor(answer)]
-                nll = nll - row["weight"] * share * taken.sum()
-                weight += row["weight"] * share * len(answer)
+                share = row["weight"] * row["candidate_weights"][number]
+                each = torch.ones(len(answer))
+                if row["token_weights"] is not None:
+                    each = torch.tensor(row["token_weights"][number])
+                nll = nll - share * (each * taken).sum()
+                weight += share * each.sum().item()
         loss = nll / weight
         loss.backward()
         if step == 0:

@@ -25,7 +25,9 @@ def tokens(seed: int = 0, rows: int = 40) -> data.TokenizedExamples:
         table["candidates"].append(
             [[*random.integers(3, 99, random.integers(1, 4)).tolist(), 1] for _ in range(answers)]
         )
-        table["weights"].append([1 / answers] * answers)
+        table["weights"].append(
+            [random.random(len(answer)).tolist() for answer in table["candidates"][-1]]
+        )
         table["example_hash"].append(row * 1_000_003)
         table["truncated"].append(False)
     return data.from_table(pa.table(table, schema=data.TOKENIZED))

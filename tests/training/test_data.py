@@ -40,7 +40,25 @@ def test_an_answer_is_its_tokens_and_eos(tokenizer: Any) -> None:
     assert tokenizer.decode(found.prompt(0)) == "ab:"
     answers = [found.candidate(c) for c in found.candidates_of(0)]
     assert [tokenizer.decode(a) for a in answers] == [" yes</s>", " no</s>"]
-    assert found.weights.tolist() == [0.25, 0.25]
+    assert found.weights.tolist() == [0.25] * found.token_starts[-1]
+
+
+def test_a_token_has_its_examples_its_candidates_and_its_own_weight(tokenizer: Any) -> None:
+    weighed = row("a", "bc", "d", weight=2.0, shares=[0.75, 0.25])
+    found = tokens_of(tokenizer, [weighed | {"token_weights": [[1, 2, 0.5], [0, 4]]}])
+    assert found.token_weights(0).tolist() == [1.5, 3, 0.75]
+    assert found.token_weights(1).tolist() == [0, 2]
+    assert found.target_weight(pa.array([0]).to_numpy()) == 7.25
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [([[1, 1]], r"example abc: token_weights of \[2\].*candidates of \[3\]"),
+     ([[1, -1, 1]], "example abc: a token weight is negative")],
+)  # fmt: skip
+def test_weights_that_do_not_fit_are_refused(tokenizer: Any, weights: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        tokens_of(tokenizer, [row("a", "bc") | {"token_weights": weights}])
 
 
 def test_a_long_prompt_loses_its_start_and_the_answer_nothing(tokenizer: Any) -> None:
@@ -134,6 +152,14 @@ def test_a_held_out_split_depends_on_ids_and_seed_alone(tokenizer: Any) -> None:
     assert sorted(39 - held_reversed) == sorted(held)
     _, held_otherwise = tokens_of(tokenizer, rows).split(0.25, seed=2)
     assert sorted(held_otherwise) != sorted(held)
+
+
+def test_a_file_need_not_weigh_tokens(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    rows = pa.Table.from_pylist([row("a", "b")], schema=TRAINING)
+    pq.write_table(rows.drop_columns("token_weights"), tmp_path / "rows.parquet")
+    assert data.read_examples([tmp_path / "rows.parquet"]).schema == TRAINING
 
 
 def test_a_file_of_another_schema_is_refused(tmp_path: Path) -> None:

@@ -76,7 +76,8 @@ def test_packing_and_soft_targets_change_no_loss(make_job: MakeJob, tmp_path: Pa
     rows = [make_row(i, soft=True) for i in range(24)]
     copies = [
         row | {"example_id": f"{row['example_id']}-{i}", "candidates": [row["candidates"][i]],
-               "candidate_weights": [1.0], "weight": row["weight"] * row["candidate_weights"][i]}
+               "candidate_weights": [1.0], "weight": row["weight"] * row["candidate_weights"][i],
+               "token_weights": row.get("token_weights") and [row["token_weights"][i]]}
         for row in rows for i in range(len(row["candidates"]))
     ]  # fmt: skip
     files = [
