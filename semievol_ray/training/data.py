@@ -144,11 +144,14 @@ def read_examples(paths: Sequence[Path]) -> pa.Table:
     tables = []
     for path in paths:
         try:
-            table = pq.read_table(path, columns=TRAINING.names)
-            if "token_weights" not in table.column_names:
-                nulls = pa.nulls(len(table), TRAINING.field("token_weights").type)
-                table = table.append_column("token_weights", nulls)
-            tables.append(table.select(TRAINING.names).cast(TRAINING))
+            there = set(pq.read_schema(path).names)
+            wanted = [f.name for f in TRAINING if f.name in there or not f.nullable]
+            # A column that may be null need not be there.
+            table = pa.concat_tables(
+                [TRAINING.empty_table(), pq.read_table(path, columns=wanted)],
+                promote_options="default",
+            )
+            tables.append(table.cast(TRAINING))
         except FileNotFoundError:
             raise UserError(f"{path}: no such file of training examples") from None
         except (pa.ArrowInvalid, pa.ArrowKeyError, ValueError) as error:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,19 +35,25 @@ def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
         "PATH": worker_path(),
     }
     environment.pop("RAY_ADDRESS", None)
+    # Not below pytest's own folder: the paths of Ray's sockets must be short.
+    folder = tempfile.mkdtemp(prefix="ray-")
     log = (tmp_path_factory.mktemp("head") / "out.txt").open("w+")
     # In the foreground: only so can this one head be ended, and no other Ray of the machine.
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block",
          f"--port={PORT}", f"--dashboard-port={DASHBOARD}", "--dashboard-host=127.0.0.1",
          # Another Ray of the machine may have the agent's usual port.
-         f"--dashboard-agent-listen-port={AGENT}", "--num-cpus=2", "--disable-usage-stats"],
+         f"--dashboard-agent-listen-port={AGENT}", "--num-cpus=2", "--disable-usage-stats",
+         # Its address stays behind there: in the usual place it would be taken for a cluster that
+         # lives, and whoever asks for "the" cluster would wait for it.
+         f"--temp-dir={folder}"],
         env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     wait_for_dashboard(head, Path(log.name))
     yield environment
     head.terminate()
     head.wait(timeout=60)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def wait_for_dashboard(head: subprocess.Popen, log: Path) -> None:
