@@ -23,7 +23,7 @@ from semievol_ray.config import TrainingConfig
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import TrainingJob, batches, metrics, zero
 from semievol_ray.training.batches import Indices, Layout, Sequence
-from semievol_ray.training.data import TokenizedExamples
+from semievol_ray.training.token_cache import TokenizedExamples
 from semievol_ray.training.world import World, import_transformers, joined
 
 WORDS = 4096
@@ -32,7 +32,7 @@ REPEATS = 25
 LABELS = ("w1 w2", "w3", "w4 w5 w6")
 
 
-def write_model(folder: Path, hidden: int = 256, layers: int = 4) -> Path:
+def write_model(folder: Path, hidden: int = 256, layers: int = 4, heads: int = 8) -> Path:
     """A Llama with random weights, and a tokenizer to which a word is a token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -46,8 +46,8 @@ def write_model(folder: Path, hidden: int = 256, layers: int = 4) -> Path:
         hidden_size=hidden,
         intermediate_size=hidden * 11 // 4,
         num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        num_attention_heads=heads,
+        num_key_value_heads=heads // 2,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from semievol_ray.training.data import TokenizedExamples
+from semievol_ray.training.token_cache import TokenizedExamples
 
 if TYPE_CHECKING:
     import torch

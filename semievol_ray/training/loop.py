@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from semievol_ray.training import batches, data, models, zero
+from semievol_ray.errors import UserError
+from semievol_ray.training import batches, models, token_cache, zero
 from semievol_ray.training.batches import Indices, Sequence
-from semievol_ray.training.data import TokenizedExamples
 from semievol_ray.training.failures import Diverged, explain
 from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult, fingerprint
+from semievol_ray.training.token_cache import TokenizedExamples
 from semievol_ray.training.world import World, joined
 
 if TYPE_CHECKING:
@@ -262,11 +263,14 @@ def tokenized(
     world: World,
 ) -> TokenizedExamples:
     """The examples as token ids, from the cache in `scratch_dir` where they are there."""
-    rows = data.read_examples(paths)
     limit = job.config.max_length
-    folder = job.scratch_dir / "tokens" / data.fingerprint(paths, tokenizer, limit)
-    parts = data.count_parts(rows)
-    for part in range(world.rank, parts, world.size):
-        data.write_part(folder, part, rows, tokenizer, limit)
-    world.barrier()
-    return data.load_parts(folder, parts)
+    parts = token_cache.plan_parts(paths)
+    folder = job.scratch_dir / "tokens" / token_cache.fingerprint(paths, tokenizer, limit)
+    error = None
+    try:
+        for part in parts[world.rank :: world.size]:
+            token_cache.write_part(folder, part, tokenizer, limit)
+    except UserError as found:
+        error = found
+    world.raise_first(error)
+    return token_cache.load_parts(folder, len(parts))

@@ -17,6 +17,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from semievol_ray.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -54,6 +56,18 @@ class World:
         if self.size > 1:
             dist.all_reduce(total)
         return total.tolist()
+
+    def raise_first(self, error: UserError | None) -> None:
+        """Raise in all workers the error of the first that has one; every worker must call it."""
+        import torch.distributed as dist
+
+        messages: list[str | None] = [None if error is None else str(error)]
+        if self.size > 1:
+            messages *= self.size
+            dist.all_gather_object(messages, messages[self.rank])
+        for message in messages:
+            if message is not None:
+                raise UserError(message)
 
     def silent(self) -> list[int]:
         """After a collective failed: the ranks that do not call this too within seconds.

@@ -110,6 +110,7 @@ def test_what_is_killed_at_random_leaves_the_same_bytes(cluster, tmp_path) -> No
                     left -= 1
         pool.close()
         assert sorted(done) == list(range(count))
+        print(f"{name}: {count} shards, {kills - left} kills, {lost_nodes} of them nodes")
         assert left <= kills // 2, "too few kills to mean anything"
         assert bool(lost_nodes) == bool(kills)
     assert committed(tmp_path / "calm") == committed(tmp_path / "storm")

@@ -11,12 +11,13 @@ import pytest
 
 from semievol_ray.training import batches, data
 from semievol_ray.training.batches import Layout
+from semievol_ray.training.token_cache import TokenizedExamples
 
 PACKED = Layout(packed=True, micro_batch_size=2, max_length=16)
 PADDED = Layout(packed=False, micro_batch_size=2, max_length=16)
 
 
-def tokens(seed: int = 0, rows: int = 40) -> data.TokenizedExamples:
+def tokens(seed: int = 0, rows: int = 40) -> TokenizedExamples:
     random = np.random.default_rng(seed)
     table: dict[str, list[Any]] = {name: [] for name in data.TOKENIZED.names}
     for row in range(rows):
@@ -30,7 +31,12 @@ def tokens(seed: int = 0, rows: int = 40) -> data.TokenizedExamples:
         )
         table["example_hash"].append(row * 1_000_003)
         table["truncated"].append(False)
-    return data.from_table(pa.table(table, schema=data.TOKENIZED))
+    # Two chunks, as of two files.
+    made = pa.table(table, schema=data.TOKENIZED)
+    half = rows // 2
+    return TokenizedExamples(
+        batch for part in (made[:half], made[half:]) for batch in part.combine_chunks().to_batches()
+    )
 
 
 @pytest.mark.parametrize("layout", [PACKED, PADDED])

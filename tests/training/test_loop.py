@@ -96,3 +96,13 @@ def test_packing_and_soft_targets_change_no_loss(make_job: MakeJob, tmp_path: Pa
         assert [p.loss for p in steps] == pytest.approx([p.loss for p in runs[0]], abs=1e-5)
         norms = [p.grad_norm for p in steps]
         assert norms == pytest.approx([p.grad_norm for p in runs[0]], rel=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
+def test_flash_attention_keeps_the_sequences_of_a_row_apart(make_job: MakeJob) -> None:
+    runs = [
+        train_here(make_job(packing=packing, precision="bf16", method="full"))[1]
+        for packing in (True, False)
+    ]
+    packed, padded = ([p.loss for p in steps] for steps in runs)
+    assert packed == pytest.approx(padded, abs=2e-2)
