@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -12,12 +13,16 @@ from typing import Any, TypeVar
 from semievol_ray.config import RayConfig
 from semievol_ray.errors import SemiEvolError, UserError
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 _REACH_SECONDS = 10.0
 # Fewer shards than this are done before Ray has started its workers.
 _FEWEST_FOR_RAY = 8
+# A task that is waited for longer, while no CPU is free, has a word said about it.
+_PATIENCE_SECONDS = 60.0
 
 
 def connect(config: RayConfig) -> bool:
@@ -102,7 +107,8 @@ def bounded_map(
     """`function(*arguments, item)` as Ray tasks, results in the order of the items.
 
     At most twice as many tasks as the cluster has CPUs are in flight, so that neither a million
-    shards nor their results pile up. Raises what the function raised.
+    shards nor their results pile up. Says so where it waits for CPUs that others hold. Raises what
+    the function raised.
     """
     import ray
 
@@ -119,6 +125,9 @@ def bounded_map(
             except StopIteration:
                 exhausted = True
         if queue:
+            while not ray.wait(queue[:1], timeout=_PATIENCE_SECONDS)[0]:
+                if ray.available_resources().get("CPU", 0) < cpus:
+                    log.warning("waiting for CPUs of the cluster: all are in use")
             try:
                 yield ray.get(queue.pop(0))
             except ray.exceptions.RayTaskError as error:

@@ -122,6 +122,8 @@ class ThreadDriver:
                 continue
             for output in finished:
                 waiting.pop(output.request_id).settle(output)
+        for submitted in waiting.values():
+            submitted.settle(EngineDied("vLLM's engine was closed"))
         engine.engine_core.shutdown()
 
     def _arrived(self, *, wait: bool) -> list[_Submitted] | None:
@@ -151,6 +153,8 @@ def _add(engine: Any, submitted: _Submitted, waiting: dict[str, _Submitted]) -> 
         )  # fmt: skip
     except ValueError:
         submitted.settle(None)
+    except Exception as error:  # its caller's to raise; the thread serves the others
+        submitted.settle(error)
     else:
         waiting[number] = submitted
 

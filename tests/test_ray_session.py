@@ -1,0 +1,34 @@
+"""Tasks over Ray on a cluster that others use."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+import pytest
+import ray
+
+from semievol_ray import ray_session
+
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_session")]
+
+
+@ray.remote(num_cpus=2)
+class Neighbour:
+    """Holds both CPUs for as long as it lives."""
+
+    def ready(self) -> None:
+        pass
+
+
+def test_tasks_that_wait_for_cpus_of_others_say_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ray_session, "_PATIENCE_SECONDS", 0.5)
+    neighbour = Neighbour.remote()
+    ray.get(neighbour.ready.remote())
+    leaves = threading.Timer(3, ray.kill, [neighbour])
+    leaves.start()
+    with caplog.at_level(logging.WARNING):
+        assert list(ray_session.bounded_map(abs, range(-5, 0))) == [5, 4, 3, 2, 1]
+    assert "waiting for CPUs of the cluster" in caplog.text
