@@ -1,4 +1,4 @@
-"""Engine over vLLM's AsyncLLM: continuous batching, prefix cache, many LoRA adapters at once.
+"""Engine over vLLM: continuous batching, prefix cache, many LoRA adapters at once.
 
 vLLM schedules; requests are only handed over and gathered. Its nested dicts of logprobs are
 reduced to float lists here and go no further.
