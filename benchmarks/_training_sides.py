@@ -29,6 +29,8 @@ from semievol_ray.training.world import World, import_transformers, joined
 WORDS = 4096
 EXAMPLES = 512
 REPEATS = 25
+# Of a step against the bare loop, where the difference is a few per cent.
+STEP_REPEATS = 75
 LABELS = ("w1 w2", "w3", "w4 w5 w6")
 
 
@@ -155,7 +157,7 @@ class Bare:
             group["lr"] = config.learning_rate
         self.world, self.at, self.steps = world, 0, []
         plan = rows_in_order if in_order else batches.plan
-        for step in range(REPEATS + 1):
+        for step in range(STEP_REPEATS + 1):
             batch = ours.kept[batches.batch_of_step(step, EXAMPLES, config.global_batch_size, 0)]
             passes = plan(ours.examples, batch, layout, world.size)[world.rank]
             micros = [batches.collate(ours.examples, p, layout, ours.pad_id) for p in passes]
@@ -195,10 +197,12 @@ def rows_in_order(
     return [[share[at : at + size] for at in range(0, len(share), size)] for share in shares]
 
 
-def take_turns(sides: dict[str, Callable[[int], None]], world: World) -> dict[str, float]:
+def take_turns(
+    sides: dict[str, Callable[[int], None]], world: World, repeats: int = REPEATS
+) -> dict[str, float]:
     """Median seconds of a step of each side; the first step of each is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(REPEATS + 1):
+    for turn in range(repeats + 1):
         for name, run in list(sides.items())[:: 1 if turn % 2 else -1]:
             world.barrier()
             start = time.perf_counter()
@@ -216,7 +220,7 @@ def steps(folder: Path, world: World) -> dict[str, Any]:
         job = make_job(folder, f"stage-{stage}", zero_stage=stage)
         ours = Ours(job, world)
         bare = Bare(ours, job, world)
-        found[str(stage)] = take_turns({"ours": ours.run, "bare": bare.run}, world)
+        found[str(stage)] = take_turns({"ours": ours.run, "bare": bare.run}, world, STEP_REPEATS)
         ours.training.trainee.engine.destroy()
         bare.engine.destroy()
     return found

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from _report import Row, arguments, report, row
-from _training_sides import REPEATS, make_job, write_examples, write_model
+from _training_sides import REPEATS, STEP_REPEATS, make_job, write_examples, write_model
 
 WORKERS = 2
 MEGABYTE = 1e6
@@ -50,7 +50,8 @@ def main() -> None:
         packages=["torch", "deepspeed", "ray", "transformers", "peft", "trl", "accelerate"],
         json_path=args.json,
         notes=[
-            f"medians of {REPEATS} steps, a turn each; start-up and memory once",
+            f"medians of {REPEATS} steps, {STEP_REPEATS} against the bare loop, a turn each; start-up "
+            "and memory once",
             "Llama of 4 layers of 256, float32 but for memory; 2 gloo workers, 1 thread each",
             *notes,
         ],
