@@ -50,8 +50,8 @@ def main() -> None:
         packages=["torch", "deepspeed", "ray", "transformers", "peft", "trl", "accelerate"],
         json_path=args.json,
         notes=[
-            f"medians of {REPEATS} steps, {STEP_REPEATS} against the bare loop, a turn each; start-up "
-            "and memory once",
+            f"medians of {REPEATS} steps, of {STEP_REPEATS} against the bare loop, a turn each; "
+            "start-up and memory once",
             "Llama of 4 layers of 256, float32 but for memory; 2 gloo workers, 1 thread each",
             *notes,
         ],
