@@ -117,7 +117,7 @@ def bounded_map(
     width = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
     queue: list[Any] = []
     source = iter(items)
-    exhausted = False
+    exhausted = answered = False
     while queue or not exhausted:
         while not exhausted and len(queue) < width:
             try:
@@ -126,10 +126,12 @@ def bounded_map(
                 exhausted = True
         if queue:
             while not ray.wait(queue[:1], timeout=_PATIENCE_SECONDS)[0]:
-                if ray.available_resources().get("CPU", 0) < cpus:
+                # Once one was answered, it is our own tasks that take the CPUs.
+                if not answered and ray.available_resources().get("CPU", 0) < cpus:
                     log.warning("waiting for CPUs of the cluster: all are in use")
             try:
                 yield ray.get(queue.pop(0))
+                answered = True
             except ray.exceptions.RayTaskError as error:
                 if isinstance(error.cause, SemiEvolError | ValueError):
                     raise error.cause from None

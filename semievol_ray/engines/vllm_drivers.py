@@ -8,6 +8,7 @@ engine, as vLLM's offline `LLM` does. Either way a request is one call that retu
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import queue
 import threading
@@ -63,7 +64,8 @@ class _Submitted(NamedTuple):
 
     def settle(self, found: Any) -> None:
         """Hand an output, or an error, to who waits for it."""
-        self.loop.call_soon_threadsafe(_settle, self.final, found)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self.loop.call_soon_threadsafe(_settle, self.final, found)
 
 
 class ThreadDriver:
@@ -71,6 +73,7 @@ class ThreadDriver:
 
     def __init__(self, arguments: Any) -> None:
         self._inbox: queue.SimpleQueue[_Submitted | None] = queue.SimpleQueue()
+        self._end: EngineDied | None = None
         made: Future[Any] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(arguments, made), name="vllm-steps", daemon=True
@@ -84,6 +87,8 @@ class ThreadDriver:
         loop = asyncio.get_running_loop()
         submitted = _Submitted(prompt, parameters, lora, loop, loop.create_future())
         self._inbox.put(submitted)
+        if self._end is not None:  # whoever was in the inbox before has been told
+            self._refuse_all(self._end)
         return await submitted.final
 
     def shutdown(self) -> None:
@@ -92,10 +97,10 @@ class ThreadDriver:
         self._thread.join()
 
     def _serve(self, arguments: Any, made: Future[Any]) -> None:
-        from vllm.usage.usage_lib import UsageContext
-        from vllm.v1.engine.llm_engine import LLMEngine
-
         try:
+            from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine.llm_engine import LLMEngine
+
             # Made in the thread that steps it: OpenMP counts threads for each thread apart.
             engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
         except BaseException as error:
@@ -103,40 +108,40 @@ class ThreadDriver:
             return
         made.set_result(engine)
         waiting: dict[str, _Submitted] = {}
-        died: EngineDied | None = None
-        while (arrived := self._arrived(wait=not waiting)) is not None:
-            for submitted in arrived:
-                if died is None:
-                    _add(engine, submitted, waiting)
-                else:
-                    submitted.settle(died)
-            if not waiting:
-                continue
-            try:
-                finished = engine.step()
-            except Exception as error:
-                died = EngineDied(f"vLLM's engine failed: {type(error).__name__}: {error}")
-                for submitted in waiting.values():
-                    submitted.settle(died)
-                waiting.clear()
-                continue
-            for output in finished:
-                waiting.pop(output.request_id).settle(output)
+        end = EngineDied("vLLM's engine was closed")
+        try:
+            while self._admit(engine, waiting):
+                for output in engine.step():
+                    waiting.pop(output.request_id).settle(output)
+        except Exception as error:
+            end = EngineDied(f"vLLM's engine failed: {type(error).__name__}: {error}")
         for submitted in waiting.values():
-            submitted.settle(EngineDied("vLLM's engine was closed"))
+            submitted.settle(end)
+        self._end = end
+        self._refuse_all(end)
         engine.engine_core.shutdown()
 
-    def _arrived(self, *, wait: bool) -> list[_Submitted] | None:
-        """What was submitted since the last call; null once the end was asked for."""
-        found: list[_Submitted] = []
+    def _admit(self, engine: Any, waiting: dict[str, _Submitted]) -> bool:
+        """Hand the engine what was submitted, and wait for it where nothing is left to do.
+
+        False once the end was asked for.
+        """
         while True:
             try:
-                submitted = self._inbox.get(block=wait and not found)
+                submitted = self._inbox.get(block=not waiting)
             except queue.Empty:
-                return found
+                return True
             if submitted is None:
-                return None
-            found.append(submitted)
+                return False
+            _add(engine, submitted, waiting)
+
+    def _refuse_all(self, error: EngineDied) -> None:
+        """Tell all who are in the inbox that there will be no answer."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                submitted = self._inbox.get_nowait()
+                if submitted is not None:
+                    submitted.settle(error)
 
 
 _ids = map(str, itertools.count())

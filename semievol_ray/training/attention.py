@@ -102,7 +102,7 @@ def _attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     assert _current is not None, "enter_pass comes before a packed pass"
-    if _flash_takes(query, options):
+    if _flash_takes(query, value, options):
         return _flash(query, key, value, options.get("scaling")), None
     if attention_mask is None:
         attention_mask = _current.mask
@@ -112,13 +112,16 @@ def _attend(
     return output.flatten(0, 1)[_current.places][None], None
 
 
-def _flash_takes(query: torch.Tensor, options: dict[str, Any]) -> bool:
+def _flash_takes(query: torch.Tensor, value: torch.Tensor, options: dict[str, Any]) -> bool:
     """Whether torch's flash attention computes this pass: on a GPU since Ampere, in 16 bits."""
     assert _current is not None
+    size = query.shape[-1]
     return (
         query.is_cuda
         and query.dtype in (torch.bfloat16, torch.float16)
-        and query.shape[-1] <= _FLASH_HEAD_SIZE
+        and size <= _FLASH_HEAD_SIZE
+        and size % 8 == 0
+        and size == value.shape[-1]
         and _current.mask is None
         and not options.get("dropout")
         and torch.cuda.get_device_capability(query.device) >= (8, 0)

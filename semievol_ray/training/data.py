@@ -71,6 +71,7 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     that loses all its candidates stays, with none. Raises UserError where weights do not fit what
     they weigh.
     """
+    _refuse_nulls(rows)
     eos = tokenizer.eos_token_id
     prompts = _encode_prompts(tokenizer, rows["prompt"].to_pylist())
     texts = [text for row_texts in rows["candidates"].to_pylist() for text in row_texts]
@@ -96,6 +97,28 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     return pa.RecordBatch.from_arrays(
         [pa.array(c, f.type) for c, f in zip(columns, TOKENIZED, strict=True)], schema=TOKENIZED
     )
+
+
+def _refuse_nulls(rows: pa.Table) -> None:
+    """Raise UserError for a null inside a list, with the name of its example."""
+    for name in ("candidates", "candidate_weights", "token_weights"):
+        lists = rows[name].combine_chunks()
+        if name == "token_weights" and lists.flatten().null_count == 0:
+            inner = lists.flatten().flatten()
+        else:
+            inner = lists.flatten()
+        if inner.null_count:
+            first = next(
+                row["example_id"]
+                for row in rows.select(["example_id", name]).to_pylist()
+                if _holds_null(row[name])
+            )
+            raise UserError(f"training example {first}: a null in {name}")
+
+
+def _holds_null(values: list[Any] | None) -> bool:
+    return values is not None and any(v is None or (isinstance(v, list) and None in v)
+                                      for v in values)  # fmt: skip
 
 
 def _weights(row: Mapping[str, Any], candidates: list[list[int]]) -> list[list[float]]:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from semievol_ray.errors import UserError
 from semievol_ray.training import batches, models, token_cache, zero
 from semievol_ray.training.batches import Indices, Sequence
 from semievol_ray.training.failures import Diverged, explain
@@ -268,9 +267,8 @@ def tokenized(
     folder = job.scratch_dir / "tokens" / token_cache.fingerprint(paths, tokenizer, limit)
     error = None
     try:
-        for part in parts[world.rank :: world.size]:
-            token_cache.write_part(folder, part, tokenizer, limit)
-    except UserError as found:
+        token_cache.write_parts(folder, parts[world.rank :: world.size], tokenizer, limit)
+    except Exception as found:  # the others wait: they must hear of any
         error = found
     world.raise_first(error)
     return token_cache.load_parts(folder, len(parts))

@@ -1,7 +1,7 @@
 """Token ids on disk: tokenised once, by all workers together, and read where they lie.
 
-Row groups of the examples' files become parts, Arrow files that workers write apart and map into
-memory together: a training set need not fit there.
+The examples' files are cut into parts, which become Arrow files: each worker writes its share, and
+all map them into memory. A training set need not fit there.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from semievol_ray.training.job import file_digest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Rows that are tokenised at a time, and the fewest of a part, but for the last.
+# Rows that one worker tokenises at a time.
 PART_ROWS = 8192
 
 
@@ -150,32 +150,28 @@ def _running(counts: Iterable[int]) -> list[int]:
 
 
 class Part(NamedTuple):
-    """A piece of work: row groups of files in the TRAINING schema."""
+    """A piece of work: PART_ROWS rows of a row group, or what is left of it."""
 
     number: int
-    groups: tuple[tuple[Path, int], ...]
+    path: Path
+    group: int
+    batch: int
 
 
 def plan_parts(paths: Sequence[Path]) -> list[Part]:
-    """The files' row groups in their order, small ones joined up to PART_ROWS rows.
+    """The rows of Parquet files in the TRAINING schema, as pieces of work in their order.
 
     Raises UserError where a file is missing or not in that schema, or there is no row at all.
     """
-    parts: list[Part] = []
-    open_groups: list[tuple[Path, int]] = []
-    rows = total = 0
-    for path in paths:
-        metadata = _open(path).metadata
-        for group in range(metadata.num_row_groups):
-            open_groups.append((path, group))
-            rows += metadata.row_group(group).num_rows
-            if rows >= PART_ROWS:
-                parts.append(Part(len(parts), tuple(open_groups)))
-                open_groups, rows = [], 0
-        total += metadata.num_rows
-    if open_groups:
-        parts.append(Part(len(parts), tuple(open_groups)))
-    if not total:
+    places = (
+        (path, group, batch)
+        for path in paths
+        for metadata in (_open(path).metadata,)
+        for group in range(metadata.num_row_groups)
+        for batch in range(-(-metadata.row_group(group).num_rows // PART_ROWS))
+    )
+    parts = [Part(number, *place) for number, place in enumerate(places)]
+    if not parts:
         raise UserError("there is no training example in " + ", ".join(map(str, paths)))
     return parts
 
@@ -186,27 +182,33 @@ def _open(path: Path) -> pq.ParquetFile:
         _conform(file.schema_arrow.empty_table())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file of training examples") from None
-    except (pa.ArrowInvalid, pa.ArrowTypeError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path}: not a table of training examples: {reason}") from None
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise _not_examples(path, error) from None
     return file
+
+
+def _not_examples(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path}: not a table of training examples: {' '.join(str(error).split())}")
 
 
 def _conform(table: pa.Table) -> pa.Table:
     """A table's columns of the TRAINING schema; one that may be null need not be there."""
-    wanted = [f.name for f in TRAINING if f.name in table.column_names or not f.nullable]
-    tables = [TRAINING.empty_table(), table.select(wanted)]
-    return pa.concat_tables(tables, promote_options="permissive").cast(TRAINING)
+    columns = [
+        pa.nulls(len(table), field.type)
+        if field.nullable and field.name not in table.column_names
+        else table[field.name]
+        for field in TRAINING
+    ]
+    return pa.table(columns, names=TRAINING.names).cast(TRAINING)
 
 
-def _read(part: Part) -> Iterator[pa.Table]:
-    for path, group in part.groups:
+def _read(path: Path, group: int) -> Iterator[pa.Table]:
+    """The batches of a row group, PART_ROWS rows each but for the last."""
+    try:
         for batch in _open(path).iter_batches(PART_ROWS, row_groups=[group]):
-            try:
-                yield _conform(pa.Table.from_batches([batch]))
-            except (pa.ArrowInvalid, ValueError) as error:
-                reason = " ".join(str(error).split())
-                raise UserError(f"{path}: not a table of training examples: {reason}") from None
+            yield _conform(pa.Table.from_batches([batch]))
+    except (pa.ArrowException, KeyError, OSError) as error:
+        raise _not_examples(path, error) from None
 
 
 def fingerprint(paths: Sequence[Path], tokenizer: PreTrainedTokenizerBase, max_length: int) -> str:
@@ -229,28 +231,32 @@ def fingerprint(paths: Sequence[Path], tokenizer: PreTrainedTokenizerBase, max_l
     return digest.hexdigest()[:32]
 
 
-def write_part(
-    folder: Path, part: Part, tokenizer: PreTrainedTokenizerBase, max_length: int
+def write_parts(
+    folder: Path, parts: Sequence[Part], tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> None:
-    """Tokenise a part into `folder`, unless that was done before."""
-    target = _part_path(folder, part.number)
-    if target.exists():
-        return
+    """Tokenise parts into `folder`, but for those that are there."""
     folder.mkdir(parents=True, exist_ok=True)
+    todo = [part for part in parts if not _part_path(folder, part.number).exists()]
+    for (path, group), members in itertools.groupby(todo, key=lambda part: (part.path, part.group)):
+        wanted = {part.batch: _part_path(folder, part.number) for part in members}
+        for number, rows in enumerate(_read(path, group)):
+            if number in wanted:
+                _write(wanted[number], tokenize(rows, tokenizer, max_length))
+
+
+def _write(target: Path, batch: pa.RecordBatch) -> None:
     partial = target.with_suffix(".partial")
     with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, TOKENIZED) as writer:
-        for table in _read(part):
-            writer.write_batch(tokenize(table, tokenizer, max_length))
+        writer.write_batch(batch)
     partial.rename(target)
 
 
 def load_parts(folder: Path, parts: int) -> TokenizedExamples:
     """The tokenised rows, memory-mapped. Raises UserError if no answer fits max_length."""
-    readers = [
-        pa.ipc.open_file(pa.memory_map(str(_part_path(folder, part)))) for part in range(parts)
-    ]
+    # One after the other: a file stays open for as long as its reader lives, and not its buffers.
     examples = TokenizedExamples(
-        reader.get_batch(i) for reader in readers for i in range(reader.num_record_batches)
+        pa.ipc.open_file(pa.memory_map(str(_part_path(folder, part)))).get_batch(0)
+        for part in range(parts)
     )
     if not len(examples):
         raise UserError(

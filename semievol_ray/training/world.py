@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from semievol_ray.errors import UserError
+from semievol_ray.errors import SemiEvolError, UserError
 
 if TYPE_CHECKING:
     import torch
@@ -57,17 +57,22 @@ class World:
             dist.all_reduce(total)
         return total.tolist()
 
-    def raise_first(self, error: UserError | None) -> None:
-        """Raise in all workers the error of the first that has one; every worker must call it."""
+    def raise_first(self, error: Exception | None) -> None:
+        """Raise this worker's error, or the first of the others'; every worker must call it.
+
+        Another worker's is a UserError where it was one there, else a SemiEvolError.
+        """
         import torch.distributed as dist
 
-        messages: list[str | None] = [None if error is None else str(error)]
+        found: list[tuple[bool, str] | None] = [None] * self.size
         if self.size > 1:
-            messages *= self.size
-            dist.all_gather_object(messages, messages[self.rank])
-        for message in messages:
-            if message is not None:
-                raise UserError(message)
+            own = None if error is None else (isinstance(error, UserError), str(error))
+            dist.all_gather_object(found, own)
+        if error is not None:
+            raise error
+        for failure in found:
+            if failure is not None:
+                raise (UserError if failure[0] else SemiEvolError)(failure[1])
 
     def silent(self) -> list[int]:
         """After a collective failed: the ranks that do not call this too within seconds.

@@ -52,6 +52,14 @@ def test_a_token_has_its_examples_its_candidates_and_its_own_weight(tokenizer: A
     assert found.target_weight(pa.array([0]).to_numpy()) == 7.25
 
 
+def test_a_null_inside_a_list_is_refused(tokenizer: Any) -> None:
+    good = row("a", "bc")
+    for name, value in (("candidates", [None]), ("candidate_weights", [None]),
+                        ("token_weights", [[1, None, 1]]), ("token_weights", [None])):  # fmt: skip
+        with pytest.raises(UserError, match=f"example abc: a null in {name}"):
+            tokens_of(tokenizer, [row("b", "c"), good | {name: value}])
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [([[1, 1]], r"example abc: token_weights of \[2\].*candidates of \[3\]"),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from semievol_ray.training import Progress, TrainingJob, TrainingResult
+from semievol_ray.training import Progress, TrainingJob, TrainingResult, attention
 from tests.training import worker_program
 from tests.training.conftest import MakeJob, Workers, make_row, train_here, write_rows
 from tests.training.reference import Reference, train_reference
@@ -99,10 +99,14 @@ def test_packing_and_soft_targets_change_no_loss(make_job: MakeJob, tmp_path: Pa
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
-def test_flash_attention_keeps_the_sequences_of_a_row_apart(make_job: MakeJob) -> None:
+def test_flash_attention_keeps_the_sequences_of_a_row_apart(
+    make_job: MakeJob, hard_examples: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, flash = [], attention._flash
+    monkeypatch.setattr(attention, "_flash", lambda *a: (calls.append(a), flash(*a))[1])
     runs = [
-        train_here(make_job(packing=packing, precision="bf16", method="full"))[1]
+        train_here(make_job(hard_examples, packing=packing, precision="bf16", method="full"))[1]
         for packing in (True, False)
     ]
     packed, padded = ([p.loss for p in steps] for steps in runs)
-    assert packed == pytest.approx(padded, abs=2e-2)
+    assert calls and packed == pytest.approx(padded, abs=2e-2)

@@ -40,7 +40,7 @@ def test_the_cache_is_another_for_other_rows_lengths_and_tokenizers(
 def test_parts_are_written_once_and_read_in_order(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two files whose row groups are smaller and larger than a part; a row of it has no room."""
+    """Two files, row groups smaller and larger than a part; one row's answer has no room."""
     monkeypatch.setattr(token_cache, "PART_ROWS", 3)
     rows = [make_row(i, soft=True) for i in range(13)]
     rows[6] |= {"candidates": ["x" * 200], "candidate_weights": [1.0], "token_weights": None}
@@ -48,14 +48,14 @@ def test_parts_are_written_once_and_read_in_order(
     pq.write_table(table[:5], tmp_path / "small.parquet", row_group_size=2)
     pq.write_table(table[5:], tmp_path / "large.parquet", row_group_size=7)
     parts = token_cache.plan_parts([tmp_path / "small.parquet", tmp_path / "large.parquet"])
-    assert [len(part.groups) for part in parts] == [2, 2, 1]
+    assert [part[2:] for part in parts] == [(0, 0), (1, 0), (2, 0), (0, 0), (0, 1), (0, 2), (1, 0)]
     folder = tmp_path / "tokens"
-    for number in (2, 0, 1):
-        token_cache.write_part(folder, parts[number], tokenizer, 100)
+    for worker in (1, 0):
+        token_cache.write_parts(folder, parts[worker::2], tokenizer, 100)
     written = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    token_cache.write_part(folder, parts[1], tokenizer, 100)
+    token_cache.write_parts(folder, parts, tokenizer, 100)
     assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == written
-    found = token_cache.load_parts(folder, 3)
+    found = token_cache.load_parts(folder, len(parts))
     whole = TokenizedExamples([data.tokenize(table, tokenizer, 100)])
     assert len(found) == len(whole) == 12 and found.dropped_rows == whole.dropped_rows == 1
     for example in range(12):
@@ -70,17 +70,19 @@ def test_parts_are_written_once_and_read_in_order(
 
 def test_answers_that_all_lack_room_are_an_error(tokenizer: Any, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.parquet", [make_row(1, soft=False)])
-    (part,) = token_cache.plan_parts([rows])
-    token_cache.write_part(tmp_path, part, tokenizer, 3)
+    token_cache.write_parts(tmp_path, token_cache.plan_parts([rows]), tokenizer, 3)
     with pytest.raises(UserError, match="max_length"):
         token_cache.load_parts(tmp_path, 1)
 
 
-def test_a_file_need_not_weigh_tokens(tokenizer: Any, tmp_path: Path) -> None:
+def test_a_file_need_not_weigh_tokens_and_may_number_its_examples(
+    tokenizer: Any, tmp_path: Path
+) -> None:
     rows = pa.Table.from_pylist([make_row(1, soft=False)], schema=TRAINING)
-    pq.write_table(rows.drop_columns("token_weights"), tmp_path / "rows.parquet")
-    (part,) = token_cache.plan_parts([tmp_path / "rows.parquet"])
-    token_cache.write_part(tmp_path, part, tokenizer, 100)
+    numbered = rows.set_column(0, "example_id", pa.array([7]))
+    pq.write_table(numbered.drop_columns("token_weights"), tmp_path / "rows.parquet")
+    parts = token_cache.plan_parts([tmp_path / "rows.parquet"])
+    token_cache.write_parts(tmp_path, parts, tokenizer, 100)
     found = token_cache.load_parts(tmp_path, 1)
     assert set(found.token_weights(0).tolist()) == {1.0}
 
@@ -91,6 +93,9 @@ def test_a_file_of_another_schema_or_of_no_row_is_refused(tmp_path: Path) -> Non
         token_cache.plan_parts([tmp_path / "other.parquet"])
     with pytest.raises(UserError, match=r"none\.parquet: no such file"):
         token_cache.plan_parts([tmp_path / "none.parquet"])
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(UserError, match=r"torn\.parquet: not a table of training examples"):
+        token_cache.plan_parts([tmp_path / "torn.parquet"])
     pq.write_table(TRAINING.empty_table(), tmp_path / "empty.parquet")
     with pytest.raises(UserError, match="there is no training example in"):
         token_cache.plan_parts([tmp_path / "empty.parquet"])
