@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from semievol_ray import SemiEvolError, UserError, load_config, pipeline
@@ -22,11 +26,26 @@ TABLE = pa.table({"example_id": ["a", "b"], "n": [1, 2]})
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    """The port of an S3 server."""
-    moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    moto.start()
-    yield moto.get_host_and_port()[1]
-    moto.stop()
+    """The port of an S3 server, in a process of its own.
+
+    What Flask leaves in a process, vLLM stumbles over when it looks for its kernels in there.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    moto = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and moto.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            break
+        time.sleep(0.1)
+    yield port
+    moto.terminate()
+    moto.wait(timeout=30)
 
 
 @pytest.fixture
