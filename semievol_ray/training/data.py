@@ -71,13 +71,14 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     that loses all its candidates stays, with none. Raises UserError where weights do not fit what
     they weigh.
     """
-    _refuse_nulls(rows)
+    examples = rows.drop_columns("prompt").to_pylist()
+    for row in examples:
+        _refuse_nulls(row)
     eos = tokenizer.eos_token_id
     prompts = _encode_prompts(tokenizer, rows["prompt"].to_pylist())
-    texts = [text for row_texts in rows["candidates"].to_pylist() for text in row_texts]
-    flat = iter(_encode(tokenizer, texts))
+    flat = iter(_encode(tokenizer, [text for row in examples for text in row["candidates"]]))
     out_prompts, out_candidates, out_weights, out_truncated = [], [], [], []
-    for prompt, row in zip(prompts, rows.drop_columns("prompt").to_pylist(), strict=True):
+    for prompt, row in zip(prompts, examples, strict=True):
         candidates = [[*next(flat), eos] for _ in row["candidates"]]
         weights = _weights(row, candidates)
         # The first token of a text that has no prompt before it cannot be learnt.
@@ -99,26 +100,12 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     )
 
 
-def _refuse_nulls(rows: pa.Table) -> None:
-    """Raise UserError for a null inside a list, with the name of its example."""
+def _refuse_nulls(row: Mapping[str, Any]) -> None:
+    """Raise UserError where one of the row's lists holds a null."""
     for name in ("candidates", "candidate_weights", "token_weights"):
-        lists = rows[name].combine_chunks()
-        if name == "token_weights" and lists.flatten().null_count == 0:
-            inner = lists.flatten().flatten()
-        else:
-            inner = lists.flatten()
-        if inner.null_count:
-            first = next(
-                row["example_id"]
-                for row in rows.select(["example_id", name]).to_pylist()
-                if _holds_null(row[name])
-            )
-            raise UserError(f"training example {first}: a null in {name}")
-
-
-def _holds_null(values: list[Any] | None) -> bool:
-    return values is not None and any(v is None or (isinstance(v, list) and None in v)
-                                      for v in values)  # fmt: skip
+        values = row[name] or []
+        if None in values or any(isinstance(v, list) and None in v for v in values):
+            raise UserError(f"training example {row['example_id']}: a null in {name}")
 
 
 def _weights(row: Mapping[str, Any], candidates: list[list[int]]) -> list[list[float]]:

@@ -126,6 +126,19 @@ async def answer_and_kill_once(engine, marker: str, item: int) -> str:
     return f"{item}: {found['text'][0]}"
 
 
+def test_prompts_with_one_beginning_come_one_behind_the_other() -> None:
+    from semievol_ray.engines.vllm_engine import _by_prefix
+
+    prompts, begun = [[1, 2], [3], [1, 2, 5], [3, 0], [1]], []
+
+    async def row(at: int) -> list[int]:
+        begun.append(at)
+        return prompts[at]
+
+    assert asyncio.run(_by_prefix(prompts, row)) == prompts
+    assert begun == [4, 0, 2, 1, 3]
+
+
 def test_an_engine_that_fails_in_this_process_says_so_to_all_who_ask(tiny_model) -> None:
     """vLLM 0.32 on CPUs cannot compute a seeded request's prompt in pieces, and ends."""
     from semievol_ray.engines.vllm_engine import VllmEngine
