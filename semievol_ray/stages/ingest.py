@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -18,25 +19,53 @@ import pyarrow as pa
 from semievol_ray.config import Config
 from semievol_ray.errors import UserError
 from semievol_ray.schema import EXAMPLE, QUARANTINE
-from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
 from semievol_ray.stages.sources import BadRow, Row, SourceFile, find_files, read_rows
-from semievol_ray.store import RunDirectory
+from semievol_ray.stages.stage import Outcome, Stage
+from semievol_ray.store import Manifest, RunDirectory, digest, layout
 from semievol_ray.tasks import Task, canonical_answer
+from semievol_ray.touches import of_result
+
+QUARANTINED = "quarantine.parquet"
 
 _WITHHELD = pa.schema([("example_id", pa.string()), ("answer", pa.string())])
 
 
 def sources(config: Config) -> dict[str, list[SourceFile]]:
     """The files of each split that the config names. Raises UserError for a missing one."""
+    return {s: find_files(where, f"data.{s}") for s, where in locations(config).items()}
+
+
+def locations(config: Config) -> dict[str, str]:
+    """What the config says of each split."""
     splits = {"labeled": config.data.labeled, "unlabeled": config.data.unlabeled}
-    if config.data.test is not None:
-        splits["test"] = config.data.test
-    return {split: find_files(where, f"data.{split}") for split, where in splits.items()}
+    return splits | ({"test": config.data.test} if config.data.test is not None else {})
 
 
-def run(context: Context) -> Outcome:
-    """Write `data/<split>/shard-*.parquet` and `data/quarantine.parquet`.
+def source_fingerprints(config: Config, found: Manifest | None) -> dict[str, str]:
+    """What the user's files hold, split by split; a corpus that was moved is still the same.
+
+    Once they are ingested they need not be there any more, and those that were not touched since
+    are not read again.
+    """
+    known = {} if found is None else found.statistics.get("source_files", {})
+    fingerprints = {}
+    for split, where in locations(config).items():
+        key = f"data.{split}"
+        try:
+            files = find_files(where, key)
+        except UserError:
+            if found is None or found.state != "done":
+                raise
+            fingerprints[key] = found.inputs[key]
+            continue
+        fingerprints[key] = digest([(Path(f.path).name, f.fingerprint(known)) for f in files])
+    return fingerprints
+
+
+def run(context: Context, _: int) -> Outcome:
+    """Write `<split>/shard-*.parquet` and `quarantine.parquet` in the stage's folder.
 
     Raises UserError for a missing column, a repeated id, no usable labelled row, or more bad
     rows than `data.max_bad_rows`.
@@ -47,14 +76,35 @@ def run(context: Context) -> Outcome:
     if shard_rows == "auto":
         rows = estimate_rows(files["unlabeled"])
         shard_rows = plan_shard_rows(rows, config.generation.replicas.max)
-    ingestion = _Ingestion(config, task, context.run, shard_rows)
+    ingestion = _Ingestion(config, task, context.run, shard_rows, context.folder("ingest"))
     # The test set first: what it holds may not be trained on. Then the labels, which name the
     # closed set of a label task.
     for split in ("test", "labeled", "unlabeled"):
         if split in files:
             ingestion.read(split, files[split])
             context.progress.advance(split, ingestion.rows[split])
-    return ingestion.finish()
+    outcome = ingestion.finish()
+    states = {file.name: file.state() for members in files.values() for file in members}
+    return replace(outcome, statistics=outcome.statistics | {"source_files": states})
+
+
+def _settings(config: Config, _: int) -> dict[str, Any]:
+    task = of_result(config.task)
+    reading = {key: task[key] for key in ("preset", "kind", "labels", "first_option_number")}
+    return {"data": of_result(config.data), "task": reading}
+
+
+# Half-read files are read anew: a shard's rows depend on all the rows before it.
+STAGE = Stage(
+    "ingest",
+    run,
+    _settings,
+    lambda config, number: [],
+    writes=("*/shard-*.parquet", QUARANTINED),
+    in_round=False,
+    continues=False,
+    works_with="nothing",
+)
 
 
 @dataclass
@@ -63,6 +113,7 @@ class _Ingestion:
     task: Task
     run: RunDirectory
     shard_rows: int
+    folder: str
     rows: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -80,7 +131,7 @@ class _Ingestion:
         self.rows[split] = self.repeated[split] = self.contaminated[split] = 0
         seen_ids: set[int] = set()
         seen_contents: set[int] = set()
-        shard = _ShardWriter(self.run, split, self.shard_rows, self.outputs)
+        shard = _ShardWriter(self.run, self.folder, split, self.shard_rows, self.outputs)
         limit = self.config.data.max_unlabeled_rows if split == "unlabeled" else None
         for row, example in self._examples(split, files):
             content = _content_hash(example)
@@ -119,7 +170,7 @@ class _Ingestion:
 
     def finish(self) -> Outcome:
         """Write the quarantine and say what was read."""
-        name = "data/quarantine.parquet"
+        name = f"{self.folder}/{QUARANTINED}"
         table = pa.Table.from_pylist(self.quarantine, schema=QUARANTINE)
         self.outputs[name] = self.run.write_table(name, table)
         labels = sorted(self.label_counts) if self.task.kind == "label" else None
@@ -235,9 +286,15 @@ class _Ingestion:
 
 class _ShardWriter:
     def __init__(
-        self, run: RunDirectory, split: str, shard_rows: int, outputs: dict[str, int]
+        self,
+        run: RunDirectory,
+        folder: str,
+        split: str,
+        shard_rows: int,
+        outputs: dict[str, int],
     ) -> None:
-        self.run, self.split, self.shard_rows, self.outputs = run, split, shard_rows, outputs
+        self.run, self.folder, self.split = run, folder, split
+        self.shard_rows, self.outputs = shard_rows, outputs
         self.buffer: list[dict[str, Any]] = []
         self.shards = 0
 
@@ -252,14 +309,14 @@ class _ShardWriter:
 
     def _flush(self) -> None:
         table = pa.Table.from_pylist(self.buffer, schema=EXAMPLE)
-        name = f"shard-{self.shards:05d}.parquet"
+        name = layout.shard(self.shards)
         if self.split == "unlabeled":
             withheld = table.select(_WITHHELD.names)
             if withheld["answer"].null_count < len(withheld):
-                self._write(f"data/withheld/{name}", withheld)
+                self._write(f"{self.folder}/withheld/{name}", withheld)
             answers = pa.nulls(len(table), pa.string())
             table = table.set_column(table.schema.get_field_index("answer"), "answer", answers)
-        self._write(f"data/{self.split}/{name}", table.cast(EXAMPLE))
+        self._write(f"{self.folder}/{self.split}/{name}", table.cast(EXAMPLE))
         self.buffer, self.shards = [], self.shards + 1
 
     def _write(self, name: str, table: pa.Table) -> None:

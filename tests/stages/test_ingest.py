@@ -83,7 +83,7 @@ def test_arcs_numbered_answers_become_letters(real_data, tmp_path) -> None:
     files = [folder / f"{split}.csv" for split in ("labeled", "unlabeled", "test")]
     columns = FPB_COLUMNS | {"id": "id"}
     run = ingest(tmp_path, *files, task={"preset": "arc"}, columns=columns)
-    names = run.directory.files("data/withheld", ".parquet")
+    names = run.directory.files("ingest/attempt-1/withheld", ".parquet")
     withheld = [row for name in names for row in run.directory.read_table(name).to_pylist()]
     rows = {row["example_id"]: row["answer"] for row in withheld}
     for example_id, answer in numbered.items():
