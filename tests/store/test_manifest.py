@@ -1,4 +1,4 @@
-"""A stage's work stands, is gone on with, is refused or is dropped; and no attempt meets another."""
+"""A stage's work stands, is gone on with, refused or dropped; and no attempt meets another."""
 
 from __future__ import annotations
 
