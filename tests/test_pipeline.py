@@ -1,7 +1,7 @@
 """Any sequence of runs, kills, changed settings, redos and rounds, against a small reference.
 
-The stages are stubs: a shard holds the digest of the stage's settings and of what it read. So what a
-finished run must hold follows from its config alone, and one shard that is left over from other
+The stages are stubs: a shard holds the digest of the stage's settings and of what it read. So what
+a finished run must hold follows from its config alone, and one shard that is left over from other
 settings, or was made from what is gone, shows at once.
 """
 
@@ -41,6 +41,8 @@ class World:
     folder: Path
     # Writes and deletions until the kill, the last of them half-way; null: nobody kills.
     writes_left: int | None = None
+    # What replicas that everybody has forgotten commit while a stage works.
+    late: dict[Path, bytes] = dataclasses.field(default_factory=dict)
     worked: Counter[str] = dataclasses.field(default_factory=Counter)
 
     @property
@@ -108,6 +110,10 @@ def write_shards(context: Any, stage: Stage, number: int, world: World) -> Outco
     """A stage's work: shards that say what they were made from. Those that are there are kept."""
     name = stage.full_name(number)
     world.worked[name] += 1
+    for path, content in world.late.items():
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     step = next(s for s in pipeline.steps(context.config) if s.name == name)
     read = {}
     for source in step.inputs:
@@ -253,12 +259,7 @@ def test_whatever_happens_a_finished_run_holds_what_its_config_says(world, comma
     foreign: list[Path] = []
     seen: dict[Path, bytes] = {}
     for command in commands:
-        if command["late"]:
-            # A replica that everybody has forgotten commits what it once was asked for.
-            for path, content in seen.items():
-                if not path.exists():
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content)
+        here.late = seen if command["late"] else {}
         said = execute(here, command, command["redo"], command["kill"])
         seen |= shards_of(here.run)
         if said == "killed":
