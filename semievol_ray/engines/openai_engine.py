@@ -1,7 +1,8 @@
 """Engine over any OpenAI-compatible endpoint, through its official client.
 
 The client obeys Retry-After and backs off with jitter; the number of requests in flight and their
-rate are bounded here. Option scores come from the top logprobs of the first token, so they reach
+rate are bounded here. A request that gets no answer all the same costs its row; only where so many
+fail in a row that the endpoint must be down is it an error. Option scores come from the top logprobs of the first token, so they reach
 only options of one token that the server ranks among its top 20.
 """
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines.protocol import (
     GENERATION,
+    PASSING,
     SCORES,
     Engine,
     Request,
@@ -27,6 +29,14 @@ from semievol_ray.errors import SemiEvolError, UserError
 
 _TOP: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
 _RETRIES = 6
+# So many requests without an answer, and none with one between them: the endpoint is down.
+_FAILURES_IN_A_ROW = 16
+# So many replies without logprobs, and none with them: the endpoint gives none.
+_MUTE_REPLIES = 3
+
+
+class _Failure(str):
+    """Why a request has no reply, as `finish_reason` says it."""
 
 
 class OpenAIEngine(Engine):
@@ -62,6 +72,8 @@ class OpenAIEngine(Engine):
         self.slots = asyncio.Semaphore(max_concurrency)
         self._gap_seconds = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next_at = 0.0
+        self._failed_in_a_row = 0
+        self._mute_replies: int | None = 0  # null once there was one with logprobs
 
     async def generate(
         self, requests: list[Request], sampling: Sampling, adapter: str | None = None
@@ -115,14 +127,19 @@ class OpenAIEngine(Engine):
         )
 
     def _scores(self, reply: Any, candidates: list[str]) -> list[float] | None:
-        if reply is None:
+        if isinstance(reply, _Failure):
             return None
         first = reply.choices[0].logprobs
         if first is None or not first.content:
-            raise UserError(
-                f"{self.where}: {self.name} returns no logprobs, which option scores need; "
-                "set generation.score_options to false"
-            )
+            if self._mute_replies is not None:
+                self._mute_replies += 1
+                if self._mute_replies >= _MUTE_REPLIES:
+                    raise UserError(
+                        f"{self.where}: {self.name} returns no logprobs, which option scores need; "
+                        "set generation.score_options to false"
+                    )
+            return None
+        self._mute_replies = None
         found = {top.token.strip(): top.logprob for top in first.content[0].top_logprobs}
         return [found.get(candidate.strip(), -math.inf) for candidate in candidates]
 
@@ -133,7 +150,11 @@ class OpenAIEngine(Engine):
         await asyncio.sleep(self._next_at - self._gap_seconds - now)
 
     async def _ask(self, request: Request, **parameters: Any) -> Any:
-        """One reply; null where the server refuses this very request."""
+        """One reply, or why there is none.
+
+        Raises UserError for what no request will get past, and SemiEvolError where the endpoint is
+        down.
+        """
         import openai
 
         messages: Any = list(request.messages) or [{"role": "user", "content": request.prompt}]
@@ -144,23 +165,37 @@ class OpenAIEngine(Engine):
                     model=self.name, messages=messages, **(parameters | self.options)
                 )
                 self.beats += 1
-                return reply
         except (openai.BadRequestError, openai.UnprocessableEntityError):
-            return None
+            return _Failure("engine_error")
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             raise UserError(f"{self.where}: the endpoint refuses the API key") from None
         except openai.NotFoundError:
             raise UserError(f"{self.where}: the endpoint has no model {self.name!r}") from None
         except openai.APIConnectionError:
-            raise SemiEvolError(f"{self.where}: the endpoint does not answer") from None
+            return self._failed("the endpoint does not answer")
         except openai.APIStatusError as error:
-            raise SemiEvolError(f"{self.where}: HTTP {error.status_code} after retries") from None
+            return self._failed(f"HTTP {error.status_code} after retries")
+        except openai.OpenAIError as error:
+            return self._failed(" ".join(str(error).split())[:200])
+        if not getattr(reply, "choices", None):
+            return self._failed("a reply without choices")
+        self._failed_in_a_row = 0
+        return reply
+
+    def _failed(self, reason: str) -> _Failure:
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= _FAILURES_IN_A_ROW:
+            raise SemiEvolError(
+                f"{self.where}: {reason}, {self._failed_in_a_row} times in a row; what was answered "
+                "is kept: run again to go on"
+            )
+        return _Failure(PASSING)
 
 
 def _row(reply: Any) -> dict[str, Any]:
-    """The GENERATION row of a reply; null is a request that the server refused."""
-    if reply is None:
-        return failed_generation("engine_error")
+    """The GENERATION row of a reply, or of a request without one."""
+    if isinstance(reply, _Failure):
+        return failed_generation(str(reply))
     choice = reply.choices[0]
     content = choice.logprobs.content if choice.logprobs else None
     return {

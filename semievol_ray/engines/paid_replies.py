@@ -17,7 +17,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from semievol_ray.engines.protocol import GENERATION, SCORES, Engine, Request, Sampling
+from semievol_ray.engines.protocol import GENERATION, PASSING, SCORES, Engine, Request, Sampling
 from semievol_ray.store import RunDirectory
 
 FOLDER = "replies"
@@ -144,7 +144,8 @@ class PaidReplies(Engine):
             for row, reply in zip(rows, await ask(rows), strict=True):
                 kept = {"key": keys[row], "scores": None} | reply
                 self._known[keys[row]] = kept
-                self._new.append(kept)
+                if kept["finish_reason"] != PASSING:
+                    self._new.append(kept)
             if time.monotonic() - self._written > _PART_EVERY_SECONDS:
                 self.write()
 

@@ -15,8 +15,10 @@ from typing import Any, Literal, Protocol, TypedDict
 import pyarrow as pa
 
 # prompt_too_long: the prompt leaves no room for an answer. engine_error: the engine refused it.
-# engine_crash: the engine died of it.
-FAILED = ("prompt_too_long", "engine_error", "engine_crash")
+# engine_crash: the engine died of it. request_failed: an endpoint gave no answer after retries.
+FAILED = ("prompt_too_long", "engine_error", "engine_crash", "request_failed")
+# What may be otherwise the next time: not kept where replies are.
+PASSING = "request_failed"
 
 GENERATION = pa.schema(
     [

@@ -131,7 +131,10 @@ class SimulatedEngine(Engine):
             end = max(self._free_at[0], now) + seconds
             heapq.heapreplace(self._free_at, end)
             last = max(last, end)
-        await asyncio.sleep(last - now)
+        # In pieces, so that it can be seen to be at work.
+        while (left := last - asyncio.get_running_loop().time()) > 0:
+            await asyncio.sleep(min(left, 0.5))
+            self.beats += 1
 
 
 def _uniform(seeds: npt.NDArray[np.uint64], draw: Any) -> npt.NDArray[np.float64]:

@@ -48,17 +48,18 @@ class Writer:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._on_progress = on_progress
         self._depot = remote(depot)
-        self._uploaded = 0.0
-        if self._depot is not None:
-            self._depot.fetch(f"logs/{FILE}", self._path)  # an earlier machine's steps
+        self._uploaded: float | None = None
 
     def __call__(self, progress: Progress) -> None:
-        """Append one step."""
+        """Append one step. Only the first worker does."""
+        if self._depot is not None and self._uploaded is None:
+            self._depot.fetch(f"logs/{FILE}", self._path)  # an earlier machine's steps
+            self._uploaded = 0.0
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(progress)) + "\n")
         last = progress.step == progress.total_steps
         if self._depot is not None and (
-            last or time.monotonic() - self._uploaded > _UPLOAD_EVERY_SECONDS
+            last or time.monotonic() - (self._uploaded or 0) > _UPLOAD_EVERY_SECONDS
         ):
             self._depot.put(self._path, f"logs/{FILE}")
             self._uploaded = time.monotonic()

@@ -56,6 +56,54 @@ def test_too_many_deaths_are_hopeless() -> None:
     assert state.hopeless
 
 
+def test_deaths_count_in_a_row_and_not_in_weeks() -> None:
+    state = fleet(100, 1, max_deaths=1, max_attempts=10**9)
+    for _ in range(20):
+        number = state.start()
+        state.became_ready(number)
+        assignment = state.next_assignment()
+        assert assignment is not None
+        state.completed(*assignment)
+        state.died(assignment[0])
+        assert not state.hopeless
+    assert state.deaths == 20
+
+
+def test_a_machine_that_goes_is_nobodys_fault() -> None:
+    state = fleet(10, 2, max_deaths=0, max_attempts=1)
+    for replica in (1, 2):
+        assert state.next_assignment() is not None
+        assert state.died(replica, with_its_machine=True) == [], "its work is given to others"
+    assert not state.hopeless and state.deaths == 0
+    assert [state.waiting.popleft() for _ in range(3)] == [0, 1, 2]
+
+
+def test_a_replica_that_leaves_finishes_and_gets_nothing_new() -> None:
+    state = fleet(10, 2)
+    first = state.next_assignment()
+    assert first is not None
+    state.leave(first[0])
+    assert state.wanted(1, 2) == 1, "another takes its place"
+    others = {replica for replica, _ in iter(state.next_assignment, None)}
+    assert first[0] not in others
+    assert state.left == []
+    state.completed(*first)
+    assert state.left == [first[0]]
+    state.gone(first[0])
+    assert state.left == [] and first[0] not in state.ready
+
+
+def test_a_node_on_which_replicas_keep_dying_is_known() -> None:
+    state = fleet(10, 0)
+    for node in ("bad", "bad", "good"):
+        number = state.start()
+        state.became_ready(number)
+        state.settled_on(number, node)
+        if node == "bad":
+            state.died(number)
+    assert state.suspect_nodes(2) == {"bad"}
+
+
 def test_no_more_replicas_than_work() -> None:
     assert fleet(3, 0).wanted(1, 64) == 2
     assert fleet(0, 0).wanted(1, 64) == 0

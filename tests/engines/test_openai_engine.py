@@ -10,24 +10,36 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from semievol_ray import UserError
+from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines import Request, Sampling
 from semievol_ray.engines.openai_engine import OpenAIEngine
+from semievol_ray.engines.paid_replies import keeping_paid_replies
+from semievol_ray.store import RunDirectory
 
 
 class Handler(BaseHTTPRequestHandler):
     behaviour = "fine"
     seen: list[dict] = []
     refused_once: set[str] = set()
+    dies_after: int | None = None
+    lock = threading.Lock()
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         question = body["messages"][-1]["content"]
-        Handler.seen.append(body | {"key": self.headers["Authorization"]})
-        if Handler.behaviour == "busy" and question not in Handler.refused_once:
+        with Handler.lock:
+            Handler.seen.append(body | {"key": self.headers["Authorization"]})
+            is_down = Handler.dies_after is not None and len(Handler.seen) > Handler.dies_after
+        if is_down:
+            self.reply(503, {"error": {"message": "down"}}, {"x-should-retry": "false"})
+        elif Handler.behaviour == "busy" and question not in Handler.refused_once:
             Handler.refused_once.add(question)
             self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0"})
+        elif Handler.behaviour == "down" or "fails" in question:
+            self.reply(500, {"error": {"message": "down"}}, {"x-should-retry": "false"})
+        elif "empty" in question:
+            self.reply(200, {"id": "x", "object": "chat.completion", "model": "m"})
         elif Handler.behaviour == "locked":
             self.reply(401, {"error": {"message": "no"}})
         elif "too long" in question:
@@ -108,6 +120,46 @@ def test_a_refused_request_costs_itself_alone(model) -> None:
     assert [row["finish_reason"] for row in rows] == ["stop", "engine_error"]
 
 
+def test_what_passes_costs_its_row_and_an_endpoint_that_is_down_the_run(model) -> None:
+    rows = ask(model, ["fine", "this fails", "empty", "fine too"])
+    reasons = [row["finish_reason"] for row in rows]
+    assert reasons == ["stop", "request_failed", "request_failed", "stop"]
+    Handler.behaviour = "down"
+    with pytest.raises(SemiEvolError, match=r"HTTP 500 after retries, 16 times in a row.*is kept"):
+        ask(model, [f"q{i}" for i in range(40)])
+
+
+def answer_shard_with(engine, run: RunDirectory, rows: int) -> list[dict]:
+    """As a stage makes a shard: the replies are kept until it is committed."""
+
+    async def work():
+        with keeping_paid_replies(engine, run, "generate/attempt-1/shard-00000.parquet") as asked:
+            requests = [Request(f"q{i}", i) for i in range(rows)]
+            generated, _ = await asked.answer(requests, Sampling(1, 1, 5), [["A", "B"]] * rows)
+            return generated.to_pylist()
+
+    return asyncio.run(work())
+
+
+def test_a_reply_that_is_paid_for_is_never_asked_for_again(model, tmp_path) -> None:
+    run = RunDirectory(str(tmp_path))
+    whole = answer_shard_with(OpenAIEngine(model), RunDirectory(str(tmp_path / "calm")), 100)
+    Handler.seen.clear()
+    Handler.dies_after = 57
+    with pytest.raises(SemiEvolError, match="times in a row"):
+        answer_shard_with(OpenAIEngine(model), run, 100)
+    paid = {body["messages"][-1]["content"] for body in Handler.seen[:57]}
+    assert run.files("generate/attempt-1/replies/shard-00000", ".parquet")
+    Handler.dies_after, Handler.seen = None, []
+    # Another process, another time: only what is missing is asked for.
+    assert answer_shard_with(OpenAIEngine(model), run, 100) == whole
+    again = {body["messages"][-1]["content"] for body in Handler.seen}
+    kept = paid - again
+    # A call of 16 rows is kept as a whole; of those in flight at the end some were not whole.
+    assert len(kept) >= 57 - 2 * 16 and len(again) == 100 - len(kept)
+    assert not run.files("generate/attempt-1/replies/shard-00000"), "the parts stayed behind"
+
+
 def test_a_refused_key_and_missing_logprobs_are_one_line(model) -> None:
     Handler.behaviour = "locked"
     with pytest.raises(UserError, match="refuses the API key") as caught:
@@ -117,7 +169,7 @@ def test_a_refused_key_and_missing_logprobs_are_one_line(model) -> None:
     assert ask(model, ["a"])[0]["token_logprobs"] is None
 
     async def score():
-        return await OpenAIEngine(model).score([Request("a", 1)], [["A", "B"]])
+        return await OpenAIEngine(model).score([Request("a", 1)] * 3, [["A", "B"]] * 3)
 
     with pytest.raises(UserError, match="returns no logprobs"):
         asyncio.run(score())

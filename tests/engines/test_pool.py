@@ -105,6 +105,33 @@ def test_rows_that_kill_their_engine_cost_themselves_alone(pool, tmp_path) -> No
     assert not list((tmp_path / "run").rglob("*.json")), "a journal stayed behind"
 
 
+async def answer_slowly(engine, item: int) -> int:
+    await engine.generate([Request("slow", item)], Sampling(1, 1, 8))
+    return item
+
+
+async def stand_still(engine, item: int) -> int:
+    await asyncio.sleep(60)
+    return item
+
+
+def test_slow_work_is_told_from_work_that_stands_still(tmp_path) -> None:
+    """One item takes three times the patience, but replies keep coming."""
+
+    def make(**options) -> EnginePool:
+        model = ModelConfig(name="sim", engine="simulated", engine_options=options)
+        config = GenerationConfig(stall_seconds=4)
+        return EnginePool(model, config, RunDirectory(str(tmp_path / "run")))
+
+    slow = make(tokens_per_second=0.08)
+    assert list(slow.map(answer_slowly, [1])) == [1]
+    slow.close()
+    still = make()
+    with pytest.raises(SemiEvolError, match=r"no progress for 4 s.*room for one replica \(1 CPUs"):
+        list(still.map(stand_still, [1]))
+    still.close()
+
+
 async def die(engine, item: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -2,73 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import socket
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pytest
-from pyarrow import fs
 
 from semievol_ray import SemiEvolError, UserError, load_config, pipeline
 from semievol_ray.demo import write_demo_data
 from semievol_ray.results import Run
-from semievol_ray.store import RunDirectory
+from semievol_ray.store import Lease, RunDirectory
+from tests.object_store import CREDENTIALS, make_bucket, s3_server, uri
 
 TABLE = pa.table({"example_id": ["a", "b"], "n": [1, 2]})
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    """The port of an S3 server, in a process of its own.
-
-    What Flask leaves in a process, vLLM stumbles over when it looks for its kernels in there.
-    """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    moto = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and moto.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            break
-        time.sleep(0.1)
-    yield port
-    moto.terminate()
-    moto.wait(timeout=30)
+    with s3_server() as port:
+        yield port
 
 
 @pytest.fixture
 def run_uri(server, monkeypatch, tmp_path) -> str:
     """A run directory in a new bucket."""
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    client = fs.S3FileSystem(
-        endpoint_override=f"127.0.0.1:{server}",
-        scheme="http",
-        region="us-east-1",
-        allow_bucket_creation=True,
-    )
-    client.create_dir("bucket", recursive=False)
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    make_bucket(server)
     return uri(server, tmp_path.name)
-
-
-def uri(port: int, name: str) -> str:
-    return (
-        f"s3://bucket/runs/{name}?scheme=http&region=us-east-1&endpoint_override=127.0.0.1%3A{port}"
-        "&allow_bucket_creation=true"
-    )
 
 
 def test_files_appear_whole_and_go_again(run_uri) -> None:
@@ -182,6 +145,24 @@ def test_a_store_that_stays_busy_is_one_line_and_nothing_is_there(unreliable) ->
     assert "\n" not in str(caught.value)
     Unreliable.refusals = 0
     assert run.row_count("data/never.parquet") is None
+
+
+def test_one_driver_at_a_time_in_an_object_store_too(run_uri) -> None:
+    run = RunDirectory(run_uri)
+    with Lease(run, renew_seconds=0.2):
+        wanted = "works on it since"
+        with pytest.raises(UserError, match=wanted), Lease(RunDirectory(run_uri)):
+            pass
+        assert len(run.files("lease")) == 1
+    assert not run.files("lease")
+
+
+def test_a_prefix_that_holds_files_is_no_run_directory(run_uri) -> None:
+    run = RunDirectory(run_uri)
+    run.write_bytes("data/labeled.csv", b"the user's own")
+    with pytest.raises(UserError, match="holds 'data' and is no run directory"):
+        run.check_claimable()
+    assert list(run.all_files("data")) == ["data/labeled.csv"]
 
 
 def test_credentials_do_not_belong_into_a_uri() -> None:

@@ -1,0 +1,105 @@
+"""Machines of one Ray cluster that share no disk and see no processes of one another.
+
+Each is a Ray node in mount and process namespaces of its own, with an empty /tmp and a loopback
+address of its own. Only the installation and what crosses the network is common, as with pods.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from semievol_ray.ray_session import worker_path
+from tests.object_store import free_port
+
+_RAY = Path(worker_path().split(os.pathsep)[0]) / "ray"
+
+
+def require_namespaces() -> None:
+    """Skip, saying so, where this process may not make namespaces."""
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(
+            ["unshare", "-m", "-p", "-f", "--mount-proc", "true"], capture_output=True
+        ).returncode
+    ):
+        pytest.skip("no mount and process namespaces here: unshare is not permitted")
+
+
+class Machines:
+    """A head that schedules and does no work, and machines that come and go."""
+
+    def __init__(self) -> None:
+        # Not below pytest's own folder: the paths of Ray's sockets must be short.
+        self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
+        self._port = free_port()
+        self._machines: dict[str, subprocess.Popen[bytes]] = {}
+        self.environment = os.environ | {
+            "PATH": worker_path(),
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_worker_niceness": "0",
+            "RAY_ADDRESS": f"127.0.0.1:{self._port}",
+        }
+        self._head = self._start(
+            [str(_RAY), "start", "--head", f"--port={self._port}", "--num-cpus=0",
+             "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats",
+             f"--temp-dir={self._folder}", "--block"],
+            "head",
+        )  # fmt: skip
+        self._await_head()
+
+    def add(self, *, cpus: int = 1) -> str:
+        """A new machine; returns its address."""
+        address = f"127.0.0.{len(self._machines) + 2}"
+        ray = (
+            f"{_RAY} start --address={self.environment['RAY_ADDRESS']} --num-cpus={cpus} "
+            f"--node-ip-address={address} --disable-usage-stats --block"
+        )
+        self._machines[address] = self._start(
+            ["unshare", "-m", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-c",
+             f"mount -t tmpfs tmpfs /tmp && exec {ray}"],
+            address,
+        )  # fmt: skip
+        return address
+
+    def remove(self, address: str) -> None:
+        """The machine is gone at once, with all that runs there and all that is on its disk."""
+        machine = self._machines[address]
+        # The first process of its namespace takes all others with it.
+        for child in Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
+        machine.wait(timeout=30)
+
+    def close(self) -> None:
+        """End them all."""
+        for machine in self._machines.values():
+            with contextlib.suppress(OSError):
+                os.killpg(machine.pid, signal.SIGKILL)
+            machine.wait(timeout=30)
+        self._head.terminate()
+        self._head.wait(timeout=60)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def log(self) -> str:
+        """What they said."""
+        return "\n".join(p.read_text(errors="replace") for p in self._folder.glob("*.out"))
+
+    def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{name}.out").open("wb") as out:
+            return subprocess.Popen(
+                command, env=self.environment, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def _await_head(self) -> None:
+        deadline = time.monotonic() + 90
+        while "runtime started" not in self.log():
+            assert self._head.poll() is None and time.monotonic() < deadline, self.log()
+            time.sleep(0.2)
