@@ -6,8 +6,11 @@ Exit codes: 0 done, 1 something failed, 2 the user's input cannot be used, 130 i
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 from semievol_ray.errors import SemiEvolError, UserError
 
@@ -16,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     parsed = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = parsed.command
+    if threading.current_thread() is threading.main_thread():
+        # A pre-emption notice, or a job that is stopped: end as on Ctrl-C, tidily.
+        signal.signal(signal.SIGTERM, _interrupt)
     try:
         return command(parsed)
     except UserError as error:
@@ -25,8 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"semievol: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("semievol: interrupted; run again to go on", file=sys.stderr)
+        print(
+            "semievol: interrupted; what is finished is kept: run the same command again to go on",
+            file=sys.stderr,
+        )
         return 130
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    # Once: what ends now must not be interrupted by the next signal of an impatient parent.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -140,6 +155,8 @@ def _print_result(run: object) -> None:
         print()
         print("\n".join(metric_lines(run.metrics)))
     print(f"\nthe run: {run.uri}")
+    if run.models:
+        print(f"the model: {run.models[-1]}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -183,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", help="the run directory")
     add_set(evaluate)
     merge = add("merge", _merge, "write a base model with an adapter added to its weights")
-    merge.add_argument("adapter", help="its folder, as RUN/round-1/evolve/model")
+    merge.add_argument("adapter", help="its folder: the model that `semievol status RUN` names")
     merge.add_argument("--into", metavar="BASE", help="folder or hub id; else the adapter's own")
     merge.add_argument("--output", required=True, metavar="FOLDER", help="the model to write")
     demo = add("demo", _demo, "the whole job on made-up data and a tiny model")

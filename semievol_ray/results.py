@@ -90,6 +90,12 @@ class Run:
         return self.directory.full_path(f"{folder}/model")
 
     @property
+    def models(self) -> list[str]:
+        """Where the models lie that were trained so far: warm, then each round's."""
+        trained = [m for m in self.manifests if m.stage.endswith(("warmup", "evolve"))]
+        return [self.directory.full_path(f"{m.folder}/model") for m in trained if m.state == "done"]
+
+    @property
     def _evaluation(self) -> str:
         """The comparison of the rounds that the run was last asked for."""
         config = self.directory.read_json(layout.CONFIG) or {}

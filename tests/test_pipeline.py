@@ -248,6 +248,7 @@ def standing(world: World, config: Config, redo: str | None) -> set[str]:
     return found
 
 
+@pytest.mark.timeout(600 + SEQUENCES)
 @settings(
     max_examples=SEQUENCES,
     deadline=None,

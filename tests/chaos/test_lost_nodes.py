@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,11 +79,46 @@ def test_a_lost_node_costs_time_and_no_row(cluster, tmp_path) -> None:
     assert len(committed(tmp_path)) == 400
 
 
+def drain(node_id: str) -> None:
+    """What a cloud's notice makes Ray do with a spot node: minutes to go, and nothing new."""
+    from ray.core.generated import autoscaler_pb2
+
+    client = ray._raylet.GcsClient(address=ray.get_runtime_context().gcs_address)
+    reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+    deadline = int((time.time() + 300) * 1000)
+    accepted, why = client.drain_node(node_id, reason, "the spot node is reclaimed", deadline)
+    assert accepted, why
+
+
+def test_a_node_that_is_going_gets_nothing_new_and_loses_nothing(cluster, tmp_path) -> None:
+    cluster.add_node(num_cpus=1)
+    going = cluster.add_node(num_cpus=1)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    # Not one death is allowed: those who leave are not dead.
+    pool = make_pool(tmp_path, 2, max_restarts=0)
+    states, workers, drained = [], {}, None
+    run = RunDirectory(str(tmp_path))
+    for item, worker in pool.map(answer, range(300), run, watch=states.append):
+        workers.setdefault(worker, []).append(item)
+        if len(workers) == 2 and drained is None:
+            drain(going.node_id)
+            cluster.add_node(num_cpus=1)
+            drained = sum(map(len, workers.values()))
+    pool.close()
+    assert sorted(i for items in workers.values() for i in items) == list(range(300))
+    assert drained is not None and states[-1].deaths == 0 and states[-1].retries == 0
+    # It finished what it held and no more, and another machine took its place.
+    assert len(workers) == 3 and len(committed(tmp_path)) == 300
+
+
 def test_a_pool_that_finds_no_place_says_so(cluster, tmp_path) -> None:
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     pool = make_pool(tmp_path, 1, cpus_per_replica=4, stall_seconds=6)
-    with pytest.raises(SemiEvolError, match=r"no progress for 6 s; 1 replicas are starting.*CPUs"):
+    with pytest.raises(
+        SemiEvolError, match=r"no progress for 6 s; 1 replicas are starting.*4 CPUs"
+    ):
         list(pool.map(answer, range(3), RunDirectory(str(tmp_path))))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from semievol_ray.errors import SemiEvolError
-from semievol_ray.training import TrainingJob, TrainingResult
+from semievol_ray.training import Progress, TrainingJob, TrainingResult, train
 from tests.training.conftest import MakeJob, Workers, train_here
 
 SIX_STEPS = {"epochs": 2, "checkpoint_every_steps": 3}
@@ -123,3 +125,24 @@ def test_training_resumed_at_an_epochs_end_trains_the_epoch_that_is_left(
     run(job, copy_at=3, copy_to=tmp_path / "left")
     result, steps = train_here(resumed(job, tmp_path, tmp_path / "left", "again"))
     assert len(steps) == 3 and result.steps == 6
+
+
+def test_a_worker_that_is_told_to_go_leaves_a_checkpoint(make_job: MakeJob) -> None:
+    """SIGTERM, as a pre-empted process gets it: no checkpoint was due for long."""
+    job = make_job(epochs=8, checkpoint_every_steps=1000)
+
+    def go(progress: Progress) -> None:
+        if progress.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if progress.step == 8:
+            raise ConnectionError("the machine is gone")
+
+    with pytest.raises(ConnectionError):
+        train(job, on="process", on_progress=go)
+    _, steps = train_here(job)
+    # Told amid step 4 or right after it, it wrote down one of the next.
+    assert steps[0].step in (5, 6) and steps[-1].step == 24
+    whole, _ = train_here(make_job(epochs=8))
+    again = load_file(job.output_dir / "adapter_model.safetensors")
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, again[name]), name
