@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -54,8 +56,13 @@ def connect(config: RayConfig) -> bool:
         # A machine's own cluster has no nodes that could be taken away: one process less to start.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         options |= {"num_cpus": config.num_cpus, "include_dashboard": False, "address": "local"}
+    in_main = threading.current_thread() is threading.main_thread()
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+        if in_main:
+            # Ray puts a handler of its own in its place, which ends the process untidily.
+            signal.signal(signal.SIGTERM, terminated)
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         if attach:

@@ -2,8 +2,9 @@
 
 The client obeys Retry-After and backs off with jitter; the number of requests in flight and their
 rate are bounded here. A request that gets no answer all the same costs its row; only where so many
-fail in a row that the endpoint must be down is it an error. Option scores come from the top logprobs of the first token, so they reach
-only options of one token that the server ranks among its top 20.
+fail in a row that the endpoint must be down is it an error. Option scores come from the top
+logprobs of the first token, so they reach only options of one token that the server ranks among
+its top 20.
 """
 
 from __future__ import annotations
@@ -186,8 +187,8 @@ class OpenAIEngine(Engine):
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= _FAILURES_IN_A_ROW:
             raise SemiEvolError(
-                f"{self.where}: {reason}, {self._failed_in_a_row} times in a row; what was answered "
-                "is kept: run again to go on"
+                f"{self.where}: {reason}, {self._failed_in_a_row} times in a row; what was "
+                "answered is kept: run again to go on"
             )
         return _Failure(PASSING)
 

@@ -157,3 +157,36 @@ def test_status_and_evaluate_read_the_run(undisturbed) -> None:
     assert semievol("evaluate", str(undisturbed)).returncode == 0
     missing = semievol("status", str(undisturbed / "nowhere"))
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+
+
+def test_a_run_directory_beside_the_data_deletes_nothing(tmp_path) -> None:
+    """`run_dir: .` next to `data/`: refused, and every file of the user's is still there."""
+    config = write_run(tmp_path, run_dir=str(tmp_path))
+    before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    for options in ((), ("--redo", "ingest")):
+        found = semievol("run", str(config), *options)
+        assert found.returncode == 2 and found.stderr.count("\n") == 1, found.stderr
+        assert "run_dir" in found.stderr
+    assert {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_two_drivers_and_one_that_is_told_to_stop(tmp_path) -> None:
+    config = write_run(tmp_path)
+    first = start(config)
+    lease = tmp_path / "run" / "lease"
+    while not (lease.is_dir() and any(lease.iterdir())):
+        assert first.poll() is None
+        time.sleep(0.05)
+    second = semievol("run", str(config))
+    assert second.returncode == 2 and second.stderr.count("\n") == 1
+    assert f"process {first.pid} on " in second.stderr and "semievol status" in second.stderr
+    # In a stage, and not while Ray starts: there its own handler has the word.
+    while "warmup:" not in (tmp_path / "out.txt").read_text():
+        assert first.poll() is None
+        time.sleep(0.05)
+    first.terminate()
+    assert first.wait(timeout=60) == 130
+    out = (tmp_path / "out.txt").read_text()
+    assert "Traceback" not in out and "run the same command again to go on" in out
+    assert not any(lease.iterdir()), "it left its claim behind"
+    finish(config)
