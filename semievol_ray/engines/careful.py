@@ -2,9 +2,10 @@
 
 A work item whose replicas died twice is done again behind this wrapper. It lets few requests at a
 time to the engine and writes down which, before; who comes after its death reads that, looks more
-closely at those, and knows the culprit when there was only one. Each death leaves a sixteenth: of
-a shard of 4096 rows the one that kills is found in three, costs itself alone, and is never asked
-again. What the others answer is what they always do: a request's seed is its own.
+closely at those, and knows the culprit when there was only one, twice: a single death may have been
+a machine's. Each death leaves a sixteenth: of a shard of 4096 rows the one that kills is found in
+four, costs itself alone, and is never asked again. What the others answer is what they always do:
+a request's seed is its own.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ class CarefulEngine(Engine):
         self._one_at_a_time = asyncio.Lock()
         found: dict[str, list[str]] = run.read_json(journal) or {}
         died_with = found.get("in_flight", [])
-        self._culprits = {*found.get("culprits", []), *(died_with if len(died_with) == 1 else ())}
+        before = found.get("died_alone", [])
+        alone = died_with if len(died_with) == 1 else []
+        self._culprits = {*found.get("culprits", []), *(key for key in alone if key in before)}
+        self._died_alone = sorted({*before, *alone} - self._culprits)
         self._suspects = set(died_with) - self._culprits
 
     async def generate(
@@ -107,7 +111,12 @@ class CarefulEngine(Engine):
 
     def _write(self, in_flight: list[str]) -> None:
         self._run.write_json(
-            self._journal, {"culprits": sorted(self._culprits), "in_flight": in_flight}
+            self._journal,
+            {
+                "culprits": sorted(self._culprits),
+                "died_alone": self._died_alone,
+                "in_flight": in_flight,
+            },
         )
 
 
