@@ -30,6 +30,10 @@ AdapterVariant = Literal[
 _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
 
+# One path, glob or URI, or several.
+Locations = str | tuple[str, ...]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -83,7 +87,7 @@ class TaskConfig(_Section):
 
 
 class Columns(_Section):
-    """Which column of the user's files holds what."""
+    """Which column of the user's files holds what; `context.contexts` is a field inside one."""
 
     id: str | None = None
     question: str = "question"
@@ -94,17 +98,31 @@ class Columns(_Section):
 
 
 class DataConfig(_Section):
-    """Where the examples are: paths, globs, URIs, or `hf://dataset[:config]/split`."""
+    """Where the examples are: one location, or a list of them.
 
-    labeled: str
-    unlabeled: str
-    test: str | None = None
+    A location is a path, a URI, a folder (its files, and those of its partitions `name=value/`,
+    which are columns), a glob (`*` stays in a folder, `**` does not), or
+    `hf://dataset[:config][@revision]/split`. None may lie in the run directory.
+    """
+
+    labeled: Locations
+    unlabeled: Locations
+    test: Locations | None = None
     columns: Columns = Columns()
     shard_rows: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="unit of work; auto: by the size of the corpus and replicas.max"
     )
     max_bad_rows: int = Field(100, ge=0, description="more quarantined rows than this stop the run")
     max_unlabeled_rows: int | None = Field(None, gt=0)
+
+    @field_validator("labeled", "unlabeled", "test", mode="before")
+    @classmethod
+    def _locations(cls, value: Any) -> Any:
+        several = [value] if isinstance(value, str) else value
+        is_list = isinstance(several, list | tuple) and len(several) > 0
+        if value is not None and not (is_list and all(isinstance(x, str) and x for x in several)):
+            raise ValueError("expected a path, or a list of paths")
+        return value
 
 
 class RetrievalConfig(_Section):

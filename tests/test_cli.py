@@ -124,6 +124,16 @@ def test_init_knows_real_files(real_data, tmp_path) -> None:
         assert (config.task.kind, config.data.columns.question) == (kind, question)
 
 
+def test_init_reads_objects_that_leave_fields_out(tmp_path) -> None:
+    path, output = tmp_path / "l.jsonl", tmp_path / "c.yaml"
+    path.write_text('{"pad": 1}\n{"id": 1, "text": "x"}\n' + '{"text": "y", "label": "a"}\n' * 8)
+    arguments = ["--labeled", str(path), "--unlabeled", str(path), "--output", str(output)]
+    assert main(["init", *arguments]) == 0
+    config = load_config(output)
+    assert config.data.columns.id is None
+    assert (config.data.columns.question, config.task.kind) == ("text", "label")
+
+
 def test_merge_writes_the_model_and_names_what_is_wrong(tiny_model, tmp_path, capsys) -> None:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM

@@ -7,32 +7,54 @@ aside under `data/withheld` for measuring pseudo-answers.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
-from semievol_ray.config import Config
+from semievol_ray.config import Config, Locations
 from semievol_ray.errors import UserError
 from semievol_ray.schema import EXAMPLE, QUARANTINE
+from semievol_ray.sources import (
+    BadRow,
+    Row,
+    SourceFile,
+    cell_text,
+    find_cell,
+    find_files,
+    read_rows,
+    refuse_overlap,
+)
+from semievol_ray.sources.rows import flat
 from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
-from semievol_ray.stages.sources import BadRow, Row, SourceFile, find_files, read_rows
 from semievol_ray.store import RunDirectory
-from semievol_ray.tasks import Task, canonical_answer
+from semievol_ray.tasks import Task
+
+# Repetitions beyond this are counted and not listed: a corpus may repeat itself millions of times.
+_LISTED_REPETITIONS = 10_000
 
 _WITHHELD = pa.schema([("example_id", pa.string()), ("answer", pa.string())])
 
 
 def sources(config: Config) -> dict[str, list[SourceFile]]:
-    """The files of each split that the config names. Raises UserError for a missing one."""
-    splits = {"labeled": config.data.labeled, "unlabeled": config.data.unlabeled}
+    """The files of each split that the config names.
+
+    Raises UserError for one that is missing, and for one inside the run directory.
+    """
+    splits: dict[str, Locations] = {
+        "labeled": config.data.labeled,
+        "unlabeled": config.data.unlabeled,
+    }
     if config.data.test is not None:
         splits["test"] = config.data.test
-    return {split: find_files(where, f"data.{split}") for split, where in splits.items()}
+    found = {}
+    for split, locations in splits.items():
+        found[split] = find_files(locations, f"data.{split}")
+        refuse_overlap(config.run_dir, f"data.{split}", locations, found[split])
+    return found
 
 
 def run(context: Context) -> Outcome:
@@ -78,12 +100,13 @@ class _Ingestion:
     def read(self, split: str, files: list[SourceFile]) -> None:
         """Read one split into its shards."""
         self.rows[split] = self.repeated[split] = self.contaminated[split] = 0
+        # Without given ids, an id is a content's hash: one set is enough.
         seen_ids: set[int] = set()
         seen_contents: set[int] = set()
         shard = _ShardWriter(self.run, split, self.shard_rows, self.outputs)
         limit = self.config.data.max_unlabeled_rows if split == "unlabeled" else None
         for row, example in self._examples(split, files):
-            content = _content_hash(example)
+            content = content_hash(example)
             if split != "test" and content in self.test_contents:
                 self.contaminated[split] += 1
                 continue
@@ -91,13 +114,13 @@ class _Ingestion:
                 self.already_labeled += 1
                 continue
             given = self.config.data.columns.id is not None
-            if given and _hash(example["example_id"]) in seen_ids:
+            if given and text_hash(example["example_id"]) in seen_ids:
                 raise UserError(self._name_both(files, row, example["example_id"]))
             if content in seen_contents and not given:
-                self.repeated[split] += 1
-                self._reject(split, row, "repeats an earlier example", counts=False)
+                self._repeats(split, row)
                 continue
-            seen_ids.add(_hash(example["example_id"]))
+            if given:
+                seen_ids.add(text_hash(example["example_id"]))
             seen_contents.add(content)
             if split == "labeled":
                 answer = example["answer"]
@@ -141,96 +164,63 @@ class _Ingestion:
     def _examples(
         self, split: str, files: list[SourceFile]
     ) -> Iterator[tuple[Row, dict[str, Any]]]:
-        for file in files:
-            for row in read_rows(file):
-                if isinstance(row, BadRow):
-                    self._reject(split, row, row.reason)
-                    continue
-                if row.number == 1:
-                    self._check_columns(split, row)
-                try:
-                    yield row, self._example(split, row)
-                except ValueError as error:
-                    self._reject(split, row, str(error))
-
-    def _check_columns(self, split: str, row: Row) -> None:
-        columns = self.config.data.columns
-        wanted = {
-            key: name
-            for key, name in columns.model_dump().items()
-            if name is not None and not (key == "answer" and split == "unlabeled")
-        }
-        for key, name in wanted.items():
-            if name not in row.values:
-                raise UserError(
-                    f"{row.file}: data.columns.{key}: no column {name!r}; "
-                    f"it has {', '.join(map(str, row.values))}"
-                )
-
-    def _example(self, split: str, row: Row) -> dict[str, Any]:
-        columns, values = self.config.data.columns, row.values
-        question = _text(values[columns.question])
-        if question is None:
-            raise ValueError("the question is empty")
-        options = None if columns.options is None else _options(values[columns.options])
-        if self.task.kind == "multiple_choice" and not options:
-            raise ValueError("multiple choice needs options; set data.columns.options")
-        example: dict[str, Any] = {
-            "question": question,
-            "context": None if columns.context is None else _text(values[columns.context]),
-            "options": options,
-            "subject": None if columns.subject is None else _text(values[columns.subject]),
-            "answer": self._answer(split, values.get(columns.answer), options),
-        }
-        given = None if columns.id is None else _text(values[columns.id])
-        if columns.id is not None and given is None:
-            raise ValueError("the id is empty")
-        example["example_id"] = given or content_id(example)
-        return example
-
-    def _answer(self, split: str, raw: Any, options: list[str] | None) -> str | None:
+        reader = ExampleReader(self.config.data.columns, self.task, split)
         labels = self.task.labels
         if labels is None and self.task.kind == "label" and split == "unlabeled":
             labels = tuple(self.label_counts)
-        if raw is None or (split == "unlabeled" and not str(raw).strip()):
-            if split == "unlabeled":
-                return None
-            raise ValueError("the answer is empty")
-        try:
-            return canonical_answer(
-                raw,
-                kind=self.task.kind,
-                options=options,
-                labels=labels,
-                first_option_number=self.task.first_option_number,
-            )
-        except ValueError:
-            if split == "unlabeled":
-                return None
-            raise
+        for file in files:
+            row = None
+            for found in read_rows(file, reader.names.values()):
+                if isinstance(found, BadRow):
+                    self._reject(split, found, found.reason)
+                    continue
+                if row is None and found.columns is not None:
+                    reader.check_table(found)
+                row = found
+                try:
+                    yield row, reader.example(row, labels)
+                except ValueError as error:
+                    self._reject(split, row, str(error))
+            if row is not None and row.columns is None:
+                reader.check_objects(row.file)
 
-    def _reject(self, split: str, row: Row | BadRow, reason: str, counts: bool = True) -> None:
-        self.quarantine.append(
-            {"split": split, "file": row.file, "row": row.number, "reason": reason}
-        )
-        self.bad_rows += counts
+    def _reject(self, split: str, row: Row | BadRow, reason: str) -> None:
+        self._put_aside(split, row, reason)
+        self.bad_rows += row.rows if isinstance(row, BadRow) else 1
         limit = self.config.data.max_bad_rows
         if self.bad_rows > limit:
             raise UserError(
-                f"{row.file}: row {row.number}: {reason}; with it more than "
+                f"{row.file}: row {row.number}: {flat(reason)}; with it more than "
                 f"data.max_bad_rows ({limit}) rows are unusable"
             )
 
+    def _repeats(self, split: str, row: Row) -> None:
+        self.repeated[split] += 1
+        if sum(self.repeated.values()) <= _LISTED_REPETITIONS:
+            self._put_aside(split, row, "repeats an earlier example")
+
+    def _put_aside(self, split: str, row: Row | BadRow, reason: str) -> None:
+        self.quarantine.append(
+            {"split": split, "file": row.file, "row": row.number, "reason": flat(reason)}
+        )
+
     def _name_both(self, files: list[SourceFile], second: Row, example_id: str) -> str:
-        column = self.config.data.columns.id
+        column = self.config.data.columns.id or ""
         for file in files:
-            for row in read_rows(file):
-                if isinstance(row, Row) and _text(row.values.get(column or "")) == example_id:
+            for row in read_rows(file, [column]):
+                if isinstance(row, Row) and _is_id(find_cell(row.values, column), example_id):
                     return (
                         f"{second.file}: row {second.number}: id {example_id!r} is already that "
                         f"of {row.file}, row {row.number}"
                     )
         return f"{second.file}: row {second.number}: id {example_id!r} occurs twice"
+
+
+def _is_id(cell: Any, example_id: str) -> bool:
+    try:
+        return cell_text(cell, "id") == example_id
+    except ValueError:
+        return False
 
 
 class _ShardWriter:
@@ -264,38 +254,3 @@ class _ShardWriter:
 
     def _write(self, name: str, table: pa.Table) -> None:
         self.outputs[name] = self.run.write_table(name, table)
-
-
-def content_id(example: dict[str, Any]) -> str:
-    """16 hexadecimal digits of what the question says: the id where the user gives none."""
-    return f"{_content_hash(example):016x}"
-
-
-def _content_hash(example: dict[str, Any]) -> int:
-    parts = [example["question"], example.get("context"), example.get("options")]
-    return _hash(json.dumps(parts, ensure_ascii=False))
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def _text(value: Any) -> str | None:
-    if value is None:
-        return None
-    return str(value).strip() or None
-
-
-def _options(value: Any) -> list[str]:
-    """Options as a list: of a list, a JSON list, or the mappings that hub datasets use."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            raise ValueError("the options are not a JSON list") from None
-    if isinstance(value, dict):
-        # ARC has {"text": [...], "label": [...]}; MedQA has {"A": ..., "B": ...}.
-        value = value["text"] if "text" in value else [value[key] for key in sorted(value)]
-    if not isinstance(value, list | tuple) or len(value) < 2:
-        raise ValueError("expected a list of at least two options")
-    return [str(option).strip() for option in value]

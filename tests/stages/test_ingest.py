@@ -10,36 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from semievol_ray import UserError, load_config, pipeline
-from semievol_ray.results import Run
+from semievol_ray import UserError
+from tests.stages.ingesting import ingest, write_csv
 
 FPB_COLUMNS = {"question": "question", "options": "options", "answer": "answer"}
-
-
-def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
-    config = load_config(
-        {
-            "run_dir": str(tmp_path / "run"),
-            "model": {"name": "unused"},
-            "task": sections.pop("task", {"kind": "label"}),
-            "data": {
-                "labeled": str(labeled),
-                "unlabeled": str(unlabeled),
-                **({"test": str(test)} if test else {}),
-                "columns": sections.pop("columns", {"question": "text", "answer": "label"}),
-                **sections,
-            },
-        }
-    )
-    return Run(pipeline.run(config, until="ingest").uri)
-
-
-def write_csv(path: Path, rows: list[dict]) -> Path:
-    with path.open("w", newline="") as sink:
-        writer = csv.DictWriter(sink, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 @pytest.fixture
