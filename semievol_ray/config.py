@@ -6,6 +6,7 @@ set of overrides that lies between these defaults and what the user wrote.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from semievol_ray.credentials import find_written_out, referred
 from semievol_ray.validation import merge, one_line
 
 # Of peft's adapters those that change weights in place: a test trains, stores and merges each.
@@ -30,12 +32,16 @@ AdapterVariant = Literal[
 _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
 # One path, glob or URI, or several.
 Locations = str | tuple[str, ...]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True
+    )
 
 
 class Price(_Section):
@@ -57,7 +63,8 @@ class ModelConfig(_Section):
     max_model_len: int | None = Field(None, gt=0, description="context window, in tokens")
     trust_remote_code: bool = False
     engine_options: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the engine as they are"
+        default_factory=dict,
+        description="passed to the engine as they are, but for secrets: ${NAME} is a variable's",
     )
     base_url: str | None = Field(None, description="openai engine: http(s)://host/v1")
     api_key_env: str = Field(
@@ -339,7 +346,23 @@ class RayConfig(_Section):
 
     address: str | None = Field(None, description="null starts a cluster on this machine")
     num_cpus: int | None = Field(None, gt=0)
-    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="as Ray has it, but env_vars are names: a list, or NAME: ${OTHER_NAME}",
+    )
+
+    @field_validator("runtime_env")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        names = value.get("env_vars", {})
+        if isinstance(names, list | tuple):
+            names = {str(name): f"${{{name}}}" for name in names}
+        if not isinstance(names, dict) or not all(
+            _VARIABLE.fullmatch(str(k)) and isinstance(v, str) and referred(v)
+            for k, v in names.items()
+        ):
+            raise ValueError("env_vars is a list of names, or a mapping NAME: ${OTHER_NAME}")
+        return value | {"env_vars": names} if names else value
 
 
 class Config(_Section):
@@ -367,6 +390,15 @@ class Config(_Section):
     iteration: IterationConfig = IterationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_secrets(cls, values: Any) -> Any:
+        """Before anything else, for what is said of another mistake may quote a value."""
+        found = find_written_out(values) if isinstance(values, dict) else None
+        if found is not None:
+            raise ValueError(found)
+        return values
 
     @field_validator("collaborators")
     @classmethod
