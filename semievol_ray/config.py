@@ -88,7 +88,11 @@ class TaskConfig(_Section):
     )
     relative_tolerance: float | None = Field(None, ge=0)
     first_option_number: int | None = Field(
-        None, ge=0, le=1, description="what an answer given as a number calls the first option"
+        None,
+        ge=0,
+        le=1,
+        description="what an answer given as a number calls the first option; null: as all the "
+        "labelled and test rows have it",
     )
     use_chat_template: Literal["auto", "always", "never"] = "auto"
 
@@ -116,6 +120,11 @@ class DataConfig(_Section):
     unlabeled: Locations
     test: Locations | None = None
     columns: Columns = Columns()
+    answers: Literal["auto", "mark", "text"] = Field(
+        "auto",
+        description="how answers name an option: by letter or number, or by its text; auto: as "
+        "all the labelled and test rows have it",
+    )
     shard_rows: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="unit of work; auto: by the size of the corpus and replicas.max"
     )

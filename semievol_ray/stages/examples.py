@@ -10,7 +10,7 @@ from typing import Any
 from semievol_ray.config import Columns
 from semievol_ray.errors import UserError
 from semievol_ray.sources import MISSING, Row, cell_options, cell_text, find_cell
-from semievol_ray.tasks import Task, canonical_answer
+from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task, canonical_answer
 
 _MOST_NAMED = 20
 
@@ -18,8 +18,11 @@ _MOST_NAMED = 20
 class ExampleReader:
     """Reads the rows of one split, and remembers which columns it met."""
 
-    def __init__(self, columns: Columns, task: Task, split: str) -> None:
+    def __init__(
+        self, columns: Columns, task: Task, split: str, form: AnswerForm | None = None
+    ) -> None:
         self.columns, self.task, self.split = columns, task, split
+        self.form = form or AnswerForm()
         self.names: dict[str, str] = columns.model_dump(exclude_none=True)
         self.met: set[str] = set()
 
@@ -43,6 +46,13 @@ class ExampleReader:
                 raise UserError(
                     f"{file}: data.columns.{key}: no row has a field {self.names[key]!r}"
                 )
+
+    def weigh(self, row: Row, evidence: AnswerEvidence) -> None:
+        """Add what a row's answer can be. Raises ValueError where it has none, or no options."""
+        options = cell_options(self._cell(row, "options"), self.names["options"])
+        answer = self._text(row, "answer")
+        if answer is not None:
+            evidence.add(answer, options, f"{row.file}: row {row.number}")
 
     def example(self, row: Row, labels: Sequence[str] | None) -> dict[str, Any]:
         """The EXAMPLE row. Raises ValueError, saying why, where there is none in it."""
@@ -81,7 +91,7 @@ class ExampleReader:
                 kind=self.task.kind,
                 options=options,
                 labels=labels,
-                first_option_number=self.task.first_option_number,
+                form=self.form,
             )
         except ValueError:
             if self.split == "unlabeled":

@@ -7,6 +7,7 @@ aside under `data/withheld` for measuring pseudo-answers.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +32,7 @@ from semievol_ray.stages.context import Context, Outcome
 from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
 from semievol_ray.store import RunDirectory
-from semievol_ray.tasks import Task
+from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task
 
 # Repetitions beyond this are counted and not listed: a corpus may repeat itself millions of times.
 _LISTED_REPETITIONS = 10_000
@@ -69,7 +70,10 @@ def run(context: Context) -> Outcome:
     if shard_rows == "auto":
         rows = estimate_rows(files["unlabeled"])
         shard_rows = plan_shard_rows(rows, config.generation.replicas.max)
-    ingestion = _Ingestion(config, task, context.run, shard_rows)
+    form, said = _answer_form(config, task, files)
+    if said:
+        context.progress.finish("ingest", said)
+    ingestion = _Ingestion(config, task, context.run, shard_rows, form, said)
     # The test set first: what it holds may not be trained on. Then the labels, which name the
     # closed set of a label task.
     for split in ("test", "labeled", "unlabeled"):
@@ -79,12 +83,33 @@ def run(context: Context) -> Outcome:
     return ingestion.finish()
 
 
+def _answer_form(
+    config: Config, task: Task, files: dict[str, list[SourceFile]]
+) -> tuple[AnswerForm, str]:
+    """How the true answers name an option, and that in one line; read from all of them first."""
+    columns, evidence = config.data.columns, AnswerEvidence()
+    if columns.options is None or not task.is_closed:
+        return AnswerForm(), ""
+    for split in ("test", "labeled"):
+        reader = ExampleReader(columns, task, split)
+        for file in files.get(split, ()):
+            for row in read_rows(file, reader.names.values()):
+                # What is wrong with a row is said when it is read for good.
+                with contextlib.suppress(ValueError):
+                    if isinstance(row, Row):
+                        reader.weigh(row, evidence)
+    form = evidence.form(config.data.answers, task.first_option_number)
+    return form, evidence.describe(form)
+
+
 @dataclass
 class _Ingestion:
     config: Config
     task: Task
     run: RunDirectory
     shard_rows: int
+    form: AnswerForm
+    form_said: str
     rows: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -157,6 +182,7 @@ class _Ingestion:
                 "already_labeled_rows": self.already_labeled,
                 "labels": list(self.task.labels) if self.task.labels else labels,
                 "most_options": self.most_options,
+                "answers": self.form_said or None,
                 "label_counts": self.label_counts if self.task.is_closed else None,
             },
         )
@@ -164,7 +190,7 @@ class _Ingestion:
     def _examples(
         self, split: str, files: list[SourceFile]
     ) -> Iterator[tuple[Row, dict[str, Any]]]:
-        reader = ExampleReader(self.config.data.columns, self.task, split)
+        reader = ExampleReader(self.config.data.columns, self.task, split, self.form)
         labels = self.task.labels
         if labels is None and self.task.kind == "label" and split == "unlabeled":
             labels = tuple(self.label_counts)

@@ -1,12 +1,15 @@
 """What a question, an answer and a correct answer are."""
 
-from semievol_ray.tasks.answers import canonical_answer, option_letters
+from semievol_ray.tasks.answers import canonical_answer
+from semievol_ray.tasks.forms import AnswerEvidence, AnswerForm, option_letters
 from semievol_ray.tasks.presets import TASK_PRESETS
 from semievol_ray.tasks.prompts import Message, PromptRenderer, completion_text
 from semievol_ray.tasks.task import Task
 
 __all__ = [
     "TASK_PRESETS",
+    "AnswerEvidence",
+    "AnswerForm",
     "Message",
     "PromptRenderer",
     "Task",
