@@ -14,6 +14,7 @@ import yaml
 from semievol_ray import load_config
 from semievol_ray.cli import main
 from semievol_ray.demo import write_demo_data
+from semievol_ray.results import Run
 
 
 @pytest.fixture
@@ -92,6 +93,16 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(config, tmp_path) -> No
         assert all(pq.read_metadata(p).num_rows for p in shards)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_ingest_shows_three_prompts_with_their_answers(config, tmp_path, capsys) -> None:
+    assert main(["run", str(config), "--until", "ingest"]) == 0
+    said = capsys.readouterr().err
+    rows = Run(str(tmp_path / "run")).examples("labeled").to_pylist()
+    for number, row in enumerate(rows[:3], start=1):
+        assert f"labelled prompt {number}, before the model's chat template:" in said
+        assert f"    {row['question']}\n    Label:\n  its answer: {row['answer']}" in said
+    assert "labelled prompt 4" not in said
 
 
 def test_ingest_alone_and_its_status(config, tmp_path, capsys) -> None:

@@ -8,6 +8,7 @@ aside under `data/withheld` for measuring pseudo-answers.
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,9 +34,12 @@ from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task
+from semievol_ray.tasks.prompts import plain_text
 
 # Repetitions beyond this are counted and not listed: a corpus may repeat itself millions of times.
 _LISTED_REPETITIONS = 10_000
+
+_SHOWN_PROMPTS, _SHOWN_CHARACTERS = 3, 2000
 
 _WITHHELD = pa.schema([("example_id", pa.string()), ("answer", pa.string())])
 
@@ -80,6 +84,10 @@ def run(context: Context) -> Outcome:
         if split in files:
             ingestion.read(split, files[split])
             context.progress.advance(split, ingestion.rows[split])
+        if split == "labeled":  # before the corpus: what is wrong here, is wrong in all of it
+            labels = sorted(ingestion.label_counts)
+            for said in _first_prompts(Task.from_config(config.task, labels), ingestion.first):
+                context.progress.finish("ingest", said)
     return ingestion.finish()
 
 
@@ -102,6 +110,19 @@ def _answer_form(
     return form, evidence.describe(form)
 
 
+def _first_prompts(task: Task, examples: list[dict[str, Any]]) -> Iterator[str]:
+    """Prompts for the user's eye: as the model gets them, but for its chat template."""
+    for number, example in enumerate(examples, start=1):
+        prompt = plain_text(task.messages(example))
+        if len(prompt) > _SHOWN_CHARACTERS:
+            half = _SHOWN_CHARACTERS // 2
+            prompt = f"{prompt[:half]} […] {prompt[-half:]}"
+        yield (
+            f"labelled prompt {number}, before the model's chat template:\n"
+            f"{textwrap.indent(prompt, '    ')}\n  its answer: {example['answer']}"
+        )
+
+
 @dataclass
 class _Ingestion:
     config: Config
@@ -119,6 +140,7 @@ class _Ingestion:
     already_labeled: int = 0
     label_counts: dict[str, int] = field(default_factory=dict)
     most_options: int = 0
+    first: list[dict[str, Any]] = field(default_factory=list)
     test_contents: set[int] = field(default_factory=set)
     labeled_contents: set[int] = field(default_factory=set)
 
@@ -150,6 +172,8 @@ class _Ingestion:
             if split == "labeled":
                 answer = example["answer"]
                 self.label_counts[answer] = self.label_counts.get(answer, 0) + 1
+                if len(self.first) < _SHOWN_PROMPTS:
+                    self.first.append(example)
             self.most_options = max(self.most_options, len(example["options"] or ()))
             shard.add(example)
             self.rows[split] += 1
