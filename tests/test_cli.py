@@ -100,8 +100,10 @@ def test_ingest_shows_three_prompts_with_their_answers(config, tmp_path, capsys)
     said = capsys.readouterr().err
     rows = Run(str(tmp_path / "run")).examples("labeled").to_pylist()
     for number, row in enumerate(rows[:3], start=1):
-        assert f"labelled prompt {number}, before the model's chat template:" in said
-        assert f"    {row['question']}\n    Label:\n  its answer: {row['answer']}" in said
+        assert f"ingest: labelled prompt {number}, before the model's chat template" in said
+        shown = ["", row["question"], "Label:"]
+        lines = "".join(f"ingest: | {line}\n" for line in shown)
+        assert f"{lines}ingest: its answer: {row['answer']}\n" in said
     assert "labelled prompt 4" not in said
 
 

@@ -8,7 +8,6 @@ aside under `data/withheld` for measuring pseudo-answers.
 from __future__ import annotations
 
 import contextlib
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,8 +85,8 @@ def run(context: Context) -> Outcome:
             context.progress.advance(split, ingestion.rows[split])
         if split == "labeled":  # before the corpus: what is wrong here, is wrong in all of it
             labels = sorted(ingestion.label_counts)
-            for said in _first_prompts(Task.from_config(config.task, labels), ingestion.first):
-                context.progress.finish("ingest", said)
+            for line in _first_prompts(Task.from_config(config.task, labels), ingestion.first):
+                context.progress.finish("ingest", line)
     return ingestion.finish()
 
 
@@ -117,10 +116,9 @@ def _first_prompts(task: Task, examples: list[dict[str, Any]]) -> Iterator[str]:
         if len(prompt) > _SHOWN_CHARACTERS:
             half = _SHOWN_CHARACTERS // 2
             prompt = f"{prompt[:half]} […] {prompt[-half:]}"
-        yield (
-            f"labelled prompt {number}, before the model's chat template:\n"
-            f"{textwrap.indent(prompt, '    ')}\n  its answer: {example['answer']}"
-        )
+        yield f"labelled prompt {number}, before the model's chat template"
+        yield from (f"| {line}" for line in prompt.splitlines())
+        yield f"its answer: {example['answer']}"
 
 
 @dataclass
