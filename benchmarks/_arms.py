@@ -23,9 +23,9 @@ from semievol_ray.demo.model import make_llama, make_tokenizer, pretrain
 from semievol_ray.results import Run
 from semievol_ray.stages import evaluate, finetune
 from semievol_ray.stages.context import Context, ModelRef
-from semievol_ray.store import RunDirectory, StageLedger
+from semievol_ray.store import RunDirectory, StageLedger, layout
 
-ALL_LABELS = "all true labels"
+ALL_LABELS, ALL_LABELS_STAGE = "all true labels", "all-labels"
 # A tiny Llama learns little through an adapter or at the paper's rate: all its weights are
 # trained, faster and for longer. What the policies differ in stays as the presets say.
 TINY_TRAINING: dict[str, Any] = {
@@ -138,20 +138,23 @@ def _with_all_labels(config: Config) -> pa.Table:
     """Predictions of the base fine-tuned on the labels and on the answers that were withheld."""
     directory = RunDirectory(config.run_dir)
     context = Context(config, directory, StageLedger(directory))
-    renderer, folder = finetune.make_renderer(context), "all-labels"
+    writes = finetune.TRAINING_WRITES
+    folder = context.ledger.begin(ALL_LABELS_STAGE, {}, {}, writes).folder
+    renderer = finetune.make_renderer(context)
     names = finetune.write_labeled(context, folder)
     for shard in context.shards("unlabeled"):
         withheld = directory.read_table(shard.replace("unlabeled", "withheld", 1)).to_pylist()
         gold = {row["example_id"]: row["answer"] for row in withheld}
         rows = (row for row in directory.read_table(shard).to_pylist() if row["example_id"] in gold)
         targets = ((row, finetune.Target.hard(gold[row["example_id"]])) for row in rows)
-        names.append(shard.replace("data/unlabeled/", f"{folder}/examples/withheld-"))
+        names.append(layout.same_shard(shard, f"{folder}/examples/withheld"))
         directory.write_table(names[-1], finetune.training_table(context.task, renderer, targets))
     start = ModelRef(context.base)
     finetune.finetune(context, "warmup", folder, names, start=start, seed=config.seed)
-    model = context.trained(f"{folder}/model", config.training_for("warmup"))
+    model = context.trained(ALL_LABELS_STAGE)
     try:
-        return pa.concat_tables(evaluate.predict(context, ALL_LABELS, model).values())
+        predicted = evaluate.predict(context, ALL_LABELS, model, f"{folder}/predictions")
+        return pa.concat_tables(predicted.values())
     finally:
         context.release_engines()
 

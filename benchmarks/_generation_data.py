@@ -76,7 +76,7 @@ def job(folder: Path, *, score_options: bool = False) -> ShardJob:
         for shots in range(VOTERS)
     )
     labeled = ("data/labeled/shard-00000.parquet",)
-    return ShardJob(run, TASK, voters, SEED, score_options, labeled, demonstrations=True)
+    return ShardJob(run, TASK, voters, SEED, score_options, labeled, "retrieve/unlabeled")
 
 
 def model_config(folder: Path, engine: str) -> ModelConfig:

@@ -22,7 +22,8 @@ from _generation_data import MAX_TOKENS, SHARD_ROWS, job, model_config, requests
 from semievol_ray.config import GenerationConfig, RayConfig
 from semievol_ray.engines import Engine, EnginePool, Request, Sampling
 from semievol_ray.engines.vllm_engine import VllmEngine, _Answer
-from semievol_ray.stages.answering import Counts, ShardJob, answer_shard
+from semievol_ray.stages.answering import ShardJob, answer_shard
+from semievol_ray.stages.counts import Counts
 from semievol_ray.store import RunDirectory
 
 # What our engine asks of vLLM on a CPU; every side is given the same.
@@ -62,7 +63,7 @@ class Silent(VllmEngine):
         return _Answer("length", list(final.outputs[0].token_ids), [])
 
 
-async def answer_silently(engine: Any, work: ShardJob, pair: tuple[str, str]) -> Counts:
+async def answer_silently(engine: Any, work: ShardJob, pair: tuple[str, str]) -> tuple[str, Counts]:
     silent = copy.copy(engine._engine)
     silent.__class__ = Silent
     return await answer_shard(silent, work, pair)
@@ -109,7 +110,7 @@ class Ours:
         pairs = [(s, s.replace("data/unlabeled", out)) for s in sources]
         self.forget()
         start = time.perf_counter()
-        tokens = sum(counts.tokens for counts in self.pool.map(work, pairs, shards))
+        tokens = sum(counts.tokens for _, counts in self.pool.map(work, pairs, shards))
         return {"tokens": tokens, "seconds": time.perf_counter() - start}
 
     def texts(self, requests: list[Request], sampling: Sampling, rows: int) -> list[str | None]:

@@ -232,17 +232,20 @@ def corpus(rows: int, shard_rows: int) -> Iterator[RunDirectory]:
             )
             empty = {field.name: pa.nulls(count, field.type) for field in EXAMPLE}
             table = pa.table(empty | {"example_id": index, "question": question}, schema=EXAMPLE)
-            name = f"data/unlabeled/shard-{number:05}.parquet"
+            name = f"ingest/attempt-1/unlabeled/shard-{number:05}.parquet"
             outputs[name] = run.write_table(name, table)
         ledger = StageLedger(run)
         ledger.begin("ingest", {}, {})
-        ledger.finish("ingest", outputs, {"rows": {"unlabeled": rows}, "labels": list("ABCD")}, 0)
+        found = {"rows": {"unlabeled": rows}, "labels": list("ABCD"), "label_counts": {},
+                 "most_options": 0}  # fmt: skip
+        ledger.finish("ingest", outputs, (), found, 0)
+        ledger.begin("round-1/generate", {}, {})
         yield run
 
 
 def check(context: FleetContext, rows: int) -> None:
     """Every row is answered once."""
-    names = context.run.files("round-1/generate", ".parquet")
+    names = context.run.files("round-1/generate/attempt-1", ".parquet")
     found = sum(context.run.row_count(name) or 0 for name in names)
     assert (len(names), found) == (len(context.shards("unlabeled")), rows)
 

@@ -60,7 +60,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _select(args: argparse.Namespace) -> int:
-    from semievol_ray.stages.select import reselect
+    from semievol_ray.reselection import reselect
 
     found = reselect(args.run, tuple(args.set), args.round)
     for reason, count in found.reasons.items():

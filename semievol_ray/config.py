@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from semievol_ray.credentials import find_written_out, referred
+from semievol_ray.touches import Form, Place, Speed
 from semievol_ray.validation import merge, one_line
 
 # Of peft's adapters those that change weights in place: a test trains, stores and merges each.
@@ -54,7 +55,10 @@ class Price(_Section):
 class ModelConfig(_Section):
     """The base model and the engine that runs it."""
 
-    name: str = Field(description="a local folder, a hub id, or the model name at an endpoint")
+    name: Place[str] = Field(
+        description="a local folder, a hub id, or the model name at an endpoint; what counts is "
+        "what the folder holds"
+    )
     engine: Literal["auto", "vllm", "transformers", "openai", "simulated"] = Field(
         "auto", description="auto: vllm where it is installed, else transformers"
     )
@@ -67,10 +71,10 @@ class ModelConfig(_Section):
         description="passed to the engine as they are, but for secrets: ${NAME} is a variable's",
     )
     base_url: str | None = Field(None, description="openai engine: http(s)://host/v1")
-    api_key_env: str = Field(
+    api_key_env: Place[str] = Field(
         "OPENAI_API_KEY", description="the environment variable that holds the key"
     )
-    price: Price | None = Field(None, description="needed for generation.budget.cost")
+    price: Place[Price | None] = Field(None, description="needed for generation.budget.cost")
 
 
 class TaskConfig(_Section):
@@ -116,9 +120,9 @@ class DataConfig(_Section):
     `hf://dataset[:config][@revision]/split`. None may lie in the run directory.
     """
 
-    labeled: Locations
-    unlabeled: Locations
-    test: Locations | None = None
+    labeled: Place[Locations]
+    unlabeled: Place[Locations]
+    test: Place[Locations | None] = None
     columns: Columns = Columns()
     answers: Literal["auto", "mark", "text"] = Field(
         "auto",
@@ -128,7 +132,9 @@ class DataConfig(_Section):
     shard_rows: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="unit of work; auto: by the size of the corpus and replicas.max"
     )
-    max_bad_rows: int = Field(100, ge=0, description="more quarantined rows than this stop the run")
+    max_bad_rows: Place[int] = Field(
+        100, ge=0, description="more quarantined rows than this stop the run"
+    )
     max_unlabeled_rows: int | None = Field(None, gt=0)
 
     @field_validator("labeled", "unlabeled", "test", mode="before")
@@ -147,10 +153,10 @@ class RetrievalConfig(_Section):
     embedder: Literal["tfidf", "sentence-transformers", "model", "openai"] = "tfidf"
     model: str | None = Field(None, description="the embedder's model; null takes its usual one")
     k: int = Field(3, ge=0, description="demonstrations kept for each example")
-    batch_rows: int = Field(256, gt=0)
+    batch_rows: Speed[int] = Field(256, gt=0)
     exact_below_rows: int = Field(100_000, gt=0, description="larger label sets use an IVF index")
     base_url: str | None = None
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Place[str] = "OPENAI_API_KEY"
 
 
 class Collaborator(_Section):
@@ -187,25 +193,31 @@ class GenerationConfig(_Section):
     """How pseudo-responses are written."""
 
     max_tokens: int = Field(16, gt=0, description="longest response, in tokens")
-    batch_rows: int = Field(64, gt=0, description="rows that an engine call holds")
-    replicas: Replicas = Replicas()
-    cpus_per_replica: float = Field(1, ge=0)
-    gpus_per_replica: float | None = Field(None, ge=0, description="null: one where there is one")
-    tensor_parallel: int = Field(1, ge=1)
-    pipeline_parallel: int = Field(1, ge=1)
-    max_concurrency: int = Field(
+    batch_rows: Speed[int] = Field(64, gt=0, description="rows that an engine call holds")
+    replicas: Speed[Replicas] = Replicas()
+    cpus_per_replica: Speed[float] = Field(1, ge=0)
+    gpus_per_replica: Speed[float | None] = Field(
+        None, ge=0, description="null: one where the cluster has, or may scale to, one"
+    )
+    tensor_parallel: Speed[int] = Field(1, ge=1)
+    pipeline_parallel: Speed[int] = Field(1, ge=1)
+    max_concurrency: Speed[int] = Field(
         32, gt=0, description="openai engine: requests in flight, for each replica"
     )
-    requests_per_minute: float | None = Field(
+    requests_per_minute: Speed[float | None] = Field(
         None, gt=0, description="openai engine: of all the replicas together"
     )
-    budget: Budget = Budget()
-    max_restarts: int = Field(3, ge=0, description="deaths after which a replica is retired")
+    budget: Place[Budget] = Budget()
+    max_restarts: Speed[int] = Field(
+        3, ge=0, description="deaths in a row, for each replica, that end the run"
+    )
     score_options: bool = Field(
         True, description="closed tasks: log P of every option in every response row"
     )
-    stall_seconds: float = Field(1800, gt=0)
-    request_timeout_seconds: float = Field(120, gt=0)
+    stall_seconds: Speed[float] = Field(
+        1800, gt=0, description="without a reply, or a replica that starts, for so long: an error"
+    )
+    request_timeout_seconds: Speed[float] = Field(120, gt=0)
 
 
 class JustifyConfig(_Section):
@@ -223,9 +235,6 @@ class SelectionConfig(_Section):
         50.0, description="share that is kept, in percent; a list gives one for each round"
     )
     percentile_over: Literal["unlabeled", "labeled"] = "unlabeled"
-    soft_targets: bool = Field(
-        False, description="balanced: train on the distribution over the options, not its mode"
-    )
     align_prior: bool = Field(True, description="balanced: align to the labels' class prior")
 
     @field_validator("percentile")
@@ -267,33 +276,35 @@ class TrainingConfig(_Section):
     learning_rate: float = Field(1e-4, gt=0)
     epochs: float = Field(2.0, gt=0)
     global_batch_size: int = Field(8, gt=0, description="examples a step, over all the workers")
-    micro_batch_size: int = Field(4, gt=0, description="examples a forward pass, at most")
+    micro_batch_size: Speed[int] = Field(4, gt=0, description="examples a forward pass, at most")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(1024, gt=1, description="cut-off of prompt and answer, in tokens")
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    packing: bool = True
-    gradient_checkpointing: bool = False
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
-    nvme_path: str | None = None
-    workers: int = Field(1, ge=1)
-    min_workers: int | None = Field(
+    packing: Form[bool] = True
+    gradient_checkpointing: Speed[bool] = False
+    zero_stage: Form[Literal[0, 1, 2, 3]] = 2
+    offload_optimizer: Form[Literal["none", "cpu", "nvme"]] = "none"
+    offload_parameters: Form[Literal["none", "cpu", "nvme"]] = "none"
+    nvme_path: Place[str | None] = None
+    workers: Speed[int] = Field(1, ge=1)
+    min_workers: Speed[int | None] = Field(
         None, ge=1, description="elastic: go on with as few as these when there are no more"
     )
-    cpus_per_worker: float = Field(1, gt=0)
-    gpus_per_worker: float | None = Field(None, ge=0, description="null: one where there is one")
+    cpus_per_worker: Speed[float] = Field(1, gt=0)
+    gpus_per_worker: Speed[float | None] = Field(
+        None, ge=0, description="null: one where the cluster has, or may scale to, one"
+    )
     held_out: float = Field(0.0, ge=0, lt=1, description="share of the labels kept for validation")
     early_stopping_patience: int | None = Field(None, ge=1)
-    checkpoint_every_steps: int = Field(200, gt=0)
-    max_failures: int = Field(2, ge=0, description="worker deaths that a training survives")
-    timeout_seconds: float = Field(
+    checkpoint_every_steps: Speed[int] = Field(200, gt=0)
+    max_failures: Speed[int] = Field(2, ge=0, description="worker deaths that a training survives")
+    timeout_seconds: Speed[float] = Field(
         1800, gt=0, description="a worker that keeps the others waiting longer ends the training"
     )
-    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ("tensorboard",)
+    trackers: Place[tuple[Literal["tensorboard", "wandb", "mlflow"], ...]] = ("tensorboard",)
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
@@ -318,6 +329,9 @@ class EvolveConfig(_Section):
 
     start: Literal["base", "warm"] = "base"
     include_labeled: bool = Field(True, description="Eq. 9; Algorithm 1 leaves them out")
+    soft_targets: bool = Field(
+        False, description="policy balanced: train on the distribution over the options"
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="overrides of `training` for this stage"
     )
@@ -358,6 +372,9 @@ class RayConfig(_Section):
     runtime_env: dict[str, Any] = Field(
         default_factory=dict,
         description="as Ray has it, but env_vars are names: a list, or NAME: ${OTHER_NAME}",
+    )
+    wait_seconds: float = Field(
+        1800, gt=0, description="how long CPUs and GPUs for a training are waited for"
     )
 
     @field_validator("runtime_env")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.errors import UserError
+from semievol_ray.store.fingerprint import model_fingerprint
 
 
 def check_model_exists(name: str) -> None:
@@ -19,6 +21,29 @@ def check_model_exists(name: str) -> None:
         raise UserError(f"model {name}: no such folder")
     if not (path / "config.json").is_file():
         raise UserError(f"model {name}: the folder holds no config.json")
+
+
+def model_identity(model: ModelConfig) -> dict[str, str | None]:
+    """What tells one model from another: of a folder its content, of a hub or endpoint the name.
+
+    Raises UserError for a path to a model that is not there.
+    """
+    if model.engine in ("openai", "simulated"):
+        return {"name": model.name}
+    check_model_exists(model.name)
+    folder = Path(model.name).expanduser()
+    if folder.is_dir():
+        return {"folder": _fingerprint(folder.resolve(), _newest(folder))}
+    return {"name": model.name, "revision": model.revision}
+
+
+def _newest(folder: Path) -> int:
+    return max((p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()), default=0)
+
+
+@lru_cache
+def _fingerprint(folder: Path, _newest_ns: int) -> str:
+    return model_fingerprint(folder)
 
 
 def load_tokenizer(model: ModelConfig) -> Any:

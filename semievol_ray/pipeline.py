@@ -2,20 +2,18 @@
 
     ingest -> warmup -> retrieve -> (generate -> justify -> select -> evolve) x rounds -> evaluate
 
-A stage declares the settings and the stages its outputs depend on. One whose manifest agrees is
-skipped; one that was begun under other settings is refused. Settings that only say how fast or
-where (replicas, workers, ZeRO stage) are in no fingerprint: they may change on the way.
+Before any work is done it is decided of every stage whether its work stands, is gone on with, is
+done anew or is refused. A stage that is done anew makes those that read it undone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from semievol_ray.config import Config, TrainingConfig
+from semievol_ray.config import Config
 from semievol_ray.errors import UserError
 from semievol_ray.ray_session import connect, disconnect, is_connected
 from semievol_ray.stages import (
@@ -28,102 +26,52 @@ from semievol_ray.stages import (
     select,
     warmup,
 )
-from semievol_ray.stages.context import Context, Outcome, Progress, Silent
+from semievol_ray.stages.context import Context, Progress, Silent
 from semievol_ray.stages.live import LiveProgress
-from semievol_ray.store import RunDirectory, StageLedger, digest, flatten
+from semievol_ray.stages.stage import Stage
+from semievol_ray.store import (
+    Lease,
+    Manifest,
+    RunDirectory,
+    StageLedger,
+    check_unchanged,
+    flatten,
+    layout,
+)
 
-CONFIG_FILE = "config.json"
-
-_MODEL = {"name", "revision", "dtype", "trust_remote_code", "max_model_len"}
-_TASK_OF_INGEST = {"preset", "kind", "labels", "first_option_number"}
-_SPEED_OF_TRAINING = {
-    "micro_batch_size", "gradient_checkpointing", "zero_stage", "offload_optimizer",
-    "offload_parameters", "nvme_path", "workers", "cpus_per_worker", "gpus_per_worker",
-    "checkpoint_every_steps", "max_failures", "timeout_seconds", "trackers", "packing",
-}  # fmt: skip
-
-# What comes between two of these has the machines to itself.
-_WITH_ENGINES = ("generate", "justify", "evaluate")
+FIRST = (ingest.STAGE, warmup.STAGE, retrieve.STAGE)
+EACH_ROUND = (generate.STAGE, justify.STAGE, select.STAGE, evolve.STAGE)
+LAST = (evaluate.STAGE,)
 
 
 @dataclass(frozen=True)
 class Step:
-    """One stage of one run."""
+    """A stage of one run: its full name, its settings, what it reads."""
 
     name: str
-    work: Callable[[Context], Outcome]
+    stage: Stage
+    round_number: int
     settings: dict[str, Any]
-    after: Sequence[str]
-    # Whether half-done work is gone on with; if not, it is dropped and begun anew.
-    continues: bool = True
-    # A later step, part of whose work this one does on the way: its settings hold from here on.
-    prepares: Step | None = None
+    inputs: tuple[str, ...]
 
 
-def steps(config: Config) -> Iterator[Step]:
+def steps(config: Config) -> list[Step]:
     """Every step of a run, in order."""
-    base = {"seed": config.seed, "model": config.model.model_dump(include=_MODEL)}
-    task = {"task": config.task.model_dump()}
-    shape = config.data.model_dump(exclude={"labeled", "unlabeled", "test", "max_bad_rows"})
-    labels = {"data": shape, "task": config.task.model_dump(include=_TASK_OF_INGEST)}
-    yield Step("ingest", ingest.run, labels, [], continues=False)
-    yield Step(
-        "warmup", warmup.run, base | task | _training(config.training_for("warmup")), ["ingest"]
-    )
-    retrieval = {"retrieval": config.retrieval.model_dump(exclude={"batch_rows", "api_key_env"})}
-    yield Step("retrieve", retrieve.run, retrieval, ["ingest"])
-    labeller = "warmup"
-    for number in range(1, config.iteration.rounds + 1):
-        yield from _round(config, number, labeller, base | task)
-        labeller = f"round-{number}/evolve"
-    if config.data.test is not None:
-        evaluation = base | task | {"evaluation": config.evaluation.model_dump()}
-        yield Step("evaluate", evaluate.run, evaluation, ["warmup", "retrieve", labeller])
-
-
-def _round(config: Config, number: int, labeller: str, base: dict[str, Any]) -> Iterator[Step]:
-    name = f"round-{number}"
-    collaborators = {
-        "collaborators": [c.model_dump() for c in config.collaborators],
-        "models": {k: m.model_dump(include=_MODEL | {"engine"}) for k, m in config.models.items()},
-        "generation": config.generation.model_dump(include={"max_tokens", "score_options"}),
-        "iteration": {"mode": config.iteration.mode},
-    }
-    justification = None
-    if config.justify.when != "never":
-        justification = Step(
-            f"{name}/justify",
-            lambda context: justify.run(context, number),
-            base | {"justify": config.justify.model_dump()},
-            [f"{name}/generate"],
+    rounds = range(1, config.iteration.rounds + 1)
+    order = [(stage, 1) for stage in FIRST]
+    order += [(stage, number) for number in rounds for stage in EACH_ROUND]
+    order += [(stage, config.iteration.rounds) for stage in LAST]
+    return [
+        Step(
+            stage.full_name(number),
+            stage,
+            number,
+            flatten(stage.settings(config, number)),
+            tuple(stage.inputs(config, number)),
         )
-    yield Step(
-        f"{name}/generate",
-        lambda context: generate.run(context, number),
-        base | collaborators,
-        ["retrieve", labeller],
-        prepares=justification,
-    )
-    if justification is not None:
-        yield justification
-    selection = config.selection.model_dump(exclude={"soft_targets", "percentile"})
-    selection["percentile"] = config.selection.percentile_of(number)
-    answered = "generate" if config.justify.when == "never" else "justify"
-    yield Step(
-        f"{name}/select",
-        lambda context: select.run(context, number),
-        {"selection": selection},
-        [f"{name}/{answered}"],
-    )
-    evolution = config.evolve.model_dump(exclude={"training"})
-    yield Step(
-        f"{name}/evolve",
-        lambda context: evolve.run(context, number),
-        base
-        | _training(config.training_for("evolve"))
-        | {"evolve": evolution, "selection": {"soft_targets": config.selection.soft_targets}},
-        [f"{name}/select"],
-    )
+        for stage, number in order
+        if stage.wanted(config)
+    ]
 
 
 def run(
@@ -135,104 +83,120 @@ def run(
 ) -> RunDirectory:
     """Run, or continue, every stage of a config.
 
-    `redo` names a stage to be done anew, with all that come after it; `until` the last stage to
-    do. Both take a full name (`round-1/select`) or its last part. Raises UserError for what the
-    user can mend, SemiEvolError for the rest; finished work is kept in either case.
+    `redo` names a stage to be done anew, with all that read it; `until` the last stage to do. Both
+    take a full name (`round-1/select`), or its last part where only one stage has it. Raises
+    UserError for what the user can mend, SemiEvolError for the rest; finished work is kept in
+    either case.
     """
     had_ray = is_connected()
-    order = list(steps(config))
-    first_redone = _position(order, redo) if redo else len(order)
-    last = _position(order, until, last=True) if until else len(order) - 1
+    order = steps(config)
+    first_redone = find(order, redo) if redo else None
+    last = find(order, until) if until else len(order) - 1
     directory = RunDirectory(config.run_dir)
-    context = Context(
-        config,
-        directory,
-        StageLedger(directory),
-        LiveProgress(directory, progress or Silent()),
-    )
-    _check_settings(context, order[:first_redone])
-    for step in order[first_redone:]:
-        _forget(context, step)
-    directory.write_json(CONFIG_FILE, config.model_dump(mode="json"))
-    try:
-        for step in order[: last + 1]:
-            _run_step(context, step)
-    finally:
-        context.release_engines()
-        if not had_ray:
-            disconnect()
+    directory.check_claimable()
+    with Lease(directory) as lease:
+        directory.mark()
+        shown = LiveProgress(directory, progress or Silent())
+        context = Context(config, directory, StageLedger(directory), shown)
+        dropped = plan(context, order, first_redone)
+        # From the last to the first: killed on the way, what is left is a shorter run.
+        for step in reversed(dropped):
+            context.ledger.drop(step.name)
+        context.ledger.sweep()
+        directory.write_json(layout.CONFIG, config.model_dump(mode="json"))
+        try:
+            for step in order[: last + 1]:
+                lease.check()
+                do(context, step)
+        finally:
+            context.release_engines()
+            if not had_ray:
+                disconnect()
     return directory
 
 
-def _run_step(context: Context, step: Step) -> None:
-    ledger = context.ledger
-    stage = step.name.split("/")[-1]
-    settings, inputs = flatten(step.settings), _inputs(context, step)
-    done = ledger.begin(step.name, settings, inputs, continues=step.continues)
-    if done is None:
-        if not step.continues:
-            context.run.delete(_folder(step))
-        if stage != "ingest":
-            connect(context.config.ray)
-        if stage not in _WITH_ENGINES:
-            # Replicas that hold every CPU would let the stage's own tasks wait for ever.
-            context.release_engines()
-        if step.prepares is not None:
-            later = step.prepares
-            ledger.begin(later.name, flatten(later.settings), _inputs(context, later))
-        started = time.monotonic()
-        outcome = step.work(context)
-        done = ledger.finish(
-            step.name, outcome.outputs, outcome.statistics, time.monotonic() - started
-        )
-        context.progress.finish(step.name, f"{done.seconds:.1f} s")
-    else:
+def plan(context: Context, order: Sequence[Step], first_redone: int | None) -> list[Step]:
+    """The steps whose work does not count any more. Nothing is changed.
+
+    Raises UserError where work was done under other settings, or the files it would need are gone.
+    """
+    dropped: list[Step] = []
+    undone: set[str] = set()
+    for number, step in enumerate(order):
+        found = context.ledger.get(step.name)
+        verdict = "redo" if number == first_redone else judge(context, step, found, undone)
+        if verdict in ("begin", "redo"):
+            undone.add(step.name)
+            if step.stage is ingest.STAGE:
+                ingest.sources(context.config)
+        if verdict == "redo" and found is not None:
+            dropped.append(step)
+    return dropped
+
+
+def judge(
+    context: Context, step: Step, found: Manifest | None, undone: set[str]
+) -> Literal["stands", "continue", "redo", "begin"]:
+    """What is to be done about a step, whose manifest may be there."""
+    if found is None:
+        return "begin"
+    if undone.intersection(step.inputs) or (found.state == "running" and not step.stage.continues):
+        return "redo"
+    inputs = input_fingerprints(context, step, found)
+    # A user's file that changed is the user's to decide about; another way to here is ours.
+    if step.inputs and inputs != found.inputs:
+        return "redo"
+    check_unchanged(found, step.settings, inputs)
+    return "stands" if found.state == "done" else "continue"
+
+
+def do(context: Context, step: Step) -> None:
+    """Do a step, or the rest of it, unless its work stands."""
+    found = context.ledger.get(step.name)
+    if found is not None and found.state == "done":
         context.progress.finish(step.name, "already done")
+        return
+    begin(context, step)
+    if step.stage.works_with != "nothing":
+        connect(context.config.ray)
+    if step.stage.works_with != "engines":
+        # Replicas that hold every CPU would let the stage's own tasks wait for ever.
+        context.release_engines()
+    later = step.stage.prepares
+    if later is not None and later.wanted(context.config):
+        name = later.full_name(step.round_number)
+        begin(context, next(s for s in steps(context.config) if s.name == name))
+    started = time.monotonic()
+    outcome = step.stage.run(context, step.round_number)
+    seconds = time.monotonic() - started
+    done = context.ledger.finish(
+        step.name, outcome.outputs, outcome.files, outcome.statistics, seconds
+    )
+    context.progress.finish(step.name, f"{done.seconds:.1f} s")
 
 
-def _inputs(context: Context, step: Step) -> dict[str, str]:
-    """Fingerprints of what a step reads: the user's files, or the stages before it."""
-    if step.name == "ingest":
-        # By content and not by path: a corpus that was moved is still the same corpus.
-        found = ingest.sources(context.config)
-        return {
-            f"data.{split}": digest([(Path(f.path).name, f.fingerprint()) for f in files])
-            for split, files in found.items()
-        }
-    inputs = {}
-    for name in step.after:
-        manifest = context.ledger.get(name)
-        assert manifest is not None, f"{step.name} before {name}"
-        inputs[name] = manifest.fingerprint
-    return inputs
+def begin(context: Context, step: Step) -> None:
+    """Open a step's manifest, or find it open."""
+    inputs = input_fingerprints(context, step, None)
+    context.ledger.begin(step.name, step.settings, inputs, step.stage.writes)
 
 
-def _check_settings(context: Context, order: Sequence[Step]) -> None:
-    """Refuse before any work is done: a changed setting of a late stage must not cost hours."""
-    for step in order:
-        before = context.ledger.get(step.name)
-        if before is not None and (step.continues or before.state == "done"):
-            context.ledger.begin(step.name, flatten(step.settings), before.inputs)
+def input_fingerprints(context: Context, step: Step, found: Manifest | None) -> dict[str, str]:
+    """What a step reads: the stages before it, or the user's files."""
+    if step.stage is ingest.STAGE:
+        return ingest.source_fingerprints(context.config, found)
+    manifests = {name: context.ledger.get(name) for name in step.inputs}
+    return {name: "" if m is None else m.fingerprint for name, m in manifests.items()}
 
 
-def _forget(context: Context, step: Step) -> None:
-    context.ledger.forget(step.name)
-    context.run.delete(_folder(step))
-
-
-def _folder(step: Step) -> str:
-    """Where a step's outputs lie."""
-    return {"ingest": "data", "warmup": "round-1/warmup"}.get(step.name, step.name)
-
-
-def _position(order: Sequence[Step], name: str, last: bool = False) -> int:
-    """Index of a step by its full name or its last part; of several, the first (or the last)."""
-    found = [i for i, s in enumerate(order) if name in (s.name, s.name.split("/")[-1])]
-    if not found:
-        known = ", ".join(step.name for step in order)
-        raise UserError(f"no stage {name!r}; this run has {known}")
-    return found[-1] if last else found[0]
-
-
-def _training(training: TrainingConfig) -> dict[str, Any]:
-    return {"training": training.model_dump(exclude=_SPEED_OF_TRAINING)}
+def find(order: Sequence[Step], name: str) -> int:
+    """Index of a step by its full name, or by its last part where only one has it."""
+    found = [i for i, step in enumerate(order) if step.name == name]
+    found = found or [i for i, step in enumerate(order) if step.stage.name == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        several = ", ".join(order[i].name for i in found)
+        raise UserError(f"stage {name!r} is in several rounds; say which: {several}")
+    known = ", ".join(step.name for step in order)
+    raise UserError(f"no stage {name!r}; this run has {known}")

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,6 +121,69 @@ def disconnect() -> None:
         import ray
 
         ray.shutdown()
+
+
+def most_gpus() -> float:
+    """GPUs that the cluster has, or that its autoscaler may bring."""
+    import ray
+
+    return max([ray.cluster_resources().get("GPU", 0), *_scaled_gpus()])
+
+
+def most_gpus_of_a_node() -> float:
+    """GPUs of the largest node that the cluster has, or that its autoscaler may bring."""
+    import ray
+
+    living = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
+    return max([0, *living, *_gpus_of_groups()])
+
+
+def draining_nodes() -> set[str]:
+    """Ids of the nodes that are being drained or taken away."""
+    from ray._private.state import state
+
+    return set(state.get_draining_nodes())
+
+
+def _scaled_gpus() -> list[float]:
+    """The most GPUs that the autoscaler's config allows; nothing where there is no autoscaler."""
+    from ray._private.state import state
+
+    most = state.get_max_resources_from_cluster_config()
+    return [] if most is None else [float(most.get("GPU", 0))]
+
+
+def _gpus_of_groups() -> list[float]:
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    groups = [] if config is None else config.node_group_configs
+    return [float(group.resources.get("GPU", 0)) for group in groups]
+
+
+def await_resources(bundle: dict[str, float], count: int, what: str, seconds: float) -> None:
+    """Wait until the cluster has room for `count` bundles at once; says what for, once a minute.
+
+    Raises SemiEvolError after so many seconds. A cluster that scales is asked to make the room.
+    """
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+
+    words = ", ".join(f"{amount:g} {name}" for name, amount in bundle.items() if amount)
+    needs = f"{what}: {count} x ({words})"
+    group = placement_group([{k: v for k, v in bundle.items() if v} for _ in range(count)])
+    deadline = time.monotonic() + seconds
+    try:
+        while not group.wait(min(_PATIENCE_SECONDS, max(0.1, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                total = ray.cluster_resources()
+                there = ", ".join(f"{total.get(name, 0):g} {name}" for name in bundle)
+                raise SemiEvolError(
+                    f"waited {seconds:.0f} s in vain for {needs}; the cluster has {there} in all"
+                )
+            log.warning("waiting for %s", needs)
+    finally:
+        remove_placement_group(group)
 
 
 def worker_path() -> str:

@@ -11,8 +11,9 @@ import pyarrow as pa
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
-from semievol_ray.stages.live import LIVE_FILE, live_line
-from semievol_ray.store import Manifest, RunDirectory, StageLedger
+from semievol_ray.stages import evaluate, ingest
+from semievol_ray.stages.live import live_line
+from semievol_ray.store import Manifest, RunDirectory, StageLedger, layout
 
 
 class Run:
@@ -20,7 +21,7 @@ class Run:
 
     def __init__(self, uri: str) -> None:
         self.directory = RunDirectory(uri)
-        if not self.directory.exists("manifests"):
+        if not self.directory.exists(layout.MANIFESTS):
             raise UserError(f"{uri}: no run here")
 
     @property
@@ -31,58 +32,81 @@ class Run:
     @property
     def manifests(self) -> list[Manifest]:
         """What each stage did, in the order in which they were finished."""
-        found = StageLedger(self.directory).all()
-        return sorted(found, key=lambda m: m.finished_at or "9999")
+        return sorted(self._ledger.all(), key=lambda m: m.finished_at or "9999")
 
     @property
     def live(self) -> str | None:
         """What the run is doing, or was when it died, in one line; null between two stages."""
-        found = self.directory.read_json(LIVE_FILE)
+        found = self.directory.read_json(layout.LIVE)
         return None if found is None else live_line(found, time.time())
 
     def config(self, overrides: tuple[str, ...] = ()) -> Config:
         """The config that the run was last given, with overrides."""
-        values = self.directory.read_json("config.json")
+        values = self.directory.read_json(layout.CONFIG)
         return load_config(values | {"run_dir": self.uri}, overrides)
+
+    @property
+    def _ledger(self) -> StageLedger:
+        return StageLedger(self.directory)
 
     def examples(self, split: str) -> pa.Table:
         """The `labeled`, `unlabeled` or `test` examples (EXAMPLE schema)."""
-        return self._table(f"data/{split}")
+        return self._table("ingest", split)
 
     def quarantine(self) -> pa.Table:
         """The rows that could not be used (QUARANTINE schema)."""
-        return self.directory.read_table("data/quarantine.parquet")
+        return self.directory.read_table(f"{self._folder('ingest')}/{ingest.QUARANTINED}")
 
     def responses(self, round_number: int = 1) -> pa.Table:
         """What the collaborators answered (RESPONSE schema)."""
-        return self._table(f"round-{round_number}/generate")
+        return self._table(layout.round_stage(round_number, "generate"))
 
     def justified(self, round_number: int = 1) -> pa.Table:
         """What the warm model made of it (RESPONSE schema)."""
-        return self._table(f"round-{round_number}/justify")
+        return self._table(layout.round_stage(round_number, "justify"))
 
     def selection(self, round_number: int = 1) -> pa.Table:
         """Which pseudo-answers were trusted, and why (SELECTION schema)."""
-        return self._table(f"round-{round_number}/select")
+        return self._table(layout.round_stage(round_number, "select"))
 
     def predictions(self, model: str = "SemiEvol") -> pa.Table:
         """A compared model's answers to the test set (PREDICTION schema)."""
-        return self._table(f"evaluate/{model.replace(' ', '-')}")
+        return self._table(self._evaluation, evaluate.folder_of(model))
 
     @property
     def metrics(self) -> dict[str, Any] | None:
         """Accuracies, intervals and paired tests; null where there was no test set."""
-        found: dict[str, Any] | None = self.directory.read_json("evaluate/metrics.json")
+        manifest = self._ledger.get(self._evaluation)
+        if manifest is None or manifest.state != "done":
+            return None
+        found: dict[str, Any] | None = self.directory.read_json(
+            f"{manifest.folder}/{evaluate.METRICS}"
+        )
         return found
 
     def model_path(self, round_number: int = 1) -> str:
         """The evolved model: a PEFT adapter, or a whole model."""
-        return self.directory.full_path(f"round-{round_number}/evolve/model")
+        folder = self._folder(layout.round_stage(round_number, "evolve"))
+        return self.directory.full_path(f"{folder}/model")
 
-    def _table(self, folder: str) -> pa.Table:
+    @property
+    def _evaluation(self) -> str:
+        """The comparison of the rounds that the run was last asked for."""
+        config = self.directory.read_json(layout.CONFIG) or {}
+        rounds = config.get("iteration", {}).get("rounds", 1)
+        return layout.round_stage(rounds, "evaluate")
+
+    def _folder(self, stage: str) -> str:
+        manifest = self._ledger.get(stage)
+        if manifest is None:
+            raise UserError(f"{self.uri}: nothing in {stage} yet")
+        return manifest.folder
+
+    def _table(self, stage: str, part: str = "") -> pa.Table:
+        folder = self._folder(stage) + (f"/{part}" if part else "")
         names = self.directory.files(folder, ".parquet")
         if not names:
-            raise UserError(f"{self.uri}: nothing in {folder} yet")
+            raise UserError(f"{self.uri}: nothing in {stage} yet")
         return pa.concat_tables([self.directory.read_table(name) for name in names])
 
 

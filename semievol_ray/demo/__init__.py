@@ -47,7 +47,7 @@ def demo_config(folder: str | Path, seed: int) -> Config:
             "replicas": {"min": 1, "max": 2},
         },
         "justify": {"when": "never"},
-        "selection": {"policy": "balanced", "percentile": 60, "soft_targets": True},
+        "selection": {"policy": "balanced", "percentile": 60},
         "training": {
             # A model this small learns little through an adapter: all its weights are trained.
             "method": "full",
@@ -58,7 +58,7 @@ def demo_config(folder: str | Path, seed: int) -> Config:
             "precision": "fp32",
             "workers": 2,
         },
-        "evolve": {"training": {"epochs": 6}},
+        "evolve": {"soft_targets": True, "training": {"epochs": 6}},
         "evaluation": {"closed_answers": "score"},
     }
     return load_config(values)

@@ -7,9 +7,12 @@ from typing import Any
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines.fleet import FleetState
+from semievol_ray.engines.placement import with_gpus
 from semievol_ray.engines.pool import EnginePool
 from semievol_ray.engines.protocol import (
+    FAILED,
     GENERATION,
+    SCORES,
     Engine,
     Message,
     Request,
@@ -19,7 +22,9 @@ from semievol_ray.engines.protocol import (
 from semievol_ray.engines.replica import Work
 
 __all__ = [
+    "FAILED",
     "GENERATION",
+    "SCORES",
     "Engine",
     "EnginePool",
     "FleetState",
@@ -30,6 +35,7 @@ __all__ = [
     "Work",
     "request_seed",
     "resolve_engine",
+    "with_gpus",
 ]
 
 

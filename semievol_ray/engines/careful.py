@@ -36,6 +36,7 @@ class CarefulEngine(Engine):
 
     def __init__(self, engine: Engine, run: RunDirectory, journal: str) -> None:
         self.tokenizer, self.max_model_len = engine.tokenizer, engine.max_model_len
+        self.charges = engine.charges
         self._engine, self._run, self._journal = engine, run, journal
         self._one_at_a_time = asyncio.Lock()
         found: dict[str, list[str]] = run.read_json(journal) or {}
@@ -52,7 +53,7 @@ class CarefulEngine(Engine):
             asked = [requests[i] for i in indices]
             return (await self._engine.generate(asked, sampling, adapter)).to_pylist()
 
-        rows = await self._ask_apart(requests, adapter, ask, failed_generation("engine_crash"))
+        rows = await self._ask_apart(requests, ask, failed_generation("engine_crash"))
         return pa.Table.from_pylist(rows, schema=GENERATION)
 
     async def score(
@@ -74,7 +75,7 @@ class CarefulEngine(Engine):
             )
             return found.to_pylist()
 
-        return pa.array(await self._ask_apart(requests, adapter, ask, None), SCORES)
+        return pa.array(await self._ask_apart(requests, ask, None), SCORES)
 
     async def close(self) -> None:
         """See Engine.close."""
@@ -83,11 +84,10 @@ class CarefulEngine(Engine):
     async def _ask_apart(
         self,
         requests: list[Request],
-        adapter: str | None,
         ask: Callable[[list[int]], Awaitable[list[Result]]],
         failed: Result,
     ) -> list[Result]:
-        keys = [_key(request, adapter) for request in requests]
+        keys = [_key(request) for request in requests]
         answers = [failed] * len(requests)
         async with self._one_at_a_time:
             for group in self._groups(keys):
@@ -111,6 +111,7 @@ class CarefulEngine(Engine):
         )
 
 
-def _key(request: Request, adapter: str | None) -> str:
-    text = f"{adapter}\0{request.seed}\0{request.prompt}"
+def _key(request: Request) -> str:
+    # Not the adapter: its folder is another one on every machine, and each seed is one voter's.
+    text = f"{request.seed}\0{request.prompt}"
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()

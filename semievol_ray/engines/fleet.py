@@ -2,14 +2,15 @@
 
 Items wait, are in flight on one replica, or are done. A replica is starting, ready or dead.
 There is no way back from dead: a replacement is a new replica with a new number, so work can
-never return to the process that lost it. An item that was in flight when a replica died is
+never return to the process that lost it. A replica whose machine is going is leaving: it finishes
+what it holds and gets nothing new. An item that was in flight when a replica died is
 suspected, and runs alone from then on: after a second death it is to be done carefully, so that
 what kills is found inside it, and after `max_attempts` it is given up.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
@@ -43,7 +44,12 @@ class Fleet:
     starting: set[int] = field(default_factory=set)
     ready: dict[int, list[Hashable]] = field(default_factory=dict)
     attempts: dict[Hashable, int] = field(default_factory=dict)
+    # Replicas that end when they have done what they hold: their machine is going.
+    leaving: set[int] = field(default_factory=set)
+    nodes: dict[int, str] = field(default_factory=dict)
+    deaths_on: Counter[str] = field(default_factory=Counter)
     deaths: int = 0
+    deaths_in_a_row: int = 0
     retries: int = 0
     _numbers: int = 0
 
@@ -52,8 +58,8 @@ class Fleet:
 
     @property
     def size(self) -> int:
-        """Replicas that live or are about to."""
-        return len(self.starting) + len(self.ready)
+        """Replicas that live or are about to, without those that are leaving."""
+        return len((self.starting | self.ready.keys()) - self.leaving)
 
     @property
     def in_flight(self) -> int:
@@ -105,7 +111,9 @@ class Fleet:
         free = [
             (len(held), replica)
             for replica, held in self.ready.items()
-            if len(held) < room and not any(self.attempts.get(item, 0) for item in held)
+            if replica not in self.leaving
+            and len(held) < room
+            and not any(self.attempts.get(item, 0) for item in held)
         ]
         if not free:
             return None
@@ -121,16 +129,44 @@ class Fleet:
     def completed(self, replica: int, item: Hashable) -> None:
         """An item's work is committed."""
         self.ready[replica].remove(item)
+        self.deaths_in_a_row = 0
+        self.deaths_on.pop(self.nodes.get(replica, ""), None)
 
-    def died(self, replica: int) -> list[Hashable]:
+    def leave(self, replica: int) -> None:
+        """A replica's machine is going: it gets nothing new, and another takes its place."""
+        self.leaving.add(replica)
+
+    @property
+    def left(self) -> list[int]:
+        """Replicas that are leaving and hold nothing any more."""
+        return [replica for replica in self.leaving if not self.ready.get(replica)]
+
+    def gone(self, replica: int) -> None:
+        """A replica that was leaving has ended."""
+        self.leaving.discard(replica)
+        self.starting.discard(replica)
+        self.ready.pop(replica, None)
+
+    def died(self, replica: int, *, with_its_machine: bool = False) -> list[Hashable]:
         """A replica is gone; its items wait again, first in the queue.
 
-        Returns the items that have now been given up.
+        Returns the items that have now been given up. Where its machine is gone, or was going,
+        nobody is to blame.
         """
+        blameless = with_its_machine or replica in self.leaving
+        self.leaving.discard(replica)
         self.starting.discard(replica)
         held = self.ready.pop(replica, [])
+        if blameless:
+            self.waiting.extendleft(reversed(held))
+            self.retries += len(held)
+            return []
         # Of what a suspect does, running alone, the replicas are not guilty.
-        self.deaths += not any(self.attempts.get(item, 0) for item in held)
+        guilty = not any(self.attempts.get(item, 0) for item in held)
+        self.deaths += guilty
+        self.deaths_in_a_row += guilty
+        if guilty and replica in self.nodes:
+            self.deaths_on[self.nodes[replica]] += 1
         lost = []
         for item in reversed(held):
             self.attempts[item] = self.attempts.get(item, 0) + 1
@@ -147,5 +183,17 @@ class Fleet:
 
     @property
     def hopeless(self) -> bool:
-        """Replicas died more often than allowed: something is wrong with all of them."""
-        return self.deaths > self.max_deaths
+        """Replicas died more often in a row than allowed: something is wrong with all of them.
+
+        In a row: in a run of weeks some die, and as long as work gets done that is no reason to
+        end it.
+        """
+        return self.deaths_in_a_row > self.max_deaths
+
+    def settled_on(self, replica: int, node: str) -> None:
+        """Which machine a replica runs on."""
+        self.nodes[replica] = node
+
+    def suspect_nodes(self, deaths: int) -> set[str]:
+        """Machines on which so many replicas died since one of them last completed an item."""
+        return {node for node, count in self.deaths_on.items() if count >= deaths}

@@ -25,6 +25,7 @@ class MeteredEngine(Engine):
         from ray.util.metrics import Counter, Histogram
 
         self.tokenizer, self.max_model_len = engine.tokenizer, engine.max_model_len
+        self.charges = engine.charges
         self._engine = engine
 
         def metric(kind: Any, name: str, text: str, **options: Any) -> Any:
@@ -78,6 +79,10 @@ class MeteredEngine(Engine):
         )
         self._record(table, time.monotonic() - started)
         return table, scores
+
+    def pulse(self) -> int:
+        """See Engine.pulse."""
+        return self._engine.pulse()
 
     async def close(self) -> None:
         """See Engine.close."""

@@ -34,6 +34,7 @@ class OpenAIEngine(Engine):
     """A model behind an endpoint; it has no adapters and no tokenizer here."""
 
     tokenizer = None
+    charges = True
 
     def __init__(
         self,
@@ -140,9 +141,11 @@ class OpenAIEngine(Engine):
         try:
             async with self.slots:
                 await self._turn()
-                return await self.client.chat.completions.create(
+                reply = await self.client.chat.completions.create(
                     model=self.name, messages=messages, **(parameters | self.options)
                 )
+                self.beats += 1
+                return reply
         except (openai.BadRequestError, openai.UnprocessableEntityError):
             return None
         except (openai.AuthenticationError, openai.PermissionDeniedError):

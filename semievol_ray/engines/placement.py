@@ -7,16 +7,22 @@ vLLM's Ray executor finds the group and puts a worker into each bundle.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from semievol_ray.config import GenerationConfig, ModelConfig
+from semievol_ray.ray_session import most_gpus, most_gpus_of_a_node
 
 # Work that a replica may hold at once: what the fleet hands out, and calls that ask or close.
 _CALLS_AT_ONCE = 16
 
 
-def place(replica: Any, model: ModelConfig, config: GenerationConfig) -> tuple[Any, Any]:
+def place(
+    replica: Any, model: ModelConfig, config: GenerationConfig, avoided: Collection[str] = ()
+) -> tuple[Any, Any]:
     """A replica's Ray actor class with its resources, and its placement group or null.
+
+    `avoided` are ids of nodes that it is not to run on.
 
     Whoever starts the actor removes the group after it (`release`): Ray does not, and the next
     stage would wait for the GPUs for ever.
@@ -24,12 +30,14 @@ def place(replica: Any, model: ModelConfig, config: GenerationConfig) -> tuple[A
     from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    gpus = gpus_of(model, config)
+    gpus = with_gpus(config, model, gpus=most_gpus() > 0).gpus_per_replica or 0
     resources: dict[str, Any] = {
         "max_concurrency": _CALLS_AT_ONCE,
         "num_cpus": config.cpus_per_replica,
         "num_gpus": gpus,
     }
+    if avoided:
+        resources["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(avoided))})"}
     if not spans_nodes(gpus):
         return replica.options(**resources), None
     bundles = [{"GPU": 1.0, "CPU": 1.0} for _ in range(int(gpus))]
@@ -50,21 +58,15 @@ def release(group: Any) -> None:
         remove_placement_group(group)
 
 
-def gpus_of(model: ModelConfig, config: GenerationConfig) -> float:
-    """GPUs that one replica takes: as configured, else one for each part of the model."""
-    import ray
-
+def with_gpus(config: GenerationConfig, model: ModelConfig, *, gpus: bool) -> GenerationConfig:
+    """The config with `gpus_per_replica` decided: as configured, else one for each of its parts."""
     if config.gpus_per_replica is not None:
-        return config.gpus_per_replica
-    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
-    uses_gpu = model.engine in ("vllm", "transformers")
-    return config.tensor_parallel * config.pipeline_parallel if has_gpu and uses_gpu else 0
+        return config
+    needed = config.tensor_parallel * config.pipeline_parallel
+    used = gpus and model.engine in ("vllm", "transformers")
+    return config.model_copy(update={"gpus_per_replica": needed if used else 0})
 
 
 def spans_nodes(gpus: float) -> bool:
-    """Whether no node of the cluster has as many GPUs, though the cluster has."""
-    import ray
-
-    largest = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]),
-                  default=0)  # fmt: skip
-    return largest < gpus <= ray.cluster_resources().get("GPU", 0)
+    """Whether no node has as many GPUs, or may have them, though the cluster may."""
+    return most_gpus_of_a_node() < gpus <= most_gpus()

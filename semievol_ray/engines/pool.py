@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Callable, Hashable, Iterable, Iterator
+import re
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from semievol_ray.engines.metrics import FleetMetrics
 from semievol_ray.engines.placement import place, release
 from semievol_ray.engines.protocol import EngineDied
 from semievol_ray.engines.replica import Replica, Work
+from semievol_ray.engines.watchdog import Watchdog
 from semievol_ray.errors import SemiEvolError
-from semievol_ray.store import RunDirectory, digest
+from semievol_ray.ray_session import draining_nodes
+from semievol_ray.store import RunDirectory, digest, layout
 
 _POLL_SECONDS = 5.0
 _OUT_OF_MEMORY = (
@@ -94,16 +96,22 @@ class EnginePool:
 
         bounds = self.config.replicas
         fleet = Fleet(items, max_deaths=self.config.max_restarts * bounds.max)
-        metrics = FleetMetrics(self.model.name)
+        metrics, watchdog = FleetMetrics(self.model.name), Watchdog(self.config.stall_seconds)
         pending: _Pending = {}
-        last_progress = time.monotonic()
         try:
             while not fleet.finished:
                 if enough is not None and enough():
                     fleet.stop_handing_out()
+                self._send_off(fleet)
                 for _ in range(fleet.wanted(bounds.min, bounds.max)):
                     number = fleet.start()
-                    self._living[number] = self._idle.pop() if self._idle else self._start(number)
+                    self._living[number] = (
+                        self._idle.pop()
+                        if self._idle
+                        else self._start(
+                            number, fleet.suspect_nodes(max(1, self.config.max_restarts))
+                        )
+                    )
                     pending[self._living[number].actor.ready.remote()] = (number, None)
                 while (assignment := fleet.next_assignment()) is not None:
                     pending[self._hand_out(fleet, *assignment, work, arguments)] = assignment
@@ -122,24 +130,27 @@ class EnginePool:
                         ray.exceptions.OutOfMemoryError,
                     ) as error:
                         pending = {r: p for r, p in pending.items() if p[0] != replica}
-                        self._bury(fleet, replica, item, work, error)
+                        self._take_back(fleet, replica, item, work, error)
                         continue
                     except ray.exceptions.RayTaskError as error:
                         if not isinstance(error.cause, EngineDied):
                             raise _cause(error) from error
                         pending = {r: p for r, p in pending.items() if p[0] != replica}
-                        self._bury(fleet, replica, item, work, error.cause)
+                        self._take_back(fleet, replica, item, work, error.cause)
                         continue
-                    last_progress = time.monotonic()
+                    watchdog.progressed()
                     if item is None:
                         fleet.became_ready(replica)
+                        fleet.settled_on(replica, result)
                     else:
                         if fleet.needs_care(item):
-                            self.run.delete(_journal(self.model, work, item))
+                            self.run.delete_file(_journal(self.model, work, item))
                         fleet.completed(replica, item)
                         yield result
-                if time.monotonic() - last_progress > self.config.stall_seconds:
-                    raise SemiEvolError(self._stalled(fleet))
+                if watchdog.is_worried():
+                    watchdog.listen({n: self._living[n].actor for n in fleet.ready})
+                    if watchdog.is_out_of_patience():
+                        raise SemiEvolError(self._stalled(fleet))
         finally:
             # Replicas still busy with work that nobody waits for any more are of no use.
             busy = {replica for replica, item in pending.values()}
@@ -169,7 +180,19 @@ class EnginePool:
         journal = _journal(self.model, work, item)
         return actor.run_carefully.remote(self.run, journal, work, *arguments, item)
 
-    def _bury(
+    def _send_off(self, fleet: Fleet) -> None:
+        """Replicas on machines that are going finish what they hold, and end."""
+        if not fleet.nodes:
+            return
+        going = draining_nodes()
+        for replica in list(fleet.ready):
+            if fleet.nodes.get(replica) in going:
+                fleet.leave(replica)
+        for replica in fleet.left:
+            fleet.gone(replica)
+            self._living.pop(replica).end()
+
+    def _take_back(
         self, fleet: Fleet, replica: int, item: Hashable | None, work: Work, error: Exception
     ) -> None:
         """Take a dead replica's work back. Raises SemiEvolError where it was one too many."""
@@ -177,13 +200,13 @@ class EnginePool:
         if living is not None:
             living.end()
         careful = item is not None and fleet.needs_care(item)
-        lost = fleet.died(replica)
+        lost = fleet.died(replica, with_its_machine=_machine_is_gone(error))
         if careful and not self.run.exists(_journal(self.model, work, item)):
             # It died before any request was made: no row is to blame.
             lost = [item]
         self._check_losses(fleet, lost, error)
 
-    def _start(self, number: int) -> _Living:
+    def _start(self, number: int, avoided: Collection[str]) -> _Living:
         import ray
 
         log_file = None
@@ -191,8 +214,8 @@ class EnginePool:
             name = "".join(c if c.isalnum() else "-" for c in self.model.name.split("/")[-1])
             log_file = str(self.log_folder / f"replica-{name}-{number}.log")
         # max_restarts stays 0: a dead replica is replaced by a new one, never revived.
-        actor, group = place(ray.remote(Replica), self.model, self.config)
-        return _Living(actor.remote(self.model, log_file, self.options), group)
+        actor, group = place(ray.remote(Replica), self.model, self.config, avoided)
+        return _Living(actor.remote(self.model, self.run, log_file, self.options), group)
 
     def _check_losses(self, fleet: Fleet, lost: list[Hashable], error: Exception) -> None:
         where = f"; see {self.log_folder}" if self.log_folder else ""
@@ -204,21 +227,23 @@ class EnginePool:
             )
         if fleet.hopeless:
             raise SemiEvolError(
-                f"model {self.model.name}: replicas died {fleet.deaths} times ({reason}){where}"
+                f"model {self.model.name}: replicas died {fleet.deaths_in_a_row} times in a row "
+                f"({reason}){where}"
             )
 
     def _stalled(self, fleet: Fleet) -> str:
         held = {r: [str(i) for i in items] for r, items in fleet.ready.items() if items}
+        gpus = f" and {self.config.gpus_per_replica:g} GPUs" if self.config.gpus_per_replica else ""
         return (
             f"model {self.model.name}: no progress for {self.config.stall_seconds:.0f} s; "
-            f"{len(fleet.starting)} replicas are starting, in flight: {held or 'nothing'}; "
-            "are there enough CPUs and GPUs for one replica?"
+            f"{len(fleet.starting)} replicas are starting, in flight: {held or 'nothing'}; is "
+            f"there room for one replica ({self.config.cpus_per_replica:g} CPUs{gpus})?"
         )
 
 
 def _journal(model: ModelConfig, work: Work, item: Hashable) -> str:
     """Where the requests in flight of an item under suspicion are written down."""
-    return f"journal/{digest([model.name, work.__name__, str(item)])}.json"
+    return f"{layout.JOURNALS}/{digest([model.name, work.__name__, str(item)])}.json"
 
 
 def _cause(error: Any) -> Exception:
@@ -230,6 +255,13 @@ def _cause(error: Any) -> Exception:
         return SemiEvolError(_OUT_OF_MEMORY)
     reason = " ".join(str(cause).split())[:300]
     return SemiEvolError(f"a replica failed: {type(cause).__name__}: {reason}")
+
+
+def _machine_is_gone(error: Exception) -> bool:
+    """Whether an actor died because its node did: pre-empted, drained, or cut off."""
+    if getattr(error, "preempted", False):
+        return True
+    return bool(re.search(r"node (died|was|has)|node is dead|preempt", str(error), re.IGNORECASE))
 
 
 def _death_reason(error: Exception) -> str:

@@ -66,6 +66,9 @@ class Engine(Protocol):
 
     tokenizer: Any  # null where the model is behind an endpoint
     max_model_len: int
+    # Whether a reply costs money: it is then kept as soon as it is there.
+    charges: bool = False
+    beats: int = 0
 
     async def generate(
         self, requests: list[Request], sampling: Sampling, adapter: str | None = None
@@ -102,6 +105,10 @@ class Engine(Protocol):
             self.generate(requests, sampling, adapter),
             self.score(requests, candidates, adapter, closed=closed),
         )
+
+    def pulse(self) -> int:
+        """A number that rises with every reply, or token of one: what rises is at work."""
+        return self.beats
 
     async def close(self) -> None:
         """Free the engine's processes and memory."""

@@ -46,22 +46,32 @@ def create_engine(model: ModelConfig, **options: Any) -> Engine:
 class Replica:
     """One engine in one process."""
 
-    def __init__(self, model: ModelConfig, log_file: str | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self, model: ModelConfig, run: RunDirectory, log_file: str | None, options: dict[str, Any]
+    ) -> None:
         if log_file is not None:
             _redirect_output(Path(log_file))
-        self._model, self._options = model, options
+        self._model, self._run, self._options = model, run, options
 
-    async def ready(self) -> int:
-        """Load the engine, the first time; returns the replica's process id.
+    async def ready(self) -> str:
+        """Load the engine, the first time; returns the id of the node that it is on.
 
         Not in the constructor: what is raised there reaches the driver as an actor's death, and
         a model that does not exist would be tried again and again.
         """
+        import ray
+
         if not hasattr(self, "engine"):
-            self.engine = MeteredEngine(
-                create_engine(self._model, **self._options), self._model.name
-            )
-        return os.getpid()
+            self._run.check_visible()
+            # What this run trained is named by a reference, and fetched to this machine here.
+            local = {"name": self._run.localise(self._model.name)}
+            engine = create_engine(self._model.model_copy(update=local), **self._options)
+            self.engine = MeteredEngine(engine, self._model.name)
+        return ray.get_runtime_context().get_node_id()
+
+    async def pulse(self) -> int:
+        """See Engine.pulse."""
+        return self.engine.pulse() if hasattr(self, "engine") else 0
 
     async def run(self, work: Work, *arguments: Any) -> Any:
         """`await work(engine, *arguments)`."""

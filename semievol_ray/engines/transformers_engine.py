@@ -150,6 +150,7 @@ class TransformersEngine(Engine):
         ]
         with self._using(adapter):
             for batch in self._batches(fits, prompts, tails):
+                self.beats += 1
                 ids = [prompts[i] for i in batch]
                 prefix = self._prefill(ids)
                 if sampling is not None:
@@ -207,6 +208,7 @@ class TransformersEngine(Engine):
         logits, mask, positions = prefix.logits, prefix.mask, prefix.positions
         with torch.inference_mode():
             for step in range(sampling.max_tokens):
+                self.beats += 1
                 raw = torch.log_softmax(logits.float(), dim=-1)
                 token = draw(raw, sampling, uniforms[:, step])
                 taken = raw.gather(1, token[:, None])[:, 0].tolist()

@@ -21,6 +21,9 @@ from semievol_ray.engines.protocol import EngineDied
 class ProcessDriver:
     """vLLM's AsyncLLM."""
 
+    # Of the engine's process nothing is heard between a request and its end.
+    steps = 0
+
     def __init__(self, arguments: Any) -> None:
         from vllm.usage.usage_lib import UsageContext
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -74,6 +77,7 @@ class ThreadDriver:
     def __init__(self, arguments: Any) -> None:
         self._inbox: queue.SimpleQueue[_Submitted | None] = queue.SimpleQueue()
         self._end: EngineDied | None = None
+        self.steps = 0
         made: Future[Any] = Future()
         self._thread = threading.Thread(
             target=self._serve, args=(arguments, made), name="vllm-steps", daemon=True
@@ -111,6 +115,7 @@ class ThreadDriver:
         end = EngineDied("vLLM's engine was closed")
         try:
             while self._admit(engine, waiting):
+                self.steps += 1
                 for output in engine.step():
                     waiting.pop(output.request_id).settle(output)
         except Exception as error:

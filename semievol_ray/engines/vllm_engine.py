@@ -159,6 +159,10 @@ class VllmEngine(Engine):
         scores = pa.array([row for _, row in both], SCORES)
         return self._table(prompts, [answer for answer, _ in both]), scores
 
+    def pulse(self) -> int:
+        """See Engine.pulse."""
+        return self.beats + self.driver.steps
+
     async def close(self) -> None:
         """See Engine.close."""
         self.driver.shutdown()
@@ -269,7 +273,9 @@ class VllmEngine(Engine):
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
         parameters.detokenize = False  # token by token; `_table` does it once
         parameters.skip_clone = True  # it is this request's own
-        return await self.driver.run(prompt, parameters, lora)
+        final = await self.driver.run(prompt, parameters, lora)
+        self.beats += 1
+        return final
 
     def _lora(self, adapter: str | None) -> Any:
         if adapter is None:

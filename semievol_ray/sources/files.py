@@ -12,9 +12,10 @@ import fnmatch
 import itertools
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -33,7 +34,11 @@ _PARTITION = re.compile(r"[^=/]+=[^/]*")
 # How Hive writes that a partition's value is null.
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 # Names that a run gives its tables: a glob that takes one of these would read a run's own output.
-_RUN_FILES = ("config.json", "data/quarantine.parquet", "data/unlabeled/shard-00000.parquet")
+_RUN_FILES = (
+    "config.json",
+    "ingest/attempt-1/quarantine.parquet",
+    "ingest/attempt-1/unlabeled/shard-00000.parquet",
+)
 
 
 @dataclass(frozen=True)
@@ -44,17 +49,37 @@ class SourceFile:
     filesystem: fs.FileSystem | None
     path: str
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, known: Mapping[str, Any] | None = None) -> str:
         """Changes when the file's content does; of a hub dataset it is the name.
 
-        Raises as `readable` does.
+        `known` are `state`s by file name: one that has not been touched is not read again. Raises
+        as `readable` does.
         """
         if self.filesystem is None:
             return self.path
         with self.readable():
-            saved = is_saved_dataset(self.filesystem, self.path)
-            path = f"{self.path}/state.json" if saved else self.path
-            return file_fingerprint(self.filesystem, path)
+            info = self.filesystem.get_file_info(self._content)
+            before = (known or {}).get(self.name)
+            if before is not None and before[:2] == [info.size, info.mtime_ns]:
+                return str(before[2])
+            key = (self.filesystem.type_name, self._content, info.size, info.mtime_ns)
+            if key not in _CONTENTS:
+                _CONTENTS[key] = file_fingerprint(self.filesystem, self._content)
+            return _CONTENTS[key]
+
+    def state(self) -> list[Any]:
+        """Size, modification time and fingerprint, to be kept for `fingerprint`."""
+        if self.filesystem is None:
+            return [0, 0, self.path]
+        info = self.filesystem.get_file_info(self._content)
+        return [info.size, info.mtime_ns, self.fingerprint()]
+
+    @property
+    def _content(self) -> str:
+        """The file that changes with the content: itself, or what names a dataset's files."""
+        assert self.filesystem is not None
+        saved = is_saved_dataset(self.filesystem, self.path)
+        return f"{self.path}/state.json" if saved else self.path
 
     @contextlib.contextmanager
     def readable(self) -> Iterator[None]:
@@ -85,6 +110,10 @@ class SourceFile:
         folders = self.path.split("/")[:-1] if self.filesystem is not None else []
         pairs = (f.partition("=") for f in folders if _PARTITION.fullmatch(f))
         return {name: None if v == _NULL_PARTITION else unquote(v) for name, _, v in pairs}
+
+
+# Of files that this process has read: ingest asks twice.
+_CONTENTS: dict[tuple[str, str, int, int], str] = {}
 
 
 def find_files(locations: str | Sequence[str], setting: str) -> list[SourceFile]:

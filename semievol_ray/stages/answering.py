@@ -7,27 +7,35 @@ counts travel back to the driver.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from semievol_ray.config import ModelConfig
-from semievol_ray.engines import Engine, Message, Request, Sampling, request_seed
-from semievol_ray.engines.protocol import FAILED
+from semievol_ray.engines import (
+    GENERATION,
+    SCORES,
+    Engine,
+    Message,
+    Request,
+    Sampling,
+    request_seed,
+)
+from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.schema import RESPONSE
 from semievol_ray.stages.context import selected_ids
-from semievol_ray.store import RunDirectory
+from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task, completion_text
 from semievol_ray.tasks.prompts import plain_text
 
 
 @dataclass(frozen=True)
 class Voter:
-    """A collaborator with its model resolved."""
+    """A collaborator with its model resolved; `adapter` may be a `layout.reference`."""
 
     name: str
     base: ModelConfig
@@ -45,84 +53,34 @@ class ShardJob:
     voters: tuple[Voter, ...]
     seed: int
     score_options: bool
-    labeled_shards: tuple[str, ...]
-    demonstrations: bool
-    # Selections of earlier rounds whose rows are settled and are not answered again.
+    labeled_shards: tuple[str, ...] = ()
+    # The folder of each example's neighbours; null: no demonstrations are shown.
+    neighbours: str | None = None
+    # Folders of selections of earlier rounds: rows that they settled are not answered again.
     settled_by: tuple[str, ...] = ()
 
 
-COUNTED = ["collaborator", "finish_reason", "tokens", "prompt_tokens", "answer"]
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a shard, or many, came to."""
-
-    rows: int = 0
-    tokens: int = 0
-    prompt_tokens: int = 0
-    failed: int = 0
-    unparsed: int = 0
-    dropped_demonstrations: int = 0
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(self._values(), other._values(), strict=True)))
-
-    def _values(self) -> tuple[int, ...]:
-        return tuple(self.__dict__.values())
-
-    def as_dict(self) -> dict[str, int]:
-        """The counts by name."""
-        return dict(self.__dict__)
-
-
-async def answer_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> Counts:
-    """Answer one shard under every voter of the job, and commit the table."""
+async def answer_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> tuple[str, Counts]:
+    """Answer one shard under every voter of the job, and commit the table; its name and counts."""
     source, target = pair
     examples = job.run.read_table(source)
     rows = examples.to_pylist()
     shown = demonstrations_of(job, source, rows)
+    settled = 0
     if job.settled_by:
-        settled = _settled_ids(job, source)
-        open_rows = [i for i, row in enumerate(rows) if row["example_id"] not in settled]
-        examples = examples.take(open_rows)
+        known = _settled_ids(job, source)
+        open_rows = [i for i, row in enumerate(rows) if row["example_id"] not in known]
+        settled = len(rows) - len(open_rows)
+        examples = take(examples, open_rows)
         rows, shown = [rows[i] for i in open_rows], [shown[i] for i in open_rows]
-    tables = await asyncio.gather(
-        *(_answer(engine, job, voter, rows, shown, examples) for voter in job.voters)
-    )
-    dropped = sum(count for _, count in tables)
-    table = interleave([t for t, _ in tables])
-    job.run.write_table(target, table)
-    return count_responses(table, dropped)
-
-
-def count_responses(table: pa.Table, dropped_demonstrations: int = 0) -> Counts:
-    """The counts of a RESPONSE table, or of one with its columns COUNTED alone."""
-    failed = pc.sum(pc.is_in(table["finish_reason"], pa.array(FAILED))).as_py() or 0
-    return Counts(
-        rows=len(table),
-        tokens=pc.sum(table["tokens"]).as_py() or 0,
-        prompt_tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
-        failed=failed,
-        unparsed=table["answer"].null_count - failed,
-        dropped_demonstrations=dropped_demonstrations,
-    )
-
-
-def committed_counts(
-    run: RunDirectory, names: Iterable[str], collaborators: Collection[str] | None = None
-) -> Counts:
-    """What the shards that are already there came to, or some collaborators' part of them.
-
-    Demonstrations that were left out are not written down, and so not counted.
-    """
-    found = Counts()
-    for name in names:
-        table = run.read_table(name, COUNTED)
-        if collaborators is not None:
-            table = table.filter(pc.field("collaborator").isin(list(collaborators)))
-        found += count_responses(table)
-    return found
+    with keeping_paid_replies(engine, job.run, target) as asked:
+        tables = await asyncio.gather(
+            *(_answer(asked, job, voter, rows, shown, examples) for voter in job.voters)
+        )
+        dropped = sum(count for _, count in tables)
+        table = interleave([t for t, _ in tables])
+        job.run.write_table(target, table)
+    return target, count_responses(table, dropped, settled)
 
 
 async def _answer(
@@ -186,8 +144,12 @@ async def ask(
     requests: list[Request],
 ) -> tuple[pa.Table, pa.Array | None]:
     """What a voter writes and, where the task is closed, log P of every option of every row."""
+    adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
+    if not requests:
+        # All the rows are settled: no engine is asked for nothing.
+        return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
     if not job.score_options:
-        return await engine.generate(requests, voter.sampling, voter.adapter), None
+        return await engine.generate(requests, voter.sampling, adapter), None
     chat = (
         engine.tokenizer is not None
         and PromptRenderer(engine.tokenizer, job.task.use_chat_template).chat
@@ -195,7 +157,7 @@ async def ask(
     candidates = [[completion_text(c, chat=chat) for c in job.task.candidates(row)] for row in rows]
     # One label may begin another ("card", "card lost"): there the end of the text counts too.
     closed = job.task.kind == "label"
-    return await engine.answer(requests, voter.sampling, candidates, voter.adapter, closed=closed)
+    return await engine.answer(requests, voter.sampling, candidates, adapter, closed=closed)
 
 
 def respond(
@@ -227,19 +189,18 @@ def respond(
 
 
 def _settled_ids(job: ShardJob, source: str) -> set[str]:
-    found = (selected_ids(job.run, source.replace("data/unlabeled", folder, 1))
-             for folder in job.settled_by)  # fmt: skip
-    return set().union(*found)
+    names = (layout.same_shard(source, folder) for folder in job.settled_by)
+    return set().union(*(selected_ids(job.run, name) for name in names))
 
 
 def demonstrations_of(
     job: ShardJob, source: str, rows: Sequence[Mapping[str, Any]]
 ) -> list[list[dict[str, Any]]]:
     """Each row's labelled neighbours, nearest first."""
-    if not job.demonstrations or not any(voter.shots for voter in job.voters):
+    if job.neighbours is None or not any(voter.shots for voter in job.voters):
         return [[] for _ in rows]
     labeled = _labeled_by_id(job.run.uri, job.labeled_shards)
-    found = job.run.read_table(source.replace("data/", "retrieve/", 1), ["demonstration_ids"])
+    found = job.run.read_table(layout.same_shard(source, job.neighbours), ["demonstration_ids"])
     return [[labeled[i] for i in ids] for ids in found["demonstration_ids"].to_pylist()]
 
 
@@ -254,4 +215,9 @@ def interleave(tables: list[pa.Table]) -> pa.Table:
     """Tables of like length to one: all of the first example's rows, then the second's, …"""
     count = len(tables[0])
     order = [voter * count + row for row in range(count) for voter in range(len(tables))]
-    return pa.concat_tables(tables).take(order).combine_chunks()
+    return take(pa.concat_tables(tables), order).combine_chunks()
+
+
+def take(table: pa.Table, rows: Sequence[int]) -> pa.Table:
+    """Some rows of a table, or none: an empty list alone would be of no type that Arrow takes."""
+    return table.take(pa.array(rows, pa.int64()))

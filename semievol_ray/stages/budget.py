@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.errors import UserError
-from semievol_ray.stages.answering import Counts
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.counts import Counts
 
 _MILLION = 1_000_000
 
@@ -26,10 +26,10 @@ class Budget:
         self.cost = sum(found.get("spent_cost", 0.0) for found in done)
         self.spent_here: dict[str, float] = {"spent_tokens": 0, "spent_cost": 0.0}
 
-    def spend(self, model: ModelConfig, counts: Counts, *, by_this_stage: bool = True) -> None:
+    def spend(self, model: ModelConfig, counts: Counts, *, of_another_stage: bool = False) -> None:
         """Add what some responses of a model came to.
 
-        Those of another stage count towards the limit, and in that stage's own manifest.
+        Those of another stage count towards the limit here, and in that stage's own manifest.
         """
         tokens = counts.prompt_tokens + counts.tokens
         price = model.price
@@ -39,7 +39,7 @@ class Budget:
             cost = spent / _MILLION
         self.tokens += tokens
         self.cost += cost
-        if by_this_stage:
+        if not of_another_stage:
             self.spent_here["spent_tokens"] += tokens
             self.spent_here["spent_cost"] += cost
 

@@ -1,9 +1,9 @@
-"""What every stage is given, and what every stage gives back."""
+"""What every stage is given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -11,12 +11,12 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import Config, ModelConfig, TrainingConfig
-from semievol_ray.engines import EnginePool, FleetState, Work, resolve_engine
-from semievol_ray.store import RunDirectory, StageLedger
+from semievol_ray.config import Config, ModelConfig
+from semievol_ray.engines import EnginePool, FleetState, Work, resolve_engine, with_gpus
+from semievol_ray.ray_session import most_gpus
+from semievol_ray.stages.stage import labeller
+from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.tasks import Task
-
-Stage = Literal["warmup", "evolve"]
 
 
 class Progress(Protocol):
@@ -52,16 +52,26 @@ class Silent:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a stage made: files with their rows, and figures worth keeping."""
+class Ingested:
+    """What ingest found in the user's files, as far as later stages need it."""
 
-    outputs: dict[str, int]
-    statistics: dict[str, Any]
+    rows: dict[str, int]
+    labels: list[str] | None
+    label_counts: dict[str, int] | None
+    most_options: int
+
+    @classmethod
+    def of(cls, statistics: Mapping[str, Any]) -> Ingested:
+        """From the statistics of ingest's manifest."""
+        return cls(**{field.name: statistics[field.name] for field in fields(cls)})
 
 
 @dataclass(frozen=True)
 class ModelRef:
-    """A model that answers: a base model, alone or under an adapter of this run."""
+    """A model that answers: a base model, alone or under an adapter.
+
+    What this run trained is a `layout.reference`: it means the same on every machine.
+    """
 
     base: ModelConfig
     adapter: str | None = None
@@ -80,20 +90,32 @@ class Context:
     @cached_property
     def task(self) -> Task:
         """The task, with the labels that ingest found."""
-        return Task.from_config(self.config.task, self.ingested["labels"])
+        return Task.from_config(self.config.task, self.ingested.labels)
 
-    @property
-    def ingested(self) -> dict[str, Any]:
-        """Ingest's statistics."""
-        manifest = self.ledger.get("ingest")
-        assert manifest is not None and manifest.state == "done"
-        return manifest.statistics
+    @cached_property
+    def ingested(self) -> Ingested:
+        """What ingest found."""
+        return Ingested.of(self.ledger.done("ingest").statistics)
 
-    def shards(self, split: str) -> list[str]:
-        """Names of a split's example shards, in order."""
-        manifest = self.ledger.get("ingest")
-        assert manifest is not None
-        return sorted(n for n in manifest.outputs if n.startswith(f"data/{split}/"))
+    def folder(self, stage: str) -> str:
+        """Where the files of a stage lie that is done or being done."""
+        manifest = self.ledger.get(stage)
+        assert manifest is not None, f"{stage} was never begun"
+        return manifest.folder
+
+    def identity(self, folder: str) -> str:
+        """The fingerprint of the attempt that writes to a folder."""
+        return next(m.fingerprint for m in self.ledger.all() if m.folder == folder)
+
+    def shards(self, split: str) -> dict[str, int]:
+        """Names of a split's example shards in order, with their rows."""
+        done = self.ledger.done("ingest")
+        folder = f"{done.folder}/{split}/"
+        return {n: rows for n, rows in sorted(done.outputs.items()) if n.startswith(folder)}
+
+    def neighbours(self, split: str) -> str | None:
+        """The folder of each example's labelled neighbours; null where none are looked for."""
+        return f"{self.folder('retrieve')}/{split}" if self.config.retrieval.k else None
 
     @cached_property
     def labeled(self) -> pa.Table:
@@ -108,28 +130,23 @@ class Context:
         return resolve_engine(self.config.model)
 
     def model(self, name: str, round_number: int) -> ModelRef:
-        """A collaborator's model: base, warm (of that round), one of `models`, or a path.
-
-        The model that labels in a later round is the one that the round before evolved: that
-        fine-tuning was on just the labels this round starts from.
-        """
+        """A collaborator's model: base, warm (of that round), one of `models`, or a path."""
         if name == "base":
             return ModelRef(self.base)
         if name == "warm":
-            folder = "round-1/warmup" if round_number == 1 else f"round-{round_number - 1}/evolve"
-            stage: Stage = "warmup" if round_number == 1 else "evolve"
-            return self.trained(f"{folder}/model", self.config.training_for(stage))
+            return self.trained(labeller(round_number))
         if name in self.config.models:
             return ModelRef(resolve_engine(self.config.models[name]))
         other = self.config.model.model_copy(update={"name": name, "revision": None})
         return ModelRef(resolve_engine(other))
 
-    def trained(self, folder: str, training: TrainingConfig) -> ModelRef:
-        """What a training stage left in a folder of the run: an adapter, or a whole model."""
-        path = str(self.run.local_folder(folder))
-        if training.method == "lora":
-            return ModelRef(self.base, path)
-        return ModelRef(self.base.model_copy(update={"name": path, "revision": None}))
+    def trained(self, stage: str) -> ModelRef:
+        """What a training stage left in the run: an adapter, or a whole model."""
+        name = layout.reference(f"{self.folder(stage)}/model")
+        which: Literal["warmup", "evolve"] = "warmup" if stage == "warmup" else "evolve"
+        if self.config.training_for(which).method == "lora":
+            return ModelRef(self.base, name)
+        return ModelRef(self.base.model_copy(update={"name": name, "revision": None}))
 
     # -- engines -----------------------------------------------------------------------------------
 
@@ -145,7 +162,7 @@ class Context:
             lora = [t.lora.rank for t in trainings if t.method == "lora"]
             self._pools[key] = EnginePool(
                 base,
-                self.config.generation,
+                with_gpus(self.config.generation, base, gpus=self.has_gpus),
                 self.run,
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,
@@ -165,6 +182,19 @@ class Context:
         watch = partial(self.progress.fleet, stage)
         return self.pool(base).map(work, shards, *arguments, watch=watch, enough=enough)
 
+    @cached_property
+    def has_gpus(self) -> bool:
+        """Whether this run works on GPUs: where its cluster has some, or once had, or may scale to.
+
+        Decided once and kept with the run: a spot node that is away, or a group that is scaled to
+        zero, is waited for, and never turns a run on GPUs into one on CPUs.
+        """
+        known = self.run.read_json(layout.DEVICES) or {"gpus": False}
+        if not known["gpus"] and most_gpus() > 0:
+            known = {"gpus": True}
+            self.run.write_json(layout.DEVICES, known)
+        return bool(known["gpus"])
+
     def release_engines(self) -> None:
         """Stop every engine, so that training has the machines to itself."""
         for pool in self._pools.values():
@@ -174,18 +204,7 @@ class Context:
     @property
     def log_folder(self) -> Path | None:
         """Where workers' chatter goes; null where the run lives in an object store."""
-        return Path(self.run.full_path("logs")) if self.run.is_local else None
-
-    # -- shards ------------------------------------------------------------------------------------
-
-    def missing(self, pairs: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-        """Those (source, target) shards whose target is not there with a row for the source's.
-
-        A target is only ever committed whole, so its presence is enough.
-        """
-        for source, target in pairs:
-            if self.run.row_count(target) is None:
-                yield source, target
+        return Path(self.run.full_path(layout.LOGS)) if self.run.is_local else None
 
 
 def selected_ids(run: RunDirectory, name: str) -> set[str]:

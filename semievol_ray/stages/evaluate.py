@@ -7,73 +7,100 @@ predictions are kept, so that anyone can count again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from semievol_ray.config import Config
 from semievol_ray.engines import Engine, Sampling, request_seed
+from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.schema import PREDICTION
 from semievol_ray.stages.answering import (
-    Counts,
     ShardJob,
     Voter,
     ask,
-    count_responses,
     demonstrations_of,
     fit_request,
     respond,
 )
-from semievol_ray.stages.context import Context, ModelRef, Outcome
+from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.stages.shards import TALLIES, Shards
+from semievol_ray.stages.stage import Outcome, Stage, answering_settings, labeller
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
+from semievol_ray.store import layout
+from semievol_ray.tasks import Task
+from semievol_ray.touches import of_result
+
+METRICS = "metrics.json"
 
 
-def models(context: Context) -> dict[str, ModelRef]:
+def models(context: Context, round_number: int) -> dict[str, ModelRef]:
     """The models that are compared, by the names the report gives them."""
-    last = context.config.iteration.rounds
     found = {"vanilla": ModelRef(context.base), "SFT": context.model("warm", 1)}
-    for number in range(1, last + 1):
-        name = "SemiEvol" if number == last else f"SemiEvol round {number}"
-        found[name] = context.trained(
-            f"round-{number}/evolve/model", context.config.training_for("evolve")
-        )
+    for number in range(1, round_number + 1):
+        name = "SemiEvol" if number == round_number else f"SemiEvol round {number}"
+        found[name] = context.trained(layout.round_stage(number, "evolve"))
     return found
 
 
-def run(context: Context) -> Outcome:
-    """Write `evaluate/<model>/shard-*.parquet` and `evaluate/metrics.json`."""
-    compared = models(context)
-    rows = context.ingested["rows"]["test"]
+def run(context: Context, round_number: int) -> Outcome:
+    """Write `<model>/shard-*.parquet` and `metrics.json` in the stage's folder."""
+    folder = context.folder(layout.round_stage(round_number, "evaluate"))
+    compared = models(context, round_number)
+    rows = context.ingested.rows["test"]
     context.progress.start("evaluate", rows * len(compared), "answers")
     outputs: dict[str, int] = {}
     tables: dict[str, pa.Table] = {}
     for name, model in compared.items():
-        parts = predict(context, name, model)
+        parts = predict(context, name, model, f"{folder}/{folder_of(name)}")
         outputs |= {target: len(part) for target, part in parts.items()}
         tables[name] = pa.concat_tables(parts.values())
     metrics = compare(tables, context.config.evaluation.confidence)
-    metrics["pseudo_answers"] = _pseudo_answer_accuracy(context)
-    context.run.write_json("evaluate/metrics.json", metrics)
-    outputs["evaluate/metrics.json"] = 1
-    return Outcome(outputs, metrics)
+    metrics["pseudo_answers"] = _pseudo_answer_accuracy(context, round_number)
+    context.run.write_json(f"{folder}/{METRICS}", metrics)
+    return Outcome(outputs, metrics, (f"{folder}/{METRICS}",))
 
 
-def predict(context: Context, name: str, model: ModelRef) -> dict[str, pa.Table]:
+def _settings(config: Config, _: int) -> dict[str, Any]:
+    limits = {"generation": {"max_tokens": config.generation.max_tokens}}
+    return answering_settings(config) | {"evaluation": of_result(config.evaluation)} | limits
+
+
+# Known by the last round it looks at: with another round it is another comparison, and both stand.
+STAGE = Stage(
+    "evaluate",
+    run,
+    _settings,
+    lambda config, number: ["warmup", "retrieve", labeller(number + 1)],
+    writes=("*/shard-*.parquet", f"*/{TALLIES}", "*/replies/*", METRICS),
+    works_with="engines",
+    wanted=lambda config: config.data.test is not None,
+)
+
+
+def folder_of(model: str) -> str:
+    """Where a compared model's predictions lie, within the stage's folder."""
+    return model.replace(" ", "-")
+
+
+def predict(context: Context, name: str, model: ModelRef, folder: str) -> dict[str, pa.Table]:
     """A model's answers to the test set: PREDICTION tables by the shard they are kept in."""
-    folder = f"evaluate/{name.replace(' ', '-')}"
-    pairs = [(s, s.replace("data/test", folder, 1)) for s in context.shards("test")]
     job = _job(context, name, model)
     closed = context.config.evaluation.closed_answers == "score" and context.task.is_closed
-    todo = list(context.missing(pairs))
-    for counts in context.map("evaluate", model.base, evaluate_shard, todo, job, closed):
+    shards = Shards(context.run, context.shards("test"), folder)
+    context.progress.advance("evaluate", shards.total.rows)
+    work = context.map("evaluate", model.base, evaluate_shard, shards.missing, job, closed)
+    for counts in shards.recording(work):
         context.progress.advance("evaluate", counts.rows, counts.tokens)
-    return {target: context.run.read_table(target) for _, target in pairs}
+    return {target: context.run.read_table(target) for target in shards.outputs()}
 
 
 async def evaluate_shard(
     engine: Engine, job: ShardJob, closed: bool, pair: tuple[str, str]
-) -> Counts:
+) -> tuple[str, Counts]:
     """Answer one test shard greedily and commit its PREDICTION table.
 
     With `closed` the most probable option is the answer, and nothing is parsed.
@@ -87,20 +114,29 @@ async def evaluate_shard(
         seed = request_seed(job.seed, row["example_id"], voter.name)
         tokens = voter.sampling.max_tokens
         requests.append(fit_request(engine, task, row, shown[: voter.shots], seed, tokens)[0])
-    generated, scores = await ask(engine, job, voter, rows, requests)
-    responses = respond(task, examples, voter.name, requests, generated, scores)
+    with keeping_paid_replies(engine, job.run, target) as asked:
+        generated, scores = await ask(asked, job, voter, rows, requests)
+        responses = respond(task, examples, voter.name, requests, generated, scores)
+        best = scores.to_pylist() if closed and scores is not None else None
+        job.run.write_table(target, _predictions(task, examples, rows, responses, best))
+    return target, count_responses(responses)
+
+
+def _predictions(
+    task: Task,
+    examples: pa.Table,
+    rows: Sequence[Mapping[str, Any]],
+    responses: pa.Table,
+    scores: Sequence[Sequence[float] | None] | None,
+) -> pa.Table:
+    """The PREDICTION table of some responses; where there are scores, the best option counts."""
     answers = responses["answer"].combine_chunks()
-    if closed and scores is not None:
-        best = [_argmax(row) for row in scores.to_pylist()]
-        answers = pa.array(
-            [
-                None if index is None else task.candidates(row)[index]
-                for index, row in zip(best, rows, strict=True)
-            ],
-            pa.string(),
-        )
+    if scores is not None:
+        best = zip(map(_argmax, scores), rows, strict=True)
+        names = [None if index is None else task.candidates(row)[index] for index, row in best]
+        answers = pa.array(names, pa.string())
     gold = examples["answer"].combine_chunks()
-    predictions = pa.table(
+    return pa.table(
         {
             "example_id": responses["example_id"],
             "model": responses["collaborator"],
@@ -113,8 +149,6 @@ async def evaluate_shard(
         },
         schema=PREDICTION,
     )
-    job.run.write_table(target, predictions)
-    return count_responses(responses)
 
 
 def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:
@@ -155,7 +189,7 @@ def _job(context: Context, name: str, model: ModelRef) -> ShardJob:
         context.config.seed,
         score_options=evaluation.closed_answers == "score" and context.task.is_closed,
         labeled_shards=tuple(context.shards("labeled")),
-        demonstrations=evaluation.shots > 0,
+        neighbours=context.neighbours("test") if evaluation.shots else None,
     )
 
 
@@ -176,20 +210,19 @@ def _accuracy_by(table: pa.Table, column: str, confidence: float) -> dict[str, A
     }
 
 
-def _pseudo_answer_accuracy(context: Context) -> list[dict[str, Any]] | None:
+def _pseudo_answer_accuracy(context: Context, rounds: int) -> list[dict[str, Any]] | None:
     """How many pseudo-answers were right, where the user's file had the answers withheld."""
-    manifest = context.ledger.get("ingest")
-    assert manifest is not None
-    withheld = sorted(n for n in manifest.outputs if n.startswith("data/withheld/"))
+    withheld = context.shards("withheld")
     if not withheld:
         return None
     found = []
-    for number in range(1, context.config.iteration.rounds + 1):
+    for number in range(1, rounds + 1):
+        selections = context.folder(layout.round_stage(number, "select"))
         counts = {"round": number, "rows": 0, "correct": 0, "selected": 0, "selected_correct": 0}
         for name in withheld:
             gold = context.run.read_table(name)
             selection = context.run.read_table(
-                name.replace("data/withheld", f"round-{number}/select", 1),
+                layout.same_shard(name, selections),
                 ["example_id", "pseudo_answer", "selected"],
             )
             joined = selection.join(gold, "example_id", join_type="inner")

@@ -5,23 +5,30 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.config import Config
+from semievol_ray.errors import UserError
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import (
+    TRAINING_WRITES,
     Target,
     finetune,
     make_renderer,
     training_table,
     write_labeled,
 )
+from semievol_ray.stages.stage import Outcome, Stage, trained_settings
+from semievol_ray.store import layout
+from semievol_ray.touches import of_result
 
 
 def run(context: Context, round_number: int) -> Outcome:
-    """Leave M_evol = FT(M_base, D_selected with D_labelled) in `round-<n>/evolve/model`.
+    """Leave M_evol = FT(M_base, D_selected with D_labelled) in the stage's `model`.
 
     In the mode "mine" what earlier rounds selected stays in; in "relabel" only this round's
     selection counts, for it has judged every row anew.
     """
-    config, folder = context.config, f"round-{round_number}/evolve"
+    config = context.config
+    folder = context.folder(layout.round_stage(round_number, "evolve"))
     shards = write_labeled(context, folder) if config.evolve.include_labeled else []
     mined = config.iteration.mode == "mine"
     first = 1 if mined else round_number
@@ -36,27 +43,43 @@ def run(context: Context, round_number: int) -> Outcome:
     outcome = finetune(
         context, "evolve", folder, shards, start=start, seed=config.seed + round_number
     )
-    return Outcome(outcome.outputs, outcome.statistics | {"selected_rows": selected})
+    statistics = outcome.statistics | {"selected_rows": selected}
+    return Outcome(outcome.outputs, statistics, outcome.files)
+
+
+def _settings(config: Config, round_number: int) -> dict[str, Any]:
+    evolve = of_result(config.evolve, without=("training",))
+    # In the first round all selections are this one's: it is the same in either mode.
+    later = {"iteration": {"mode": config.iteration.mode}} if round_number > 1 else {}
+    return trained_settings(config, config.training_for("evolve")) | {"evolve": evolve} | later
+
+
+STAGE = Stage(
+    "evolve",
+    run,
+    _settings,
+    lambda config, number: [layout.round_stage(number, "select")],
+    writes=TRAINING_WRITES,
+    works_with="training",
+)
 
 
 def raise_nothing_selected(context: Context, round_number: int) -> None:
     """Say that there is nothing to train on, and what to change."""
-    from semievol_ray.errors import UserError
-
     raise UserError(
         f"round {round_number}: no pseudo-answer was selected and evolve.include_labeled is "
         f"false; raise selection.percentile ({context.config.selection.percentile}) or look at "
-        f"the reasons in {context.run.uri}/round-{round_number}/select"
+        f"the reasons: semievol status {context.run.uri}"
     )
 
 
 def _write_selected(context: Context, round_number: int, folder: str) -> Iterator[tuple[str, int]]:
     """The selected rows of one round as training shards: (name, rows)."""
     renderer = make_renderer(context)
-    soft = context.config.selection.soft_targets
+    soft = context.config.evolve.soft_targets
+    selections = context.folder(layout.round_stage(round_number, "select"))
     for source in context.shards("unlabeled"):
-        name = source.replace("data/unlabeled", f"round-{round_number}/select", 1)
-        selection = context.run.read_table(name).to_pylist()
+        selection = context.run.read_table(layout.same_shard(source, selections)).to_pylist()
         chosen = {row["example_id"]: row for row in selection if row["selected"]}
         if not chosen:
             continue
@@ -66,9 +89,7 @@ def _write_selected(context: Context, round_number: int, folder: str) -> Iterato
             for example in examples
             if example["example_id"] in chosen
         ]
-        target = source.replace(
-            "data/unlabeled/", f"{folder}/examples/round-{round_number}-selected-", 1
-        )
+        target = layout.same_shard(source, f"{folder}/examples/selected-{round_number}")
         context.run.write_table(target, training_table(context.task, renderer, rows))
         yield target, len(rows)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+import dataclasses
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,16 @@ import pyarrow as pa
 from semievol_ray.errors import UserError
 from semievol_ray.model_files import load_tokenizer
 from semievol_ray.schema import TRAINING
-from semievol_ray.stages.context import Context, ModelRef, Outcome
-from semievol_ray.store import RunDirectory
+from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.stage import Outcome
+from semievol_ray.store import layout
 from semievol_ray.tasks import PromptRenderer, Task, completion_text
 
 # A soft target's candidates below this probability cost a forward pass and teach nothing.
 _SMALLEST_PROBABILITY = 0.01
+
+# What a training stage makes in its folder. The scratch goes when the model is there.
+TRAINING_WRITES = ("examples/*", "model/*", "logs/*", "scratch/*", "result.json")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def write_labeled(context: Context, folder: str) -> list[str]:
         table = training_table(
             context.task, renderer, ((row, Target.hard(row["answer"])) for row in rows)
         )
-        name = shard.replace("data/labeled/", f"{folder}/examples/labeled-")
+        name = layout.same_shard(shard, f"{folder}/examples/labeled")
         context.run.write_table(name, table)
         names.append(name)
     return names
@@ -99,54 +104,52 @@ def finetune(
     seed: int,
 ) -> Outcome:
     """Fine-tune a model, or go on with its adapter, on training shards; leaves `<folder>/model`."""
-    from semievol_ray.training import Progress, TrainingJob, train
+    from semievol_ray.training import Depot, Progress, TrainingJob, train
 
     run, config = context.run, context.config.training_for(stage)
-    scratch = run.scratch_folder(f"{folder}/scratch")
-    target = f"{folder}/model"
-    output = Path(run.full_path(target)) if run.is_local else scratch / "model"
-    job = TrainingJob(
-        base_model=start.base.name,
-        revision=start.base.revision,
-        dtype=context.base.dtype,
-        trust_remote_code=context.base.trust_remote_code,
-        examples=tuple(_local_file(run, name) for name in examples),
-        output_dir=output,
-        scratch_dir=scratch / "work",
-        config=config,
-        adapter_from=None if start.adapter is None else Path(start.adapter),
-        seed=seed,
-    )
-    last = 0
+    result = run.read_json(f"{folder}/result.json")
+    if result is None:
+        if config.gpus_per_worker is None:
+            decided = {"gpus_per_worker": 1.0 if context.has_gpus else 0.0}
+            config = config.model_copy(update=decided)
+        job = TrainingJob(
+            base_model=start.base.name,
+            revision=start.base.revision,
+            dtype=context.base.dtype,
+            trust_remote_code=context.base.trust_remote_code,
+            examples=tuple(Path(run.full_path(name)) for name in examples),
+            output_dir=Path(run.full_path(f"{folder}/model")),
+            scratch_dir=Path(run.full_path(f"{folder}/scratch")),
+            log_dir=Path(run.full_path(f"{folder}/logs")),
+            config=config,
+            adapter_from=None if start.adapter is None else Path(start.adapter),
+            seed=seed,
+            base_name=context.config.model.name,
+            identity=context.identity(folder),
+            wait_seconds=context.config.ray.wait_seconds,
+        )
+        last = 0
 
-    def report(progress: Progress) -> None:
-        nonlocal last
-        if last == 0:
-            context.progress.start(stage, progress.total_steps, "steps")
-        note = f"loss {progress.loss:.3f}"
-        context.progress.advance(stage, progress.step - last, note=note)
-        last = progress.step
+        def report(progress: Progress) -> None:
+            nonlocal last
+            if last == 0:
+                context.progress.start(stage, progress.total_steps, "steps")
+            note = f"loss {progress.loss:.3f}"
+            context.progress.advance(stage, progress.step - last, note=note)
+            last = progress.step
 
-    result = train(job, on_progress=report)
-    if not run.is_local:
-        with run.new_folder(target) as new:
-            shutil.copytree(output, new, dirs_exist_ok=True)
-    shutil.rmtree(scratch, ignore_errors=True)
-    return Outcome(
-        {target: result.examples},
-        {
-            "kind": result.kind,
-            "steps": result.steps,
-            "examples": result.examples,
-            "tokens": result.tokens,
-            "train_loss": result.train_loss,
-            "held_out_loss": result.held_out_loss,
-            "truncated_rows": result.truncated_rows,
-            "dropped_rows": result.dropped_rows,
-        },
-    )
+        done = train(job, depot=Depot(run, folder), on_progress=report)
+        result = {k: v for k, v in dataclasses.asdict(done).items() if k != "output_dir"}
+        # With it the training is over, whatever happens before the stage is.
+        run.write_json(f"{folder}/result.json", json.loads(json.dumps(result)))
+    run.delete_owned(f"{folder}/scratch", (), ("*",))
+    files = [name for kind in ("model", "logs") for name in run.all_files(f"{folder}/{kind}")]
+    statistics = {key: result[key] for key in _STATISTICS}
+    rows = {name: run.row_count(name) or 0 for name in examples}
+    return Outcome(rows, statistics, (*sorted(files), f"{folder}/result.json"))
 
 
-def _local_file(run: RunDirectory, name: str) -> Path:
-    folder, _, file = name.rpartition("/")
-    return run.local_folder(folder) / file
+_STATISTICS = (
+    "kind", "steps", "examples", "tokens", "train_loss", "held_out_loss", "truncated_rows",
+    "dropped_rows",
+)  # fmt: skip

@@ -2,111 +2,191 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
 import pyarrow as pa
 
+from semievol_ray.config import Config, ModelConfig
 from semievol_ray.engines import Engine, Sampling
 from semievol_ray.stages import justify
 from semievol_ray.stages.answering import (
-    Counts,
     ShardJob,
     Voter,
     answer_shard,
-    committed_counts,
     interleave,
+    take,
 )
 from semievol_ray.stages.budget import Budget
-from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.counts import COUNTED, Counts, count_responses, of_collaborators
 from semievol_ray.stages.justify import Justification
-from semievol_ray.store import RunDirectory
+from semievol_ray.stages.shards import TALLIES, Shards
+from semievol_ray.stages.stage import (
+    Outcome,
+    Stage,
+    answering_settings,
+    engine_settings,
+    labeller,
+)
+from semievol_ray.store import RunDirectory, layout
+from semievol_ray.touches import of_result
 
 
 def run(context: Context, round_number: int) -> Outcome:
-    """Write `round-<n>/generate/shard-*.parquet` in the RESPONSE schema.
+    """Write the shards of a round in the RESPONSE schema.
 
     With one base model its replicas justify a shard as soon as it is answered. With several, each
     pool first writes parts of its own, which are then joined in the order of the collaborators.
     """
-    folder = f"round-{round_number}/generate"
+    folder = context.folder(layout.round_stage(round_number, "generate"))
     voters = _voters(context, round_number)
     pools: dict[str, list[Voter]] = {}
     for voter in voters:
         pools.setdefault(voter.base.model_dump_json(), []).append(voter)
-    finals = [(s, s.replace("data/unlabeled", folder, 1)) for s in context.shards("unlabeled")]
-    todo = list(context.missing(finals))
-    there = {target for _, target in finals} - {target for _, target in todo}
-    statistics, budget = Counts(), Budget(context)
-    rows = context.ingested["rows"]["unlabeled"] * len(voters)
+    sources = context.shards("unlabeled")
+    shards = Shards(context.run, sources, folder, responses=len(voters))
+    budget = Budget(context)
+    rows = context.ingested.rows["unlabeled"] * len(voters)
     context.progress.start("generate", rows, "responses")
-    parts: list[str] = []
-    for number, members in enumerate(pools.values()):
-        base = members[0].base
-        target = folder if len(pools) == 1 else f"{folder}/part-{number}"
-        parts.append(target)
-        planned = _justification(context, round_number) if len(pools) == 1 else None
-        job = _job(context, round_number, members)
-        pairs = [(s, s.replace("data/unlabeled", target, 1)) for s, _ in todo]
-        left = list(context.missing(pairs))
-        begun = {target for _, target in pairs} - {target for _, target in left}
-        before = committed_counts(context.run, there | begun, {v.name for v in members})
-        statistics += before
-        budget.spend(base, before)
-        if planned is not None:
-            budget.spend(base, planned.counts_so_far(context), by_this_stage=False)
-        context.progress.advance("generate", before.rows)
-        work = context.map(
-            "generate", base, answer_and_justify, left, job, planned, enough=budget.is_spent
-        )
-        for answered, justified in work:
-            statistics += answered
-            budget.spend(base, answered)
-            budget.spend(base, justified, by_this_stage=False)
-            context.progress.advance("generate", answered.rows, answered.tokens + justified.tokens)
-        budget.check(context.missing(left))
+    if len(pools) == 1:
+        total = _answer(context, round_number, voters, shards, budget, justifies=True)
+    elif shards.missing:
+        total = _answer_in_parts(context, round_number, list(pools.values()), shards, budget)
+    else:
+        # All is joined; only the parts had not gone yet, when this was stopped.
+        total = Counts()
+        for members in pools.values():
+            found = _counts_of(context.run, shards.done, {voter.name for voter in members})
+            budget.spend(members[0].base, found)
+            total += found
+    outputs = shards.outputs()
     if len(pools) > 1:
-        order = [voter.name for voter in voters]
-        for source, final in todo:
-            names = [source.replace("data/unlabeled", part, 1) for part in parts]
-            _join_parts(context.run, names, final, order)
-        for part in parts:
-            context.run.delete(part)
-    outputs = {final: context.run.row_count(final) or 0 for _, final in finals}
-    who = {"collaborators": [v.name for v in voters]}
-    return Outcome(outputs, who | statistics.as_dict() | budget.spent_here)
+        for number in range(len(pools)):
+            context.run.delete_owned(f"{folder}/part-{number}", (), ("*",))
+    who = {"collaborators": [voter.name for voter in voters]}
+    return Outcome(outputs, who | total.as_dict() | budget.spent_here)
+
+
+def _settings(config: Config, round_number: int) -> dict[str, Any]:
+    asked = {
+        "collaborators": [of_result(c) for c in config.collaborators],
+        "models": {name: engine_settings(model) for name, model in config.models.items()},
+        "generation": of_result(config.generation),
+    }
+    # The first round has no selection before it: it is the same in either mode.
+    later = {"iteration": {"mode": config.iteration.mode}} if round_number > 1 else {}
+    return answering_settings(config) | asked | later
+
+
+STAGE = Stage(
+    "generate",
+    run,
+    _settings,
+    lambda config, number: ["retrieve", labeller(number)],
+    writes=("shard-*.parquet", TALLIES, "part-*/*", "replies/*"),
+    works_with="engines",
+    prepares=justify.STAGE,
+)
+
+
+def _answer(
+    context: Context,
+    round_number: int,
+    voters: Sequence[Voter],
+    shards: Shards,
+    budget: Budget,
+    *,
+    justifies: bool = False,
+) -> Counts:
+    """Let the voters of one base model answer the shards that are missing; what all came to."""
+    base = voters[0].base
+    planned = _justification(context, round_number, base) if justifies else None
+    job = _job(context, round_number, tuple(voters))
+    budget.spend(base, shards.total)
+    context.progress.advance("generate", shards.total.rows)
+    justified = None if planned is None else planned.shards(context)
+    if justified is not None:
+        budget.spend(base, justified.total, of_another_stage=True)
+    work = context.map(
+        "generate", base, answer_and_justify, shards.missing, job, planned, enough=budget.is_spent
+    )
+    try:
+        for target, answered, verdict in work:
+            shards.record(target, answered)
+            budget.spend(base, answered)
+            tokens = answered.tokens
+            if verdict is not None and justified is not None:
+                justified.record(*verdict)
+                budget.spend(base, verdict[1], of_another_stage=True)
+                tokens += verdict[1].tokens
+            context.progress.advance("generate", answered.rows, tokens)
+    finally:
+        shards.tell()
+        if justified is not None:
+            justified.tell()
+    budget.check(shards.missing)
+    return shards.total
+
+
+def _answer_in_parts(
+    context: Context,
+    round_number: int,
+    pools: Sequence[Sequence[Voter]],
+    shards: Shards,
+    budget: Budget,
+) -> Counts:
+    """Let each pool answer into a folder of its own, then join the parts into the shards."""
+    folder = context.folder(layout.round_stage(round_number, "generate"))
+    sources, total = context.shards("unlabeled"), Counts()
+    parts = []
+    for number, members in enumerate(pools):
+        part = f"{folder}/part-{number}"
+        answered = Shards(context.run, sources, part, responses=len(members))
+        total += _answer(context, round_number, members, answered, budget)
+        parts.append(part)
+    order = [c.name for c in context.config.collaborators if c.name is not None]
+    for source, target in shards.missing:
+        names = [layout.same_shard(source, part) for part in parts]
+        shards.record(target, _join_parts(context.run, names, target, order, sources[source]))
+    return total
 
 
 async def answer_and_justify(
     engine: Engine, job: ShardJob, planned: Justification | None, pair: tuple[str, str]
-) -> tuple[Counts, Counts]:
+) -> tuple[str, Counts, tuple[str, Counts] | None]:
     """Answer a shard and, where this engine is the one that justifies, justify it at once.
 
-    The next shard's prompts are in the engine meanwhile: it does not idle at the seam.
+    The next shard's prompts are in the engine meanwhile: it does not idle at the seam. Returns the
+    shard with its counts, and the justified one with its own.
     """
-    answered = await answer_shard(engine, job, pair)
-    if planned is None:
-        return answered, Counts()
     source, _ = pair
-    return answered, await justify.justify_shard(engine, planned, (source, planned.target(source)))
+    target, answered = await answer_shard(engine, job, pair)
+    if planned is None:
+        return target, answered, None
+    return target, answered, await justify.justify_shard(engine, planned, planned.pair(source))
 
 
-def _justification(context: Context, round_number: int) -> Justification | None:
-    """How this round's shards are justified, where the replicas that answer can do it."""
-    if context.config.justify.when == "never":
+def _justification(context: Context, round_number: int, base: ModelConfig) -> Justification | None:
+    """How this round's shards are justified, where the replicas of a base model can do it."""
+    if not justify.STAGE.wanted(context.config):
         return None
     planned = justify.plan(context, round_number)
-    only = {voter.base.model_dump_json() for voter in _voters(context, round_number)}
-    return planned if only == {planned.base.model_dump_json()} else None
+    return planned if planned.base == base else None
 
 
-def _job(context: Context, round_number: int, members: list[Voter]) -> ShardJob:
+def _job(context: Context, round_number: int, members: tuple[Voter, ...]) -> ShardJob:
+    mined = context.config.iteration.mode == "mine"
+    earlier = range(1, round_number) if mined else ()
     return ShardJob(
         context.run,
         context.task,
-        tuple(members),
+        members,
         context.config.seed + round_number - 1,
         context.config.generation.score_options and context.task.is_closed,
         tuple(context.shards("labeled")),
-        context.config.retrieval.k > 0,
-        _earlier_selections(context, round_number),
+        context.neighbours("unlabeled"),
+        tuple(context.folder(layout.round_stage(number, "select")) for number in earlier),
     )
 
 
@@ -124,18 +204,22 @@ def _voters(context: Context, round_number: int) -> list[Voter]:
     return voters
 
 
-def _earlier_selections(context: Context, round_number: int) -> tuple[str, ...]:
-    if context.config.iteration.mode != "mine":
-        return ()
-    return tuple(f"round-{number}/select" for number in range(1, round_number))
-
-
-def _join_parts(run: RunDirectory, parts: list[str], final: str, order: list[str]) -> None:
-    tables = [run.read_table(part) for part in parts]
+def _join_parts(
+    run: RunDirectory, parts: list[str], target: str, order: list[str], source_rows: int
+) -> Counts:
     by_voter: dict[str, pa.Table] = {}
-    for table in tables:
+    for table in map(run.read_table, parts):
         names = table["collaborator"].to_pylist()
         for name in dict.fromkeys(names):
-            rows = [i for i, n in enumerate(names) if n == name]
-            by_voter[name] = table.take(rows)
-    run.write_table(final, interleave([by_voter[name] for name in order]))
+            by_voter[name] = take(table, [i for i, n in enumerate(names) if n == name])
+    table = interleave([by_voter[name] for name in order]) if by_voter else table
+    run.write_table(target, table)
+    return count_responses(table, settled=source_rows - len(table) // len(order))
+
+
+def _counts_of(run: RunDirectory, names: Mapping[str, Any], collaborators: set[str]) -> Counts:
+    def each() -> Iterator[Counts]:
+        for name in names:
+            yield count_responses(of_collaborators(run.read_table(name, COUNTED), collaborators))
+
+    return sum(each(), Counts())

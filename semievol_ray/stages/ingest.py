@@ -1,15 +1,17 @@
 """Ingest: the user's files to Parquet shards of examples with stable ids.
 
-Streaming: beyond one shard it keeps two 64-bit hashes of every example, to see repetitions.
+Streaming: beyond one shard it keeps a 64-bit hash of every example, to see repetitions, and one
+more of each given id.
 The unlabelled set's answers, where the file has some, never enter the examples; they are put
-aside under `data/withheld` for measuring pseudo-answers.
+aside under `withheld` for measuring pseudo-answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -28,12 +30,16 @@ from semievol_ray.sources import (
     refuse_overlap,
 )
 from semievol_ray.sources.rows import flat
-from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
-from semievol_ray.store import RunDirectory
+from semievol_ray.stages.stage import Outcome, Stage
+from semievol_ray.store import Manifest, RunDirectory, digest, layout
 from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task
 from semievol_ray.tasks.prompts import plain_text
+from semievol_ray.touches import of_result
+
+QUARANTINED = "quarantine.parquet"
 
 # Repetitions beyond this are counted and not listed: a corpus may repeat itself millions of times.
 _LISTED_REPETITIONS = 10_000
@@ -48,21 +54,43 @@ def sources(config: Config) -> dict[str, list[SourceFile]]:
 
     Raises UserError for one that is missing, and for one inside the run directory.
     """
-    splits: dict[str, Locations] = {
-        "labeled": config.data.labeled,
-        "unlabeled": config.data.unlabeled,
-    }
-    if config.data.test is not None:
-        splits["test"] = config.data.test
     found = {}
-    for split, locations in splits.items():
-        found[split] = find_files(locations, f"data.{split}")
-        refuse_overlap(config.run_dir, f"data.{split}", locations, found[split])
+    for split, where in locations(config).items():
+        found[split] = find_files(where, f"data.{split}")
+        refuse_overlap(config.run_dir, f"data.{split}", where, found[split])
     return found
 
 
-def run(context: Context) -> Outcome:
-    """Write `data/<split>/shard-*.parquet` and `data/quarantine.parquet`.
+def locations(config: Config) -> dict[str, Locations]:
+    """What the config says of each split."""
+    splits = {"labeled": config.data.labeled, "unlabeled": config.data.unlabeled}
+    return splits | ({"test": config.data.test} if config.data.test is not None else {})
+
+
+def source_fingerprints(config: Config, found: Manifest | None) -> dict[str, str]:
+    """What the user's files hold, split by split; a corpus that was moved is still the same.
+
+    Once they are ingested they need not be there any more, and those that were not touched since
+    are not read again.
+    """
+    known = {} if found is None else found.statistics.get("source_files", {})
+    fingerprints = {}
+    for split, where in locations(config).items():
+        key = f"data.{split}"
+        try:
+            files = find_files(where, key)
+        except UserError:
+            if found is None or found.state != "done":
+                raise
+            fingerprints[key] = found.inputs[key]
+            continue
+        refuse_overlap(config.run_dir, key, where, files)
+        fingerprints[key] = digest([(Path(f.path).name, f.fingerprint(known)) for f in files])
+    return fingerprints
+
+
+def run(context: Context, _: int) -> Outcome:
+    """Write `<split>/shard-*.parquet` and `quarantine.parquet` in the stage's folder.
 
     Raises UserError for a missing column, a repeated id, no usable labelled row, or more bad
     rows than `data.max_bad_rows`.
@@ -76,7 +104,9 @@ def run(context: Context) -> Outcome:
     form, said = _answer_form(config, task, files)
     if said:
         context.progress.finish("ingest", said)
-    ingestion = _Ingestion(config, task, context.run, shard_rows, form, said)
+    ingestion = _Ingestion(
+        config, task, context.run, shard_rows, context.folder("ingest"), form, said
+    )
     # The test set first: what it holds may not be trained on. Then the labels, which name the
     # closed set of a label task.
     for split in ("test", "labeled", "unlabeled"):
@@ -87,7 +117,28 @@ def run(context: Context) -> Outcome:
             labels = sorted(ingestion.label_counts)
             for line in _first_prompts(Task.from_config(config.task, labels), ingestion.first):
                 context.progress.finish("ingest", line)
-    return ingestion.finish()
+    outcome = ingestion.finish()
+    states = {file.name: file.state() for members in files.values() for file in members}
+    return replace(outcome, statistics=outcome.statistics | {"source_files": states})
+
+
+def _settings(config: Config, _: int) -> dict[str, Any]:
+    task = of_result(config.task)
+    reading = {key: task[key] for key in ("preset", "kind", "labels", "first_option_number")}
+    return {"data": of_result(config.data), "task": reading}
+
+
+# Half-read files are read anew: a shard's rows depend on all the rows before it.
+STAGE = Stage(
+    "ingest",
+    run,
+    _settings,
+    lambda config, number: [],
+    writes=("*/shard-*.parquet", QUARANTINED),
+    in_round=False,
+    continues=False,
+    works_with="nothing",
+)
 
 
 def _answer_form(
@@ -127,6 +178,7 @@ class _Ingestion:
     task: Task
     run: RunDirectory
     shard_rows: int
+    folder: str
     form: AnswerForm
     form_said: str
     rows: dict[str, int] = field(default_factory=dict)
@@ -148,7 +200,7 @@ class _Ingestion:
         # Without given ids, an id is a content's hash: one set is enough.
         seen_ids: set[int] = set()
         seen_contents: set[int] = set()
-        shard = _ShardWriter(self.run, split, self.shard_rows, self.outputs)
+        shard = _ShardWriter(self.run, self.folder, split, self.shard_rows, self.outputs)
         limit = self.config.data.max_unlabeled_rows if split == "unlabeled" else None
         for row, example in self._examples(split, files):
             content = content_hash(example)
@@ -189,7 +241,7 @@ class _Ingestion:
 
     def finish(self) -> Outcome:
         """Write the quarantine and say what was read."""
-        name = "data/quarantine.parquet"
+        name = f"{self.folder}/{QUARANTINED}"
         table = pa.Table.from_pylist(self.quarantine, schema=QUARANTINE)
         self.outputs[name] = self.run.write_table(name, table)
         labels = sorted(self.label_counts) if self.task.kind == "label" else None
@@ -273,9 +325,15 @@ def _is_id(cell: Any, example_id: str) -> bool:
 
 class _ShardWriter:
     def __init__(
-        self, run: RunDirectory, split: str, shard_rows: int, outputs: dict[str, int]
+        self,
+        run: RunDirectory,
+        folder: str,
+        split: str,
+        shard_rows: int,
+        outputs: dict[str, int],
     ) -> None:
-        self.run, self.split, self.shard_rows, self.outputs = run, split, shard_rows, outputs
+        self.run, self.folder, self.split = run, folder, split
+        self.shard_rows, self.outputs = shard_rows, outputs
         self.buffer: list[dict[str, Any]] = []
         self.shards = 0
 
@@ -290,14 +348,14 @@ class _ShardWriter:
 
     def _flush(self) -> None:
         table = pa.Table.from_pylist(self.buffer, schema=EXAMPLE)
-        name = f"shard-{self.shards:05d}.parquet"
+        name = layout.shard(self.shards)
         if self.split == "unlabeled":
             withheld = table.select(_WITHHELD.names)
             if withheld["answer"].null_count < len(withheld):
-                self._write(f"data/withheld/{name}", withheld)
+                self._write(f"{self.folder}/withheld/{name}", withheld)
             answers = pa.nulls(len(table), pa.string())
             table = table.set_column(table.schema.get_field_index("answer"), "answer", answers)
-        self._write(f"data/{self.split}/{name}", table.cast(EXAMPLE))
+        self._write(f"{self.folder}/{self.split}/{name}", table.cast(EXAMPLE))
         self.buffer, self.shards = [], self.shards + 1
 
     def _write(self, name: str, table: pa.Table) -> None:

@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from semievol_ray.config import ModelConfig
-from semievol_ray.engines import Engine, Sampling, request_seed
+from semievol_ray.config import Config, ModelConfig
+from semievol_ray.engines import GENERATION, Engine, Sampling, request_seed
+from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.stages.answering import (
-    Counts,
     ShardJob,
     Voter,
     answer_shard,
-    committed_counts,
-    count_responses,
     make_request,
     respond,
+    take,
 )
 from semievol_ray.stages.budget import Budget
-from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.stages.shards import TALLIES, Shards
+from semievol_ray.stages.stage import Outcome, Stage, answering_settings
+from semievol_ray.store import layout
+from semievol_ray.touches import of_result
 
 COLLABORATOR = "justify"
 
@@ -38,13 +42,14 @@ class Justification:
         """The base of the model that decides."""
         return self.job.voters[0].base
 
-    def target(self, source: str) -> str:
-        """The table of a shard of the unlabelled set."""
-        return source.replace("data/unlabeled", self.folder, 1)
+    def pair(self, source: str) -> tuple[str, str]:
+        """A shard of the unlabelled set, and where its verdicts go."""
+        return source, layout.same_shard(source, self.folder)
 
-    def counts_so_far(self, context: Context) -> Counts:
-        """What the shards that are justified already came to."""
-        return committed_counts(context.run, context.run.files(self.folder, ".parquet"))
+    def shards(self, context: Context) -> Shards:
+        """The verdicts that are there."""
+        sources = context.shards("unlabeled")
+        return Shards(context.run, sources, self.folder, responses=1, sparse=True)
 
 
 def plan(context: Context, round_number: int) -> Justification:
@@ -58,62 +63,76 @@ def plan(context: Context, round_number: int) -> Justification:
         (Voter(COLLABORATOR, warm.base, warm.adapter, 0, sampling),),
         config.seed + round_number - 1,
         score_options=False,
-        labeled_shards=(),
-        demonstrations=False,
     )
-    folder = f"round-{round_number}"
     return Justification(
         job,
-        f"{folder}/generate",
-        f"{folder}/justify",
+        context.folder(layout.round_stage(round_number, "generate")),
+        context.folder(layout.round_stage(round_number, "justify")),
         config.justify.when == "disagreement",
     )
 
 
 def run(context: Context, round_number: int) -> Outcome:
-    """Write `round-<n>/justify/shard-*.parquet`: one RESPONSE row for each justified example.
+    """Write the verdicts: in each shard one RESPONSE row for each justified example.
 
     Where the replicas of generate hosted the warm model they have done most of it already.
     """
     planned = plan(context, round_number)
     budget = Budget(context)
-    pairs = [(source, planned.target(source)) for source in context.shards("unlabeled")]
-    todo = list(context.missing(pairs))
-    statistics = planned.counts_so_far(context)
-    context.progress.start("justify", len(pairs), "shards")
-    context.progress.advance("justify", len(pairs) - len(todo))
-    budget.spend(planned.base, statistics)
+    shards = planned.shards(context)
+    context.progress.start("justify", len(context.shards("unlabeled")), "shards")
+    context.progress.advance("justify", len(shards.done))
+    budget.spend(planned.base, shards.total)
     work = context.map(
-        "justify", planned.base, justify_shard, todo, planned, enough=budget.is_spent
+        "justify", planned.base, justify_shard, shards.missing, planned, enough=budget.is_spent
     )
-    for counts in work:
-        statistics += counts
+    for counts in shards.recording(work):
         budget.spend(planned.base, counts)
         context.progress.advance("justify", 1, counts.tokens)
-    budget.check(context.missing(todo))
+    budget.check(shards.missing)
+    total, outputs = shards.total, shards.outputs()
     if context.config.selection.percentile_over == "labeled":
-        pairs += _answer_labeled(context, planned)
-    outputs = {target: context.run.row_count(target) or 0 for _, target in pairs}
-    return Outcome(outputs, statistics.as_dict() | budget.spent_here)
+        outputs |= _answer_labeled(context, planned)
+    return Outcome(outputs, total.as_dict() | budget.spent_here)
 
 
-def _answer_labeled(context: Context, planned: Justification) -> list[tuple[str, str]]:
+def _settings(config: Config, _: int) -> dict[str, Any]:
+    limits = {"generation": {"max_tokens": config.generation.max_tokens}}
+    also = {"labeled": config.selection.percentile_over == "labeled"}
+    asked = {"justify": of_result(config.justify) | also}
+    return answering_settings(config) | asked | limits
+
+
+STAGE = Stage(
+    "justify",
+    run,
+    _settings,
+    lambda config, number: [layout.round_stage(number, "generate")],
+    writes=("shard-*.parquet", TALLIES, "labeled/*", "replies/*"),
+    works_with="engines",
+    wanted=lambda config: config.justify.when != "never",
+)
+
+
+def _answer_labeled(context: Context, planned: Justification) -> dict[str, int]:
     """The warm model's own responses to the labelled set, for a threshold that is taken there."""
-    names = context.shards("labeled")
-    pairs = [(name, name.replace("data/labeled", f"{planned.folder}/labeled", 1)) for name in names]
-    todo = list(context.missing(pairs))
-    for _ in context.map("justify", planned.base, answer_shard, todo, planned.job):
+    folder = f"{planned.folder}/labeled"
+    shards = Shards(context.run, context.shards("labeled"), folder, responses=1)
+    work = context.map("justify", planned.base, answer_shard, shards.missing, planned.job)
+    for _ in shards.recording(work):
         pass
-    return pairs
+    return shards.outputs()
 
 
-async def justify_shard(engine: Engine, planned: Justification, pair: tuple[str, str]) -> Counts:
+async def justify_shard(
+    engine: Engine, planned: Justification, pair: tuple[str, str]
+) -> tuple[str, Counts]:
     """Justify one shard and commit the table; examples without a proposal are left out."""
     source, target = pair
     job = planned.job
     voter = job.voters[0]
     examples = job.run.read_table(source)
-    proposals = _proposals(job, source.replace("data/unlabeled", planned.generated, 1))
+    proposals = _proposals(job, layout.same_shard(source, planned.generated))
     rows = examples.to_pylist()
     kept = [
         index
@@ -129,10 +148,14 @@ async def justify_shard(engine: Engine, planned: Justification, pair: tuple[str,
         )
         for i in kept
     ]
-    written = await engine.generate(requests, voter.sampling, voter.adapter)
-    table = respond(job.task, examples.take(kept), COLLABORATOR, requests, written, None)
-    job.run.write_table(target, table)
-    return count_responses(table)
+    with keeping_paid_replies(engine, job.run, target) as asked:
+        written = GENERATION.empty_table()
+        if requests:
+            adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
+            written = await asked.generate(requests, voter.sampling, adapter)
+        table = respond(job.task, take(examples, kept), COLLABORATOR, requests, written, None)
+        job.run.write_table(target, table)
+    return target, count_responses(table)
 
 
 def _proposals(job: ShardJob, generated: str) -> dict[str, list[str]]:

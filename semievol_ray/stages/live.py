@@ -13,9 +13,8 @@ from typing import Any
 from semievol_ray.engines import FleetState
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.stages.context import Progress
-from semievol_ray.store import RunDirectory
+from semievol_ray.store import RunDirectory, layout
 
-LIVE_FILE = "live.json"
 _EVERY_SECONDS = 5.0
 
 
@@ -59,7 +58,7 @@ class LiveProgress:
         """See Progress.finish."""
         if self._values:
             self._values = {}
-            self._run.delete(LIVE_FILE)
+            self._run.delete_file(layout.LIVE)
         self._shown.finish(stage, note)
 
     def _write(self, at_once: bool = False) -> None:
@@ -68,7 +67,7 @@ class LiveProgress:
             self._written = now
             # Nobody's work fails because nobody could be told of it.
             with contextlib.suppress(SemiEvolError):
-                self._run.write_json(LIVE_FILE, self._values | {"at": time.time()})
+                self._run.write_json(layout.LIVE, self._values | {"at": time.time()})
 
 
 def live_line(values: dict[str, Any], now: float) -> str:

@@ -4,42 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
+from semievol_ray.config import Config
+from semievol_ray.model_files import model_identity
 from semievol_ray.ray_session import shard_map
 from semievol_ray.retrieval import Retriever
 from semievol_ray.schema import DEMONSTRATIONS
-from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.counts import Counts
+from semievol_ray.stages.shards import TALLIES, Shards
+from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import RunDirectory
+from semievol_ray.touches import of_result
 
 
-def run(context: Context) -> Outcome:
-    """Write `retrieve/<split>/shard-*.parquet` for the unlabelled and the test set."""
+def run(context: Context, _: int) -> Outcome:
+    """Write the shards of neighbours of the unlabelled and the test set."""
     config = context.config
-    pairs = [
-        (name, name.replace("data/", "retrieve/", 1))
+    splits = [
+        Shards(context.run, examples, f"{context.folder('retrieve')}/{split}")
         for split in ("unlabeled", "test")
-        for name in context.shards(split)
+        if (examples := context.shards(split))
     ]
-    todo = list(context.missing(pairs))
-    context.progress.start("retrieve", len(pairs), "shards")
-    context.progress.advance("retrieve", len(pairs) - len(todo))
+    todo = [pair for shards in splits for pair in shards.missing]
+    done = sum(len(shards.done) for shards in splits)
+    context.progress.start("retrieve", done + len(todo), "shards")
+    context.progress.advance("retrieve", done)
     if todo:
         retriever = Retriever.build(context.labeled, config.retrieval, context.base)
         # A model that embeds would stay in this process, and in its GPU's memory.
         heavy = config.retrieval.embedder in ("model", "sentence-transformers")
         apply = shard_map(config.ray, len(todo), always_ray=heavy)
-        for _ in apply(partial(_retrieve_shard, context.run, retriever), todo):
-            context.progress.advance("retrieve", 1)
-    outputs = {target: context.run.row_count(target) or 0 for _, target in pairs}
+        for shards in splits:
+            work = apply(partial(_retrieve_shard, context.run, retriever), shards.missing)
+            for _counts in shards.recording(work):
+                context.progress.advance("retrieve", 1)
+    outputs = {name: rows for shards in splits for name, rows in shards.outputs().items()}
     return Outcome(outputs, {"labeled_rows": len(context.labeled), "k": config.retrieval.k})
 
 
-def _retrieve_shard(run: RunDirectory, retriever: Retriever, pair: tuple[str, str]) -> int:
+def _settings(config: Config, _: int) -> dict[str, Any]:
+    retrieval = of_result(config.retrieval)
+    if config.retrieval.embedder == "model":
+        retrieval["base"] = model_identity(config.model)
+    return {"retrieval": retrieval}
+
+
+STAGE = Stage(
+    "retrieve",
+    run,
+    _settings,
+    lambda config, number: ["ingest"],
+    writes=("*/shard-*.parquet", f"*/{TALLIES}"),
+    in_round=False,
+)
+
+
+def _retrieve_shard(
+    run: RunDirectory, retriever: Retriever, pair: tuple[str, str]
+) -> tuple[str, Counts]:
     source, target = pair
     examples = run.read_table(source, ["example_id", "question", "context"])
-    return run.write_table(target, demonstrations(examples, retriever))
+    return target, Counts(rows=run.write_table(target, demonstrations(examples, retriever)))
 
 
 def demonstrations(examples: pa.Table, retriever: Retriever) -> pa.Table:

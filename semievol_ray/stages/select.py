@@ -3,72 +3,68 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import SelectionConfig
-from semievol_ray.config_file import load_config
+from semievol_ray.config import Config, SelectionConfig
 from semievol_ray.errors import UserError
 from semievol_ray.ray_session import shard_map
 from semievol_ray.selection import mean_nll, select_shards
-from semievol_ray.stages.context import Context, Outcome
-from semievol_ray.store import RunDirectory, StageLedger, digest
+from semievol_ray.stages import justify
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.counts import Counts
+from semievol_ray.stages.shards import TALLIES, Shards
+from semievol_ray.stages.stage import Outcome, Stage
+from semievol_ray.store import layout
 from semievol_ray.tasks import option_letters
+from semievol_ray.touches import of_result
+
+# In the fingerprint: whoever changes what a policy makes of the same responses raises it.
+SELECTION_VERSION = 1
 
 
 def run(context: Context, round_number: int) -> Outcome:
-    """Write `round-<n>/select/shard-*.parquet` in the SELECTION schema."""
-    folder = f"round-{round_number}/select"
-    return _select_into(context, round_number, context.config.selection, folder)
+    """Write the shards of a round in the SELECTION schema."""
+    folder = context.folder(layout.round_stage(round_number, "select"))
+    return select_into(context, round_number, context.config.selection, folder)
 
 
-@dataclass(frozen=True)
-class Reselection:
-    """Where another policy's selection lies, and how many rows each reason has."""
-
-    folder: str
-    reasons: dict[str, int]
-
-
-def reselect(run_uri: str, overrides: tuple[str, ...], round_number: int = 1) -> Reselection:
-    """Select anew from a run's responses; the run itself stays as it is.
-
-    The tables go to `selections/<fingerprint>/` of the run. Raises UserError where an override
-    is not of the section `selection`, or nothing was generated yet.
-    """
-    for override in overrides:
-        if not override.startswith("selection."):
-            raise UserError(f"--set {override}: only selection.* can change without generating")
-    directory = RunDirectory(run_uri)
-    before = directory.read_json("config.json")
-    if before is None:
-        raise UserError(f"{run_uri}: no run here")
-    config = load_config(before | {"run_dir": run_uri}, overrides)
-    context = Context(config, directory, StageLedger(directory))
-    generated = context.ledger.get(f"round-{round_number}/generate")
-    if generated is None or generated.state != "done":
-        raise UserError(f"{run_uri}: round {round_number} has no responses yet")
-    folder = f"selections/{digest([round_number, config.selection.model_dump()])}"
-    outcome = _select_into(context, round_number, config.selection, folder)
-    return Reselection(directory.full_path(folder), outcome.statistics["reasons"])
+def settings(config: Config, round_number: int) -> dict[str, Any]:
+    """All that a selection depends on besides the responses."""
+    selection = of_result(config.selection, without=("percentile",))
+    selection["percentile"] = config.selection.percentile_of(round_number)
+    return {"selection": selection, "code": {"selection": SELECTION_VERSION}}
 
 
-def _select_into(
+STAGE = Stage(
+    "select",
+    run,
+    settings,
+    lambda config, number: [
+        layout.round_stage(number, "justify" if justify.STAGE.wanted(config) else "generate")
+    ],
+    writes=("shard-*.parquet", TALLIES),
+)
+
+
+def select_into(
     context: Context, round_number: int, selection: SelectionConfig, folder: str
 ) -> Outcome:
+    """Select from a round's responses under any policy, into any folder."""
     config, sources = context.config, context.shards("unlabeled")
     if selection.policy == "balanced":
         _check_closed(context)
     classes = _classes(context)
-    full_path = context.run.full_path
+
+    def shards_of(stage: str) -> list[str]:
+        answered = context.folder(layout.round_stage(round_number, stage))
+        return [context.run.full_path(layout.same_shard(s, answered)) for s in sources]
+
     tables = select_shards(
-        [full_path(_stage_name(s, round_number, "generate")) for s in sources],
-        None
-        if config.justify.when == "never"
-        else [full_path(_stage_name(s, round_number, "justify")) for s in sources],
+        shards_of("generate"),
+        shards_of("justify") if justify.STAGE.wanted(config) else None,
         filesystem=context.run.filesystem,
         config=selection,
         percentile=selection.percentile_of(round_number),
@@ -79,13 +75,19 @@ def _select_into(
         labeled_entropies=_labeled_entropies(context, round_number, selection),
         map=shard_map(config.ray, len(sources)),
     )
-    outputs: dict[str, int] = {}
+    # Selected again as a whole: a threshold belongs to all shards at once.
+    shards = Shards(context.run, sources, folder)
+    answered = context.ledger.done(layout.round_stage(round_number, "generate"))
     reasons: Counter[str] = Counter()
     answers: Counter[str] = Counter()
     context.progress.start("select", len(sources), "shards")
     for source, table in zip(sources, tables, strict=True):
-        name = source.replace("data/unlabeled", folder, 1)
-        outputs[name] = context.run.write_table(name, table)
+        target = layout.same_shard(source, folder)
+        rows = context.run.write_table(target, table)
+        # Rows that an earlier round settled have no response here, and so no selection.
+        responses = answered.outputs[layout.same_shard(source, answered.folder)]
+        open_rows = responses // len(config.collaborators)
+        shards.record(target, Counts(rows=rows, settled=sources[source] - open_rows))
         reasons.update(table["reason"].to_pylist())
         if classes is not None:
             kept = table.filter(pc.field("selected"))
@@ -94,7 +96,7 @@ def _select_into(
     statistics: dict[str, Any] = {"reasons": dict(reasons.most_common())}
     if classes is not None:
         statistics["selected_answers"] = dict(sorted(answers.items()))
-    return Outcome(outputs, statistics)
+    return Outcome(shards.outputs(), statistics)
 
 
 def _check_closed(context: Context) -> None:
@@ -112,13 +114,14 @@ def _classes(context: Context) -> list[str] | None:
     if context.task.kind == "label":
         return list(context.task.labels or ())
     if context.task.kind == "multiple_choice":
-        return option_letters(context.ingested["most_options"])
+        return option_letters(context.ingested.most_options)
     return None
 
 
 def _prior(context: Context, classes: list[str]) -> list[float]:
     """Shares of the classes among the labels; half a count each keeps unseen ones possible."""
-    counts = [context.ingested["label_counts"].get(name, 0) + 0.5 for name in classes]
+    known = context.ingested.label_counts or {}
+    counts = [known.get(name, 0) + 0.5 for name in classes]
     return [count / sum(counts) for count in counts]
 
 
@@ -127,8 +130,8 @@ def _labeled_entropies(
 ) -> pa.Array | None:
     if selection.percentile_over != "labeled":
         return None
-    folder = f"round-{round_number}/justify/labeled"
-    names = context.run.files(folder, ".parquet")
+    manifest = context.ledger.get(layout.round_stage(round_number, "justify"))
+    names = [] if manifest is None else [n for n in manifest.outputs if "/labeled/" in n]
     if not names:
         raise UserError(
             "selection.percentile_over: labeled needs the labelled set's own responses, which "
@@ -136,7 +139,3 @@ def _labeled_entropies(
         )
     tables = [context.run.read_table(name, ["token_logprobs"]) for name in names]
     return mean_nll(pa.concat_tables(tables)["token_logprobs"].combine_chunks())
-
-
-def _stage_name(source: str, round_number: int, stage: str) -> str:
-    return source.replace("data/unlabeled", f"round-{round_number}/{stage}", 1)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-from semievol_ray.stages.context import Context, ModelRef, Outcome
-from semievol_ray.stages.finetune import finetune, write_labeled
+from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, write_labeled
+from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 
 
-def run(context: Context) -> Outcome:
-    """Leave M_warm = FT(M_base, D_labelled) in `round-1/warmup/model`."""
-    folder = "round-1/warmup"
+def run(context: Context, _: int) -> Outcome:
+    """Leave M_warm = FT(M_base, D_labelled) in the stage's `model`."""
+    folder = context.folder("warmup")
     shards = write_labeled(context, folder)
     return finetune(
         context, "warmup", folder, shards, start=ModelRef(context.base), seed=context.config.seed
     )
+
+
+STAGE = Stage(
+    "warmup",
+    run,
+    lambda config, number: trained_settings(config, config.training_for("warmup")),
+    lambda config, number: ["ingest"],
+    writes=TRAINING_WRITES,
+    in_round=False,
+    works_with="training",
+)

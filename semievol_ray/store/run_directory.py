@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from semievol_ray.errors import SemiEvolError, UserError
+from semievol_ray.store import layout
 from semievol_ray.store.fingerprint import digest
+from semievol_ray.store.node_cache import cache_root, copy_of
 
 
 class RunDirectory:
@@ -33,18 +35,56 @@ class RunDirectory:
     disk, for one); nothing half-written stays behind.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, run_id: str | None = None) -> None:
+        self.uri, self.run_id = uri, run_id
         self.filesystem, self.path = open_uri(uri)
         self.is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+        self._copies: dict[str, Path] = {}
 
-    def __reduce__(self) -> tuple[type[RunDirectory], tuple[str]]:
+    def __reduce__(self) -> tuple[type[RunDirectory], tuple[str, str | None]]:
         # A relative path means the driver's folder, not the worker's.
-        return (RunDirectory, (self.path if self.is_local else self.uri,))
+        return (RunDirectory, (self.path if self.is_local else self.uri, self.run_id))
 
     def full_path(self, name: str) -> str:
         """The path of a file on `self.filesystem`."""
         return f"{self.path}/{name}"
+
+    # -- what makes it a run directory -------------------------------------------------------------
+
+    def check_claimable(self) -> None:
+        """Raise UserError where the folder holds files and is no run directory."""
+        if self.read_json(layout.MARKER) is not None:
+            return
+        found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        foreign = sorted(
+            info.base_name
+            for info in found
+            if info.base_name not in (layout.LEASE, "lost+found")
+            and not info.base_name.startswith(".")
+        )
+        if foreign:
+            raise UserError(
+                f"run_dir {self.uri}: holds {foreign[0]!r} and is no run directory (it has no "
+                f"{layout.MARKER}); name a new or an empty folder"
+            )
+
+    def mark(self) -> None:
+        """Make the folder a run directory, unless it is one. Its lease must be held."""
+        marker = self.read_json(layout.MARKER)
+        if marker is None:
+            marker = {"format": 2, "run": uuid.uuid4().hex}
+            self.write_json(layout.MARKER, marker)
+        self.run_id = marker["run"]
+
+    def check_visible(self) -> None:
+        """Raise UserError where this machine does not see the run that its driver marked."""
+        if self.run_id is None:
+            return
+        if (self.read_json(layout.MARKER) or {}).get("run") != self.run_id:
+            raise UserError(
+                f"run_dir {self.uri}: is not there on {os.uname().nodename}; workers on several "
+                "machines need an object store, or a file system that all of them mount"
+            )
 
     # -- reading ---------------------------------------------------------------------------------
 
@@ -68,6 +108,18 @@ class RunDirectory:
         # ParquetFile and not read_table: the latter infers partitions from the path.
         with self.filesystem.open_input_file(self.full_path(name)) as source:
             return pq.ParquetFile(source).read(columns=columns)
+
+    def folders(self, folder: str) -> list[str]:
+        """Names (relative to the run) of the folders right inside a folder, sorted."""
+        selector = fs.FileSelector(self.full_path(folder), allow_not_found=True)
+        found = self.filesystem.get_file_info(selector)
+        return sorted(f"{folder}/{i.base_name}" for i in found if i.type == fs.FileType.Directory)
+
+    def all_files(self, folder: str) -> dict[str, int]:
+        """Names (relative to the run) and sizes of all files below a folder, hidden ones too."""
+        selector = fs.FileSelector(self.full_path(folder), allow_not_found=True, recursive=True)
+        found = self.filesystem.get_file_info(selector)
+        return {i.path[len(self.path) + 1 :]: i.size for i in found if i.type == fs.FileType.File}
 
     def row_count(self, name: str) -> int | None:
         """Rows of a Parquet file by its footer; null where there is no readable file."""
@@ -110,19 +162,40 @@ class RunDirectory:
         except OSError as error:
             raise SemiEvolError(_write_failure(self.uri, name, error)) from error
 
-    def delete(self, name: str) -> None:
-        """Remove a file or a folder; nothing happens where there is none."""
-        info = self.filesystem.get_file_info(self.full_path(name))
-        if info.type == fs.FileType.Directory:
-            self.filesystem.delete_dir(self.full_path(name))
-        elif info.type == fs.FileType.File:
+    def delete_file(self, name: str) -> None:
+        """Remove a file; nothing happens where there is none."""
+        with contextlib.suppress(FileNotFoundError):
             self.filesystem.delete_file(self.full_path(name))
+
+    def delete_owned(self, folder: str, named: Iterable[str], patterns: tuple[str, ...]) -> None:
+        """Remove an attempt's files: those that are named, and those that fit its patterns.
+
+        Whatever else lies there is somebody else's and stays; folders that are empty then go.
+        """
+        names = set(named)
+        for name in self.all_files(folder):
+            if name in names or layout.is_owned(name, folder, patterns):
+                self.delete_file(name)
+        self._remove_empty(folder)
+
+    def _remove_empty(self, folder: str) -> None:
+        if self.is_local:
+            below = sorted(Path(self.full_path(folder)).rglob("*"), reverse=True)
+            for path in [*below, Path(self.full_path(folder))]:
+                with contextlib.suppress(OSError):  # not a folder, or not empty
+                    path.rmdir()
+        elif not self.all_files(folder):
+            with contextlib.suppress(FileNotFoundError):
+                self.filesystem.delete_dir(self.full_path(folder))
 
     # -- folders that other programs write and read ------------------------------------------------
 
     @contextlib.contextmanager
     def new_folder(self, name: str) -> Iterator[Path]:
-        """A local folder to fill, which becomes `name` when the block ends without an error."""
+        """A local folder to fill, which becomes `name` when the block ends without an error.
+
+        What lies at `name` by then, an earlier try's, is replaced.
+        """
         target = self.full_path(name)
         if self.is_local:
             parent = Path(target).parent
@@ -130,14 +203,13 @@ class RunDirectory:
             scratch = parent / f".{Path(target).name}.{uuid.uuid4().hex[:8]}"
             scratch.mkdir()
         else:
-            scratch = Path(tempfile.mkdtemp(prefix="semievol-"))
+            scratch = Path(tempfile.mkdtemp(prefix=".folder.", dir=cache_root()))
         try:
             yield scratch
             if self.is_local:
                 shutil.rmtree(target, ignore_errors=True)
                 scratch.rename(target)
             else:
-                self.delete(name)
                 fs.copy_files(str(scratch), target, destination_filesystem=self.filesystem)
         except OSError as error:
             raise SemiEvolError(_write_failure(self.uri, name, error)) from error
@@ -145,26 +217,32 @@ class RunDirectory:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def local_folder(self, name: str) -> Path:
-        """A folder of the run as a local path: itself, or a copy kept on this node."""
+        """A folder of the run as a local path: itself, or this machine's copy of it."""
         target = self.full_path(name)
         if self.is_local:
             return Path(target)
-        selector = fs.FileSelector(target, recursive=True)
-        versions = [(i.path, i.size, i.mtime_ns) for i in self.filesystem.get_file_info(selector)]
-        copy = Path(tempfile.gettempdir()) / f"semievol-{digest([target, versions])}"
-        if not copy.exists():
-            scratch = Path(tempfile.mkdtemp(prefix="semievol-"))
-            fs.copy_files(target, str(scratch), source_filesystem=self.filesystem)
-            with contextlib.suppress(OSError):  # another process was faster: its copy is as good
-                scratch.rename(copy)
-        return copy
+        # An attempt's finished folders never change: a process looks once.
+        if name not in self._copies:
+            try:
+                self._copies[name] = copy_of(self.filesystem, target)
+            except FileNotFoundError:
+                raise SemiEvolError(f"{self.uri}/{name}: not there any more") from None
+        return self._copies[name]
+
+    def localise(self, reference: str) -> str:
+        """A `layout.reference` as a path on this machine; a path or hub id of the user's as it is.
+
+        What travels to another machine is always the reference: a path of one means nothing there.
+        """
+        name = layout.referred(reference)
+        return reference if name is None else str(self.local_folder(name))
 
     def scratch_folder(self, name: str) -> Path:
-        """A local folder that survives a restart on this node: checkpoints and logs go there."""
+        """A local folder for what is not finished; beside an object store it is this machine's."""
         folder = (
             Path(self.full_path(name))
             if self.is_local
-            else Path(tempfile.gettempdir()) / f"semievol-scratch-{digest(self.uri)}" / name
+            else cache_root() / f"scratch-{digest(self.uri)}" / name
         )
         folder.mkdir(parents=True, exist_ok=True)
         return folder

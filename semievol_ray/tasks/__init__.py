@@ -3,10 +3,16 @@
 from semievol_ray.tasks.answers import canonical_answer
 from semievol_ray.tasks.forms import AnswerEvidence, AnswerForm, option_letters
 from semievol_ray.tasks.presets import TASK_PRESETS
-from semievol_ray.tasks.prompts import Message, PromptRenderer, completion_text
+from semievol_ray.tasks.prompts import (
+    PROMPTS_VERSION,
+    Message,
+    PromptRenderer,
+    completion_text,
+)
 from semievol_ray.tasks.task import Task
 
 __all__ = [
+    "PROMPTS_VERSION",
     "TASK_PRESETS",
     "AnswerEvidence",
     "AnswerForm",

@@ -11,6 +11,10 @@ from typing import Any
 
 from semievol_ray.engines.protocol import Message
 
+# In the fingerprint of every stage that makes prompts or reads answers: whoever changes what this
+# package makes of the same task raises it. tests/tasks/test_prompts_version.py notices.
+PROMPTS_VERSION = 1
+
 
 class PromptRenderer:
     """Renders messages for one tokenizer."""

@@ -1,7 +1,8 @@
 """Fine-tuning on DeepSpeed ZeRO: `train` a TrainingJob, on Ray or in this process."""
 
 from semievol_ray.training.adapters import merge
+from semievol_ray.training.depot import Depot
 from semievol_ray.training.job import Progress, TrainingJob, TrainingResult
 from semievol_ray.training.run import train
 
-__all__ = ["Progress", "TrainingJob", "TrainingResult", "merge", "train"]
+__all__ = ["Depot", "Progress", "TrainingJob", "TrainingResult", "merge", "train"]

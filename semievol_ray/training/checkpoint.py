@@ -1,9 +1,10 @@
 """Checkpoints of an unfinished training: written in the background, whole or not there at all.
 
 A step's folder counts from the moment its manifest exists, which lists the checksum of every file;
-only then is the checkpoint before it removed. DeepSpeed's files are pickles: they are read by this
-same job alone, after their checksums, and with torch's `weights_only` wherever DeepSpeed leaves the
-reading to us.
+only then is the checkpoint before it removed. Workers that share no disk each have a folder of
+their own, and leave their part in the depot as well, where whoever comes next finds all of it.
+DeepSpeed's files are pickles: they are read by this same job alone, after their checksums, and with
+torch's `weights_only` wherever DeepSpeed leaves the reading to us.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from deepspeed.runtime.checkpoint_engine.checkpoint_engine import (
 )
 
 from semievol_ray.errors import SemiEvolError
+from semievol_ray.training.depot import Depot
 from semievol_ray.training.failures import disk_is_full, line
 from semievol_ray.training.job import file_digest
 from semievol_ray.training.world import World
@@ -33,6 +35,7 @@ from semievol_ray.training.world import World
 log = logging.getLogger(__name__)
 
 _MANIFEST = "manifest.json"
+_IN_DEPOT = "scratch/checkpoints"
 _POLL_SECONDS = 0.05
 
 
@@ -67,13 +70,22 @@ class Saved:
 class Checkpoints:
     """The checkpoints of one job, of which the newest whole one is kept."""
 
-    def __init__(self, folder: Path, fingerprint: str, world: World) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: str, world: World, depot: Depot | None = None
+    ) -> None:
         self._folder, self._fingerprint, self._world = folder, fingerprint, world
+        self._depot = depot
         self._writing: threading.Thread | None = None
         self._failure: str | None = None
 
     def newest(self) -> Saved | None:
         """The newest whole checkpoint of this very job, if there is one."""
+        if self._depot is not None:
+            whole = [n for n in self._depot.names(_IN_DEPOT) if n.endswith(f"/{_MANIFEST}")]
+            if whole:
+                tag = whole[-1].split("/")[-2]
+                if not (self._folder / tag / _MANIFEST).exists():
+                    self._depot.fetch(f"{_IN_DEPOT}/{tag}", self._folder / tag)
         found = [self._read(path.parent) for path in self._folder.glob(f"step-*/{_MANIFEST}")]
         return max((s for s in found if s is not None), key=lambda s: s.position.step, default=None)
 
@@ -94,8 +106,10 @@ class Checkpoints:
         if self._world.sum(self._failure is not None)[0]:
             raise SemiEvolError(f"{self._folder}: {self._reason()}")
         tag = f"step-{position.step:08d}"
-        if self._world.is_first:
+        if self._world.is_first or self._depot is not None:
             shutil.rmtree(self._folder / tag, ignore_errors=True)
+        if self._world.is_first and self._depot is not None:
+            self._depot.remove(f"{_IN_DEPOT}/{tag}")
         self._world.barrier()
         copies = _Snapshot()
         engine.checkpoint_engine = copies
@@ -122,10 +136,13 @@ class Checkpoints:
     def _write(self, folder: Path, files: dict[Path, Any], facts: dict[str, Any]) -> None:
         sums: dict[str, str] = {}
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             for path, state in files.items():
                 torch.save(state, path)
                 sums[path.name] = file_digest(path)
-            _write_json(self._report(folder, self._world.rank), {"files": sums})
+                if self._depot is not None:
+                    self._depot.put(path, f"{_IN_DEPOT}/{folder.name}/{path.name}")
+            self._write_report(folder, {"files": sums})
             if self._world.is_first:
                 self._complete(folder, facts)
         except Exception as error:
@@ -133,33 +150,51 @@ class Checkpoints:
             # Room for the report of it, which the first worker waits for.
             for path in files:
                 path.unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                _write_json(self._report(folder, self._world.rank), {"failure": self._failure})
+            with contextlib.suppress(OSError, SemiEvolError):
+                self._write_report(folder, {"failure": self._failure})
 
     def _complete(self, folder: Path, facts: dict[str, Any]) -> None:
-        reports = [self._report(folder, rank) for rank in range(self._world.size)]
-        while not all(path.exists() for path in reports):
-            time.sleep(_POLL_SECONDS)
         sums: dict[str, str] = {}
-        for path in reports:
-            report = json.loads(path.read_text())
+        for rank in range(self._world.size):
+            while (report := self._read_report(folder, rank)) is None:
+                time.sleep(_POLL_SECONDS)
             if "failure" in report:
                 return
             sums |= report["files"]
-        _write_json(folder / _MANIFEST, facts | {"files": sums})
+        whole = facts | {"files": sums}
+        _write_json(folder / _MANIFEST, whole)
+        if self._depot is not None:
+            self._depot.write_json(f"{_IN_DEPOT}/{folder.name}/{_MANIFEST}", whole)
+            tags = {name.split("/")[-2] for name in self._depot.names(_IN_DEPOT)}
+            for tag in tags - {folder.name}:
+                self._depot.remove(f"{_IN_DEPOT}/{tag}")
         for other in self._folder.iterdir():
             if other != folder and other.is_dir():
                 shutil.rmtree(other, ignore_errors=True)
 
-    def _report(self, folder: Path, rank: int) -> Path:
-        return folder / f"rank-{rank}.json"
+    def _write_report(self, folder: Path, report: dict[str, Any]) -> None:
+        name = f"rank-{self._world.rank}.json"
+        _write_json(folder / name, report)
+        if self._depot is not None:
+            self._depot.write_json(f"{_IN_DEPOT}/{folder.name}/{name}", report)
+
+    def _read_report(self, folder: Path, rank: int) -> dict[str, Any] | None:
+        path = folder / f"rank-{rank}.json"
+        if path.exists():
+            return dict(json.loads(path.read_text()))
+        if self._depot is None:
+            return None
+        found: dict[str, Any] | None = self._depot.read_json(
+            f"{_IN_DEPOT}/{folder.name}/{path.name}"
+        )
+        return found
 
     def _reason(self) -> str:
         """Why the newest checkpoint is not whole: the first report that says so."""
-        for path in sorted(self._folder.glob("step-*/rank-*.json"), reverse=True):
-            if reason := json.loads(path.read_text()).get("failure"):
-                worker = path.stem.removeprefix("rank-")
-                return f"worker {worker} cannot write a checkpoint: {reason}"
+        for folder in sorted(self._folder.glob("step-*"), reverse=True):
+            for rank in range(self._world.size):
+                if reason := (self._read_report(folder, rank) or {}).get("failure"):
+                    return f"worker {rank} cannot write a checkpoint: {reason}"
         return f"a checkpoint cannot be written: {self._failure or 'not even why'}"
 
     def load(self, engine: Any, saved: Saved) -> None:
@@ -171,7 +206,7 @@ class Checkpoints:
         tag = saved.folder.name
         if saved.needs_conversion(self._world.size):
             tag = f"universal-{tag}"
-            if self._world.is_first:
+            if self._world.is_first or self._depot is not None:
                 _convert(saved.folder, self._folder / tag)
             self._world.barrier()
         decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
@@ -193,7 +228,7 @@ class Checkpoints:
     def remove(self) -> None:
         """Remove them all: the training is done."""
         self.wait()
-        if self._world.is_first:
+        if self._world.is_first or self._depot is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -74,11 +74,12 @@ def write_model_card(folder: Path, job: TrainingJob, result: TrainingResult) -> 
         if c.lora.variant in ("lora", "rslora", "dora"):
             facts = {"rank": c.lora.rank, "alpha": c.lora.alpha} | facts
         method = ", ".join([c.lora.variant, *(f"{k} {v}" for k, v in facts.items())])
-    header = ["---", f"base_model: {job.base_model}"]
+    header = ["---", f"base_model: {job.base_name or job.base_model}"]
     if c.method == "lora":
         header += ["library_name: peft"]
+    base = job.base_name or job.base_model
     rows = [
-        ("base model", f"{job.base_model}" + (f" at {job.revision}" if job.revision else "")),
+        ("base model", base + (f" at {job.revision}" if job.revision else "")),
         ("started from", str(job.adapter_from) if job.adapter_from else "the base model"),
         ("method", method),
         (

@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Literal
 
 from semievol_ray.config import TrainingConfig
+from semievol_ray.touches import Touches, of_result
 
 
 @dataclass(frozen=True)
 class TrainingJob:
     """One fine-tuning, complete: the same job always gives the same weights on the same workers.
 
-    `examples` are Parquet files in the TRAINING schema. `validation`, in the same schema, is
+    `base_model` and `adapter_from` may be references of a run (`Depot.localised`). `examples` are
+    Parquet files in the TRAINING schema. `validation`, in the same schema, is
     measured and never trained on; where it is empty, the share `config.held_out` of `examples`
     takes its place. `output_dir` appears whole or not at all; `scratch_dir` holds checkpoints,
     the token cache, logs and metrics of this job alone.
@@ -37,6 +39,17 @@ class TrainingJob:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     trust_remote_code: bool = False
     seed: int = 0
+    log_dir: Path | None = None
+    # What the model is called in its card, and the training in its checkpoints, where a path says
+    # something of one machine alone.
+    base_name: str | None = None
+    identity: str | None = None
+    wait_seconds: float = 1800.0
+
+    @property
+    def logs(self) -> Path:
+        """Where logs, metrics and the trackers' files go."""
+        return self.log_dir or self.scratch_dir / "logs"
 
 
 @dataclass(frozen=True)
@@ -73,35 +86,19 @@ class Progress:
     eta_seconds: float = 0.0
 
 
-# Settings that change neither what is learnt nor the form of a checkpoint.
-_NOT_IDENTITY = {
-    "workers",
-    "min_workers",
-    "cpus_per_worker",
-    "gpus_per_worker",
-    "micro_batch_size",
-    "checkpoint_every_steps",
-    "max_failures",
-    "timeout_seconds",
-    "trackers",
-    "gradient_checkpointing",
-    "nvme_path",
-}
-
-
 def fingerprint(job: TrainingJob) -> str:
     """Names the training that a checkpoint belongs to: its model, its data, its settings.
 
     The number of workers and what else only changes how it is computed are not part of it.
     """
+    named = [job.base_model, job.revision, str(job.adapter_from)]
     facts = {
-        "config": job.config.model_dump(mode="json", exclude=_NOT_IDENTITY),
-        "base_model": [job.base_model, job.revision],
-        "adapter_from": str(job.adapter_from),
+        "config": of_result(job.config, Touches.FORM),
+        "from": named if job.identity is None else job.identity,
         "examples": [file_digest(p) for p in (*job.examples, *job.validation)],
         "seed": job.seed,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
 def file_digest(path: Path) -> str:

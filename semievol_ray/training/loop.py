@@ -19,8 +19,10 @@ import numpy as np
 
 from semievol_ray.training import batches, models, token_cache, zero
 from semievol_ray.training.batches import Indices, Sequence
+from semievol_ray.training.depot import Depot, remote
 from semievol_ray.training.failures import Diverged, explain
 from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult, fingerprint
+from semievol_ray.training.notice import Notice
 from semievol_ray.training.token_cache import TokenizedExamples
 from semievol_ray.training.world import World, joined
 
@@ -29,19 +31,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def train_worker(job: TrainingJob, on_progress: OnProgress) -> TrainingResult | None:
+def train_worker(
+    job: TrainingJob, on_progress: OnProgress, depot: Depot | None = None
+) -> TrainingResult | None:
     """Train as one of the workers. The first one writes `job.output_dir` and gets the result.
 
-    Goes on from the newest checkpoint in `job.scratch_dir` if this very job left one there. Raises
+    Goes on from the newest checkpoint in `job.scratch_dir`, or in the depot of workers that share
+    no disk, if this very job left one there. Raises
     UserError for what the user must mend, and SemiEvolError when the loss is not a number, when
     memory or the disk runs out, or when another worker is gone.
     """
     started = time.monotonic()
     rank = os.environ.get("RANK", "0")
-    log_file = job.scratch_dir / "logs" / f"deepspeed-{rank}.log"
-    with joined(log_file, job.config.timeout_seconds) as world:
+    log_file = job.logs / f"deepspeed-{rank}.log"
+    with joined(log_file, job.config.timeout_seconds) as world, Notice() as notice:
         try:
-            training = _Training(job, world, on_progress)
+            training = _Training(job, world, on_progress, remote(depot), notice)
             training.resume()
             training.run()
             return training.finish(started)
@@ -50,7 +55,14 @@ def train_worker(job: TrainingJob, on_progress: OnProgress) -> TrainingResult | 
 
 
 class _Training:
-    def __init__(self, job: TrainingJob, world: World, on_progress: OnProgress) -> None:
+    def __init__(
+        self,
+        job: TrainingJob,
+        world: World,
+        on_progress: OnProgress,
+        depot: Depot | None = None,
+        notice: Notice | None = None,
+    ) -> None:
         from semievol_ray.training import engine
         from semievol_ray.training.checkpoint import Checkpoints, Position
         from semievol_ray.training.metrics import Meter
@@ -58,24 +70,30 @@ class _Training:
 
         self.job, self.config, self.world = job, job.config, world
         self.on_progress = on_progress
+        self.depot, self.notice = depot, notice or Notice()
+        # Whether the machine of some worker is going, and a checkpoint was taken for that.
+        self.is_going = self.has_left_word = False
         self.tokenizer = models.load_tokenizer(job.base_model, job.revision, job.trust_remote_code)
         pad_id = self.tokenizer.pad_token_id
         self.pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
-        self.examples = tokenized(job, job.examples, self.tokenizer, world)
+        self.examples = tokenized(job, job.examples, self.tokenizer, world, depot)
         share = 0 if job.validation else self.config.held_out
         self.kept, held = self.examples.split(share, job.seed)
         self.held_out = (self.examples, held)
         if job.validation:
-            checked = tokenized(job, job.validation, self.tokenizer, world)
+            checked = tokenized(job, job.validation, self.tokenizer, world, depot)
             self.held_out = (checked, np.arange(len(checked)))
         batch_size = self.config.global_batch_size
         self.steps_per_epoch = batches.steps_per_epoch(len(self.kept), batch_size)
         self.total_steps = batches.total_steps(len(self.kept), batch_size, self.config.epochs)
         self.at = Position()
-        self.checkpoints = Checkpoints(job.scratch_dir / "checkpoints", fingerprint(job), world)
+        folder = job.scratch_dir / "checkpoints"
+        self.checkpoints = Checkpoints(folder, fingerprint(job), world, depot)
         self.saved = self.checkpoints.newest()
         other_size = self.saved is not None and self.saved.needs_conversion(world.size)
-        self.trainee = engine.build(merged_start(job, world), world, load_universal=other_size)
+        self.trainee = engine.build(
+            merged_start(job, world, depot), world, load_universal=other_size
+        )
         self.meter = Meter(self.trainee, world, self.total_steps)
         self.trackers = Trackers(job if world.is_first else None)
 
@@ -84,6 +102,8 @@ class _Training:
         if self.saved is not None:
             self.checkpoints.load(self.trainee.engine, self.saved)
             self.at = replace(self.saved.position)
+            if self.depot is not None and self.world.is_first:
+                self.depot.fetch("scratch/best", self.best_folder)
 
     def run(self) -> None:
         """All the steps that are left."""
@@ -100,8 +120,13 @@ class _Training:
                 progress = self.meter.progress(self.at, loss, rate, tokens)
                 self.trackers.log(progress)
                 self.on_progress(progress)
-            if self.at.step % self.config.checkpoint_every_steps == 0 and not done:
+            due = self.at.step % self.config.checkpoint_every_steps == 0
+            called = self.is_going and not self.has_left_word
+            if (due or called) and not done:
                 self.checkpoints.save(self.trainee.engine, self.at)
+            if called and not done:
+                self.checkpoints.wait()
+            self.has_left_word = self.is_going
 
     def take_step(self, rate: float) -> tuple[float, int]:
         """One optimizer step. Returns the loss of the global batch, and the tokens read."""
@@ -126,7 +151,8 @@ class _Training:
             # DeepSpeed averages gradients over the workers; the loss is a sum over them.
             engine.backward(loss * (world.size / weight), scale_wrt_gas=False)
             nll += loss.detach()
-        mean = world.sum(nll.item())[0] / weight
+        total, going = world.sum(nll.item(), self.notice.given)
+        self.is_going, mean = going > 0, total / weight
         if not math.isfinite(mean):
             raise self.diverged(f"the loss is {mean}")
         engine.step()
@@ -205,6 +231,8 @@ class _Training:
             partial = folder.with_name(f".{folder.name}.partial")
             export.save_weights(model, weights, self.tokenizer, self.job, partial)
             export.commit(partial, folder)
+            if self.depot is not None:
+                self.depot.put(folder, f"scratch/{folder.name}")
 
     def finish(self, started: float) -> TrainingResult | None:
         """Put the result in its place and remove what was only there to resume."""
@@ -236,7 +264,7 @@ class _Training:
         return result if self.world.is_first else None
 
 
-def merged_start(job: TrainingJob, world: World) -> TrainingJob:
+def merged_start(job: TrainingJob, world: World, depot: Depot | None) -> TrainingJob:
     """The job itself; one that trains all weights from an adapter starts from their merge."""
     if job.config.method == "lora" or job.adapter_from is None:
         return job
@@ -251,7 +279,11 @@ def merged_start(job: TrainingJob, world: World) -> TrainingJob:
             revision=job.revision,
             trust_remote_code=job.trust_remote_code,
         )
+        if depot is not None:
+            depot.put(merged, f"scratch/{merged.name}")
     world.barrier()
+    if depot is not None and not world.is_first:
+        depot.fetch(f"scratch/{merged.name}", merged)
     return replace(job, base_model=str(merged), revision=None)
 
 
@@ -260,14 +292,19 @@ def tokenized(
     paths: tuple[Path, ...],
     tokenizer: PreTrainedTokenizerBase,
     world: World,
+    depot: Depot | None,
 ) -> TokenizedExamples:
-    """The examples as token ids, from the cache in `scratch_dir` where they are there."""
+    """The examples as token ids, from the cache in `scratch_dir` where they are there.
+
+    Workers that share the folder share the work; others do all of it, each on its machine.
+    """
     limit = job.config.max_length
     parts = token_cache.plan_parts(paths)
     folder = job.scratch_dir / "tokens" / token_cache.fingerprint(paths, tokenizer, limit)
     error = None
     try:
-        token_cache.write_parts(folder, parts[world.rank :: world.size], tokenizer, limit)
+        mine = parts[world.rank :: world.size] if depot is None else parts
+        token_cache.write_parts(folder, mine, tokenizer, limit)
     except Exception as found:  # the others wait: they must hear of any
         error = found
     world.raise_first(error)

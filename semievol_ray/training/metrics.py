@@ -6,9 +6,11 @@ import dataclasses
 import json
 import resource
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyarrow import fs
+
+from semievol_ray.training.depot import Depot, remote
 from semievol_ray.training.job import OnProgress, Progress, TrainingJob
 from semievol_ray.training.world import World
 
@@ -29,23 +31,37 @@ _PEAK_FLOPS = {
 _KIBIBYTE = 1024
 
 
-def metrics_file(job: TrainingJob) -> Path:
-    """Where a job's steps are written, one JSON object a line."""
-    return job.scratch_dir / "metrics.jsonl"
+FILE = "metrics.jsonl"
+_UPLOAD_EVERY_SECONDS = 2.0
 
 
 class Writer:
     """Appends each step to the metrics file, and hands it to another callback if there is one."""
 
-    def __init__(self, job: TrainingJob, on_progress: OnProgress | None = None) -> None:
-        self._path = metrics_file(job)
+    def __init__(
+        self,
+        job: TrainingJob,
+        depot: Depot | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> None:
+        self._path = job.logs / FILE
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._on_progress = on_progress
+        self._depot = remote(depot)
+        self._uploaded = 0.0
+        if self._depot is not None:
+            self._depot.fetch(f"logs/{FILE}", self._path)  # an earlier machine's steps
 
     def __call__(self, progress: Progress) -> None:
         """Append one step."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(dataclasses.asdict(progress)) + "\n")
+        last = progress.step == progress.total_steps
+        if self._depot is not None and (
+            last or time.monotonic() - self._uploaded > _UPLOAD_EVERY_SECONDS
+        ):
+            self._depot.put(self._path, f"logs/{FILE}")
+            self._uploaded = time.monotonic()
         if self._on_progress is not None:
             self._on_progress(progress)
 
@@ -104,17 +120,20 @@ def _memory_bytes(world: World) -> int:
 
 
 class Reader:
-    """Reads what was appended since it last looked."""
+    """Reads what was appended since it last looked; the file may lie in an object store."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+    def __init__(self, filesystem: fs.FileSystem, path: str) -> None:
+        self._filesystem, self._path = filesystem, path
+        self._offset = self._size()
+
+    def _size(self) -> int:
+        return self._filesystem.get_file_info(self._path).size or 0
 
     def read_new(self, on_progress: OnProgress) -> None:
         """Call back for every complete line that is new."""
-        if not self._path.exists():
+        if self._size() <= self._offset:
             return
-        with self._path.open("rb") as file:
+        with self._filesystem.open_input_file(self._path) as file:
             file.seek(self._offset)
             text = file.read()
         end = text.rfind(b"\n") + 1

@@ -12,9 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
+from pyarrow import fs
+
 from semievol_ray.config import TrainingConfig
 from semievol_ray.errors import SemiEvolError, UserError
+from semievol_ray.ray_session import await_resources, most_gpus
 from semievol_ray.training import metrics
+from semievol_ray.training.depot import Depot, remote
 from semievol_ray.training.failures import Diverged, WorkerLost, is_out_of_memory, out_of_memory
 from semievol_ray.training.job import OnProgress, Progress, TrainingJob, TrainingResult
 
@@ -24,7 +28,7 @@ _POLL_SECONDS = 0.2
 Outcome: TypeAlias = "TrainingResult | SemiEvolError"
 
 
-def train_on_ray(job: TrainingJob, on_progress: OnProgress) -> TrainingResult:
+def train_on_ray(job: TrainingJob, depot: Depot | None, on_progress: OnProgress) -> TrainingResult:
     """Run the job on `config.workers` workers of Ray; `on_progress` is called in this process.
 
     Several workers are Ray Train's. A lone one is a task: it needs no controller, and Ray gives its
@@ -34,40 +38,54 @@ def train_on_ray(job: TrainingJob, on_progress: OnProgress) -> TrainingResult:
     Raises what the workers raised: UserError and SemiEvolError as they are, a worker's death that
     was not survived as SemiEvolError with its rank.
     """
-    with _following(metrics.metrics_file(job), on_progress):
-        outcome = _train_as_task(job) if job.config.workers == 1 else _train_as_group(job)
+    config, gpus = job.config, _gpus_per_worker(job)
+    await_resources(
+        {"CPU": config.cpus_per_worker, "GPU": gpus},
+        config.min_workers or config.workers,
+        "the training's workers",
+        job.wait_seconds,
+    )
+    filesystem = fs.LocalFileSystem() if depot is None else depot.run.filesystem
+    with _following(metrics.Reader(filesystem, str(job.logs / metrics.FILE)), on_progress):
+        train = _train_as_task if config.workers == 1 else _train_as_group
+        outcome = train(job, depot)
     if isinstance(outcome, SemiEvolError):
         raise outcome
     assert outcome is not None, "the first worker returns the result"
     return outcome
 
 
-def _train_as_task(job: TrainingJob) -> Outcome | None:
+def _train_as_task(job: TrainingJob, depot: Depot | None) -> Outcome | None:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
     config = job.config
-    task = ray.remote(_lone_worker).options(
-        num_cpus=config.cpus_per_worker,
-        num_gpus=_gpus_per_worker(job),
-        max_retries=config.max_failures,
-        name=f"train {job.output_dir.name}",
-    )
+    gpus = _gpus_per_worker(job)
+    options: dict[str, Any] = {
+        "num_cpus": config.cpus_per_worker,
+        "num_gpus": gpus,
+        "max_retries": config.max_failures,
+        "name": f"train {job.output_dir.name}",
+    }
+    if gpus:
+        # A process that stayed in Ray's pool would keep its GPU's memory from the engines.
+        options["max_calls"] = 1
+    task: Any = ray.remote(**options)(_lone_worker)
     try:
-        return ray.get(task.remote(job))
+        return ray.get(task.remote(job, depot))
     except RayTaskError as error:
         raise _cause({0: error.cause}, error, config) from error
     except RayError as error:
         raise _cause({0: error}, error, config) from error
 
 
-def _train_as_group(job: TrainingJob) -> Outcome | None:
+def _train_as_group(job: TrainingJob, depot: Depot | None) -> Outcome | None:
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
     failures_left = job.config.max_failures
     while True:
         try:
-            return _new_trainer(job).fit().return_value
+            return _new_trainer(job, depot).fit().return_value
         except ControllerError as error:
             # A worker that dies while its controller asks after it is "unavailable" and not dead
             # for a moment, and Ray Train 2.60 gives up. The checkpoint is ours: begin again there.
@@ -78,7 +96,7 @@ def _train_as_group(job: TrainingJob) -> Outcome | None:
             raise _cause(getattr(error, "worker_failures", {}), error, job.config) from error
 
 
-def _new_trainer(job: TrainingJob) -> Any:
+def _new_trainer(job: TrainingJob, depot: Depot | None) -> Any:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
@@ -91,7 +109,7 @@ def _new_trainer(job: TrainingJob) -> Any:
     fewest = config.min_workers or config.workers
     return new_trainer(
         _group_worker,
-        train_loop_config={"job": job},
+        train_loop_config={"job": job, "depot": depot},
         torch_config=TorchConfig(
             backend="nccl" if gpus else "gloo", timeout_s=math.ceil(config.timeout_seconds)
         ),
@@ -104,27 +122,52 @@ def _new_trainer(job: TrainingJob) -> Any:
             # Our own checkpoints carry a training over; Ray Train's record of an earlier attempt
             # must not.
             name=f"ray-{time.time_ns()}",
-            storage_path=str(job.scratch_dir.resolve()),
+            **_storage(job, depot),
             failure_config=FailureConfig(max_failures=config.max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
 
 
+def _storage(job: TrainingJob, depot: Depot | None) -> dict[str, Any]:
+    """Where Ray Train keeps its own notes: where every worker can write."""
+    if depot is None or depot.is_shared:
+        return {"storage_path": str(job.scratch_dir.resolve())}
+    return {"storage_path": str(job.scratch_dir), "storage_filesystem": depot.run.filesystem}
+
+
 def _group_worker(settings: dict[str, Any]) -> Outcome | None:
     import ray.train
 
-    return _work(settings["job"], ray.train.get_context().get_world_rank())
+    rank = ray.train.get_context().get_world_rank()
+    return _work(settings["job"], settings["depot"], rank)
 
 
-def _lone_worker(job: TrainingJob) -> Outcome | None:
-    return _work(job, rank=0)
+def _lone_worker(job: TrainingJob, depot: Depot | None) -> Outcome | None:
+    return _work(job, depot, rank=0)
 
 
-def _work(job: TrainingJob, rank: int) -> Outcome | None:
+def _work(job: TrainingJob, depot: Depot | None, rank: int) -> Outcome | None:
+    if depot is not None:
+        try:
+            job = depot.localised(job, rank)
+        except UserError as error:
+            return error
+    log_file = job.logs / f"worker-{rank}.log"
+    try:
+        outcome = _train(job, depot, log_file)
+        if depot is not None and isinstance(outcome, TrainingResult):
+            depot.take_result(job)
+        return outcome
+    finally:
+        if (elsewhere := remote(depot)) is not None:
+            elsewhere.put(job.logs, "logs")
+
+
+def _train(job: TrainingJob, depot: Depot | None, log_file: Path) -> Outcome | None:
     from semievol_ray.training.world import import_transformers, prepare_environment
 
-    with _output_in(job.scratch_dir / "logs" / f"worker-{rank}.log"):
+    with _output_in(log_file):
         prepare_environment()
         import_transformers()
 
@@ -134,7 +177,7 @@ def _work(job: TrainingJob, rank: int) -> Outcome | None:
 
         torch.set_num_threads(max(1, int(job.config.cpus_per_worker)))
         try:
-            return train_worker(job, metrics.Writer(job))
+            return train_worker(job, metrics.Writer(job, depot), depot)
         except (UserError, Diverged) as error:
             # Every worker finds the same, so none waits for another. Raised, it would be tried
             # again.
@@ -161,13 +204,12 @@ def _output_in(log_file: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _following(file: Path, on_progress: OnProgress) -> Iterator[None]:
+def _following(reader: metrics.Reader, on_progress: OnProgress) -> Iterator[None]:
     """Hand on every step that the first worker appends to the metrics file, until the end.
 
     Steps that are taken again after a worker's death are handed on once.
     """
     ended = threading.Event()
-    reader = metrics.Reader(file)
     last = 0
 
     def hand_on(progress: Progress) -> None:
@@ -191,11 +233,8 @@ def _following(file: Path, on_progress: OnProgress) -> Iterator[None]:
 
 
 def _gpus_per_worker(job: TrainingJob) -> float:
-    import ray
-
-    if job.config.gpus_per_worker is not None:
-        return job.config.gpus_per_worker
-    return 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    asked = job.config.gpus_per_worker
+    return asked if asked is not None else float(most_gpus() >= 1)
 
 
 def _cause(

@@ -7,6 +7,7 @@ from typing import Literal
 from semievol_ray.errors import UserError
 from semievol_ray.model_files import check_adapter, check_model_exists
 from semievol_ray.training import metrics
+from semievol_ray.training.depot import Depot
 from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult
 
 
@@ -14,27 +15,33 @@ def train(
     job: TrainingJob,
     *,
     on: Literal["ray", "process"] = "ray",
+    depot: Depot | None = None,
     on_progress: OnProgress | None = None,
 ) -> TrainingResult:
     """Fine-tune, and leave the adapter or the whole model with its tokenizer in `job.output_dir`.
 
     `on="ray"` runs `config.workers` Ray Train workers on the cluster that this process is
-    connected to; `on="process"` runs here, as a single worker, and needs no Ray. `on_progress` is
-    called after every optimizer step.
+    connected to; `on="process"` runs here, as a single worker, and needs no Ray. With a `depot` the
+    job's paths are those of a run directory, in an object store perhaps. `on_progress` is called
+    after every optimizer step.
 
     Raises UserError for what the user must mend (a model, adapter or file of examples that is not
     there, a tokenizer without EOS, a max_length that no answer fits) and SemiEvolError where the
     loss is not a number, memory runs out or workers die more often than `config.max_failures`.
     """
-    _check(job)
+    if depot is None:
+        _check(job)
     tell = on_progress or _ignore
     if on == "ray":
         from semievol_ray.training.ray_train import train_on_ray
 
-        return train_on_ray(job, tell)
+        return train_on_ray(job, depot, tell)
     from semievol_ray.training.loop import train_worker
 
-    result = train_worker(job, metrics.Writer(job, tell))
+    local = job if depot is None else depot.localised(job, 0)
+    result = train_worker(local, metrics.Writer(local, depot, tell), depot)
+    if depot is not None:
+        depot.take_result(local)
     assert result is not None, "a lone process is the first worker"
     return result
 

@@ -69,7 +69,7 @@ class Trackers:
         PartialState()
         tracker_class = getattr(tracking, _CLASSES[name])
         assert self._job is not None
-        folder = self._job.scratch_dir / "logs"
+        folder = self._job.logs
         run_name = self._job.output_dir.name
         tracker = (
             tracker_class(run_name, logging_dir=str(folder))

@@ -49,7 +49,7 @@ def test_vllm_and_a_second_model_answer_in_one_run(undisturbed, tmp_path, tiny_m
     assert responses["collaborator"].to_pylist()[:4] == [
         "warm-0shot", "base-1shot", "second-0shot", "warm-0shot",
     ]  # fmt: skip
-    assert len(responses) == 120 * 3 and not list((run / "round-1/generate").glob("part-*"))
+    assert len(responses) == 120 * 3 and not list((run / "round-1/generate").rglob("part-*"))
     ours, theirs = option_logprobs(found, "warm-0shot"), option_logprobs(before, "warm-0shot")
     for row, wanted in zip(ours, theirs, strict=True):
         assert row == pytest.approx(wanted, abs=1e-2)

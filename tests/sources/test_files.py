@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray import UserError
-from semievol_ray.sources import find_files, read_rows
+from semievol_ray.sources import find_files, read_rows, refuse_overlap
 from semievol_ray.sources.tables import parse_hub
 from tests.stages.ingesting import ingest, write_csv, write_jsonl
 
@@ -139,10 +139,18 @@ def corpus(tmp_path) -> Path:
 @pytest.mark.parametrize("run_dir", ["{}", "{}/.", "{}/data", "{}/data/../data", "{}/link"])
 def test_an_input_in_the_run_directory_is_refused(corpus, tmp_path, run_dir) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    before = {path: path.read_bytes() for path in corpus.iterdir()}
     with pytest.raises(UserError, match=r"data\.labeled: .*l\.csv lies inside the run directory"):
-        ingest(tmp_path, corpus / "l.csv", corpus / "*.csv", run_dir=run_dir.format(tmp_path))
-    assert {path: path.read_bytes() for path in before} == before
+        check(run_dir.format(tmp_path), corpus / "l.csv")
+
+
+def test_an_input_that_was_put_into_a_run_is_refused_and_left_alone(corpus, tmp_path) -> None:
+    ingest(tmp_path, corpus / "l.csv", corpus / "u.csv")
+    mine = tmp_path / "run" / "mine.csv"
+    mine.write_bytes((corpus / "l.csv").read_bytes())
+    for redo in (None, "ingest"):
+        with pytest.raises(UserError, match=r"data\.labeled: .*mine\.csv lies inside the run"):
+            ingest(tmp_path, mine, corpus / "u.csv", redo=redo)
+        assert mine.read_bytes() == (corpus / "l.csv").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -150,7 +158,7 @@ def test_an_input_in_the_run_directory_is_refused(corpus, tmp_path, run_dir) -> 
     [
         ("data/**/*.parquet", True),
         ("data/**", True),
-        ("data/r*/data/unlabeled/*", True),
+        ("data/r*/ingest/*/unlabeled/*", True),
         ("**/*.json", True),
         ("data/**/*.csv", False),
         ("data/*", False),
@@ -160,14 +168,17 @@ def test_an_input_in_the_run_directory_is_refused(corpus, tmp_path, run_dir) -> 
 def test_a_pattern_that_would_take_the_runs_own_files_is_refused(
     corpus, tmp_path, pattern, refused
 ) -> None:
-    pq.write_table(pa.table({"text": ["p"], "label": ["a"]}), corpus / "p.parquet")
-    (corpus / "r0" / "data" / "unlabeled").mkdir(parents=True)
-    for name in ("x.json", "r0/data/unlabeled/y.jsonl"):
-        write_jsonl(corpus / name, {"text": name, "label": "a"})
-    arguments = {"run_dir": f"{corpus}/run", "unlabeled": f"{tmp_path}/{pattern}"}
+    """Before the run has written any: the second ingest would read what the first one wrote."""
+    for name in ("x.json", "p.parquet", "r0/ingest/y/unlabeled/z.csv"):
+        (corpus / name).parent.mkdir(parents=True, exist_ok=True)
+        (corpus / name).write_text("")
     if refused:
         with pytest.raises(UserError, match="would also take what the run writes into"):
-            ingest(tmp_path, corpus / "l.csv", **arguments)
-        assert not (corpus / "run").exists() or not any((corpus / "run").rglob("*.parquet"))
+            check(f"{corpus}/run", f"{tmp_path}/{pattern}")
     else:
-        ingest(tmp_path, corpus / "l.csv", **arguments)
+        check(f"{corpus}/run", f"{tmp_path}/{pattern}")
+
+
+def check(run_dir: str, location: object) -> None:
+    found = find_files(str(location), "data.labeled")
+    refuse_overlap(run_dir, "data.labeled", str(location), found)

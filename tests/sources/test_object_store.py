@@ -6,8 +6,7 @@ import pytest
 from pyarrow import fs
 
 from semievol_ray import UserError
-from semievol_ray.sources import find_files, read_rows
-from tests.stages.ingesting import ingest
+from semievol_ray.sources import find_files, read_rows, refuse_overlap
 from tests.store.test_object_store import run_uri, server, uri
 
 __all__ = ["run_uri", "server"]  # fixtures
@@ -34,4 +33,4 @@ def test_patterns_in_a_bucket(run_uri, server, tmp_path, pattern, named) -> None
     assert [file.path.removeprefix(f"{path}/") for file in found] == sorted(named)
     assert [row.values["text"] for file in found for row in read_rows(file)] == sorted(named)
     with pytest.raises(UserError, match="lies inside the run directory|would also take what"):
-        ingest(tmp_path, uri(server, f"{tmp_path.name}/{pattern}"), "no.csv", run_dir=run_uri)
+        refuse_overlap(run_uri, "data.labeled", uri(server, f"{tmp_path.name}/{pattern}"), found)

@@ -14,7 +14,8 @@ from semievol_ray.results import Run
 
 
 def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
-    """Run ingest on some files; keywords are settings of `data`, or `task`."""
+    """Run ingest on some files; keywords are settings of `data`, or `task`, `run_dir`, `redo`."""
+    redo = sections.pop("redo", None)
     config = load_config(
         {
             "run_dir": sections.pop("run_dir", str(tmp_path / "run")),
@@ -29,7 +30,7 @@ def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
             },
         }
     )
-    return Run(pipeline.run(config, until="ingest").uri)
+    return Run(pipeline.run(config, until="ingest", redo=redo).uri)
 
 
 def named(locations: object) -> str | list[str]:

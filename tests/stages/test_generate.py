@@ -10,12 +10,14 @@ import pytest
 from semievol_ray import UserError
 from semievol_ray.config_file import load_config
 from semievol_ray.stages import generate, ingest, justify
-from semievol_ray.stages.context import Context, Outcome
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import RunDirectory, StageLedger
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_session")]
 
 ROWS = 60
+JUSTIFIED = "round-1/justify/attempt-1"
 
 
 @pytest.fixture
@@ -35,6 +37,8 @@ def new_context(tmp_path) -> Iterator[callable]:
             },
             "retrieval": {"k": 0},
             "collaborators": [{"model": "warm"}, {"model": "warm"}],
+            # The simulated engine knows no weights: those of a warm model of its own are its name.
+            "training": {"method": "lora"},
         } | sections
         for other in made:  # two CPUs do not hold every context's replicas
             other.release_engines()
@@ -43,8 +47,10 @@ def new_context(tmp_path) -> Iterator[callable]:
         context = Context(config, directory, StageLedger(directory))
         if context.ledger.get("ingest") is None:
             context.ledger.begin("ingest", {}, {})
-            done = ingest.run(context)
-            context.ledger.finish("ingest", done.outputs, done.statistics, 0)
+            done = ingest.run(context, 1)
+            context.ledger.finish("ingest", done.outputs, (), done.statistics, 0)
+            for stage in ("warmup", "round-1/generate", "round-1/justify"):
+                context.ledger.begin(stage, {}, {})
         made.append(context)
         return context
 
@@ -71,13 +77,13 @@ def run_both(context: Context) -> tuple[Outcome, Outcome]:
 def test_replicas_that_host_the_warm_model_justify_at_once(new_context) -> None:
     one_pass = new_context("one-pass")
     generate.run(one_pass, 1)
-    justified = one_pass.run.files("round-1/justify", ".parquet")
+    justified = one_pass.run.files(JUSTIFIED, ".parquet")
     assert len(justified) == 4
     # A pass of its own gives the same bytes and the same counts.
     two_passes = new_context("two-passes")
     context = new_context("two-passes", justify={"when": "never"})
     generate.run(context, 1)
-    assert not two_passes.run.files("round-1/justify", ".parquet")
+    assert not two_passes.run.files(JUSTIFIED, ".parquet")
     apart = justify.run(two_passes, 1)
     together = justify.run(one_pass, 1)
     assert tables(one_pass) == tables(two_passes)
@@ -90,7 +96,7 @@ def test_a_second_base_model_leaves_justification_to_a_pass_of_its_own(new_conte
     other = {"other": {"name": "sim2", "engine": "simulated"}}
     context = new_context(collaborators=voters, models=other)
     generated = generate.run(context, 1)
-    assert not context.run.files("round-1/justify", ".parquet")
+    assert not context.run.files(JUSTIFIED, ".parquet")
     assert generated.statistics["rows"] == 2 * ROWS
     assert justify.run(context, 1).statistics["rows"] == ROWS
 

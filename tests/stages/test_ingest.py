@@ -57,7 +57,7 @@ def test_arcs_numbered_answers_become_letters(real_data, tmp_path) -> None:
     files = [folder / f"{split}.csv" for split in ("labeled", "unlabeled", "test")]
     columns = FPB_COLUMNS | {"id": "id"}
     run = ingest(tmp_path, *files, task={"preset": "arc"}, columns=columns)
-    names = run.directory.files("data/withheld", ".parquet")
+    names = run.directory.files("ingest/attempt-1/withheld", ".parquet")
     withheld = [row for name in names for row in run.directory.read_table(name).to_pylist()]
     rows = {row["example_id"]: row["answer"] for row in withheld}
     for example_id, answer in numbered.items():
@@ -178,7 +178,7 @@ def test_integer_answers_count_from_where_all_of_them_do(tmp_path) -> None:
     run = ingest(tmp_path / "0", labeled, unlabeled, columns=columns, task=task)
     assert run.examples("labeled")["answer"].to_pylist() == list("ABCDC")
     assert run.manifests[0].statistics["answers"] == "answers are numbers from 0 (5)"
-    withheld = run.directory.read_table("data/withheld/shard-00000.parquet")
+    withheld = run.directory.read_table("ingest/attempt-1/withheld/shard-00000.parquet")
     assert withheld["answer"].to_pylist() == ["B", "B"]
     contradicting = write_parquet(tmp_path / "c.parquet", rows | {"label": [0, 1, 2, 4, 2]})
     with pytest.raises(UserError, match=r"row 4: '4' of 4 options, and .*row 1: '0' of 4 options"):

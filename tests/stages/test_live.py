@@ -6,8 +6,8 @@ from semievol_ray.cli import main
 from semievol_ray.engines import FleetState
 from semievol_ray.results import Run
 from semievol_ray.stages.context import Silent
-from semievol_ray.stages.live import LIVE_FILE, LiveProgress, live_line
-from semievol_ray.store import RunDirectory, StageLedger
+from semievol_ray.stages.live import LiveProgress, live_line
+from semievol_ray.store import RunDirectory, StageLedger, layout
 
 
 def test_status_says_how_far_a_stage_is_and_how_its_replicas_are(tmp_path, capsys) -> None:
@@ -38,6 +38,6 @@ def test_a_store_that_cannot_be_written_does_not_stop_the_work(tmp_path) -> None
     run = RunDirectory(str(tmp_path / "run"))
     run.write_json("manifests/x.json", {})
     progress = LiveProgress(run, Silent())
-    (tmp_path / "run" / LIVE_FILE).mkdir()
+    (tmp_path / "run" / layout.LIVE).mkdir()
     progress.start("generate", 1, "responses")
     progress.advance("generate", 1)

@@ -83,7 +83,7 @@ def test_files_appear_whole_and_go_again(run_uri) -> None:
     with run.new_folder("model") as folder:
         (folder / "weights").write_text("all")
     assert (run.local_folder("model") / "weights").read_text() == "all"
-    run.delete("data")
+    run.delete_owned("data", ["data/x.parquet"], ())
     assert not run.exists("data/x.parquet")
 
 

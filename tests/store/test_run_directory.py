@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from semievol_ray import SemiEvolError, UserError
-from semievol_ray.store import RunDirectory, StageLedger, digest, flatten
+from semievol_ray.store import RunDirectory, digest, flatten, layout, model_fingerprint
 
 TABLE = pa.table({"x": [1, 2, 3]})
 
@@ -71,26 +71,72 @@ def test_a_worker_in_another_folder_sees_the_same_run(tmp_path, monkeypatch) -> 
     assert copy.path == run.path == str(tmp_path / "runs" / "a")
 
 
-def test_a_finished_stage_is_skipped_and_a_changed_one_refused(tmp_path) -> None:
-    ledger = StageLedger(RunDirectory(str(tmp_path)))
-    settings, inputs = {"selection.percentile": 50}, {"generate": "f00"}
-    assert ledger.begin("round-1/select", settings, inputs) is None
-    assert ledger.begin("round-1/select", settings, inputs) is None  # killed: goes on
-    done = ledger.finish("round-1/select", {"x.parquet": 3}, {"kept": 1}, 2.0)
-    assert ledger.begin("round-1/select", settings, inputs) == done
-    with pytest.raises(UserError, match=r"selection.percentile was 50 and is now 40.*--redo sel"):
-        ledger.begin("round-1/select", {"selection.percentile": 40}, inputs)
-    with pytest.raises(UserError, match="its input generate has changed"):
-        ledger.begin("round-1/select", settings, {"generate": "bad"})
-
-
-def test_half_done_work_pins_its_settings(tmp_path) -> None:
-    ledger = StageLedger(RunDirectory(str(tmp_path)))
-    ledger.begin("warmup", {"seed": 0}, {})
-    with pytest.raises(UserError, match="seed was 0 and is now 1"):
-        ledger.begin("warmup", {"seed": 1}, {})
-
-
 def test_fingerprints_do_not_depend_on_order() -> None:
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1})
     assert flatten({"a": {"b": 1, "c": {}}, "d": (1,)}) == {"a.b": 1, "a.c": {}, "d": [1]}
+
+
+def test_a_folder_that_holds_files_is_no_run_directory(tmp_path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "labeled.csv").write_text("the user's own")
+    run = RunDirectory(str(tmp_path))
+    with pytest.raises(UserError, match="holds 'data' and is no run directory"):
+        run.check_claimable()
+    # An empty one is, also where the file system put something there itself.
+    (tmp_path / "new" / "lost+found").mkdir(parents=True)
+    fresh = RunDirectory(str(tmp_path / "new"))
+    fresh.check_claimable()
+    fresh.mark()
+    (tmp_path / "new" / "notes.txt").write_text("beside it")
+    fresh.check_claimable()
+
+
+def test_only_owned_files_are_deleted(tmp_path) -> None:
+    run = RunDirectory(str(tmp_path))
+    folder = "round-1/select/attempt-1"
+    ours = ["shard-00000.parquet", "tally-00000.json", ".shard-00001.parquet.0a1b2c3d"]
+    theirs = ["notes.txt", "deep/er/shard-list.csv", "shard-00000.parquet.bak"]
+    for name in (*ours, *theirs, "named.json"):
+        run.write_bytes(f"{folder}/{name}", b"x")
+    patterns = ("shard-*.parquet", "tally-*.json")
+    run.delete_owned(folder, [f"{folder}/named.json"], patterns)
+    left = {name.removeprefix(f"{folder}/") for name in run.all_files(folder)}
+    assert left == set(theirs)
+    # Where nothing of others is left, the folder goes too.
+    run.write_bytes("warmup/attempt-1/model/weights", b"x")
+    run.delete_owned("warmup/attempt-1", (), ("model/*",))
+    assert not run.exists("warmup/attempt-1")
+
+
+def test_a_reference_means_the_same_everywhere(tmp_path) -> None:
+    run = RunDirectory(str(tmp_path))
+    run.write_bytes("warmup/attempt-1/model/config.json", b"{}")
+    reference = layout.reference("warmup/attempt-1/model")
+    assert run.localise(reference) == str(tmp_path / "warmup" / "attempt-1" / "model")
+    assert run.localise("hub/model") == "hub/model" and run.localise("/a/path") == "/a/path"
+
+
+def test_a_worker_that_does_not_see_the_run_says_so(tmp_path) -> None:
+    run = RunDirectory(str(tmp_path / "run"))
+    run.check_visible()  # nobody has marked it: nothing is known
+    run.mark()
+    elsewhere = pickle.loads(pickle.dumps(run))
+    elsewhere.check_visible()
+    (tmp_path / "run" / layout.MARKER).unlink()
+    with pytest.raises(UserError, match="is not there on .*object store"):
+        elsewhere.check_visible()
+
+
+def test_a_models_fingerprint_is_its_content(tmp_path) -> None:
+    def write(folder, weights: bytes):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "config.json").write_text("{}")
+        (tmp_path / folder / "model.safetensors").write_bytes(weights)
+        return model_fingerprint(tmp_path / folder)
+
+    weights = bytearray(40 << 20)
+    first = write("a", weights)
+    assert write("b", weights) == first, "a model that was moved is the same"
+    weights[7::4096] = b"\x01" * len(weights[7::4096])  # as training does: everywhere a little
+    assert write("a", weights) != first, "weights changed in place are another model"
+    assert write("b", weights[:-1]) not in (first, write("a", weights))

@@ -1,0 +1,54 @@
+"""What shards of responses came to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from semievol_ray.engines import FAILED
+
+COUNTED = ["collaborator", "finish_reason", "tokens", "prompt_tokens", "answer"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a shard, or many, came to; of other tables than responses only `rows` is used."""
+
+    rows: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    failed: int = 0
+    unparsed: int = 0
+    dropped_demonstrations: int = 0
+    # Examples that an earlier round has settled: they have no rows here.
+    settled: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        mine, others = self.as_dict().values(), other.as_dict().values()
+        return Counts(*(a + b for a, b in zip(mine, others, strict=True)))
+
+    def as_dict(self) -> dict[str, int]:
+        """The counts by name."""
+        return asdict(self)
+
+
+def count_responses(table: pa.Table, dropped_demonstrations: int = 0, settled: int = 0) -> Counts:
+    """The counts of a RESPONSE table, or of one with its columns COUNTED alone."""
+    failed = pc.sum(pc.is_in(table["finish_reason"], pa.array(FAILED))).as_py() or 0
+    return Counts(
+        rows=len(table),
+        tokens=pc.sum(table["tokens"]).as_py() or 0,
+        prompt_tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
+        failed=failed,
+        unparsed=table["answer"].null_count - failed,
+        dropped_demonstrations=dropped_demonstrations,
+        settled=settled,
+    )
+
+
+def of_collaborators(table: pa.Table, names: Collection[str]) -> pa.Table:
+    """The rows of some collaborators."""
+    return table.filter(pc.is_in(table["collaborator"], pa.array(list(names), pa.string())))

@@ -1,0 +1,91 @@
+"""What a step of the algorithm says of itself. `pipeline.py` reads nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from semievol_ray.config import Config, ModelConfig, TrainingConfig
+from semievol_ray.engines import resolve_engine
+from semievol_ray.model_files import model_identity
+from semievol_ray.store import layout
+from semievol_ray.tasks import PROMPTS_VERSION
+from semievol_ray.touches import of_result
+
+if TYPE_CHECKING:
+    from semievol_ray.stages.context import Context
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage made: tables with their rows, other files, and figures worth keeping."""
+
+    outputs: dict[str, int]
+    statistics: dict[str, Any]
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the algorithm.
+
+    `name` is its file's; a stage of a round is known as `round-<n>/<name>` to the run. `settings`
+    are all that its result depends on besides its inputs, `inputs` the full names of the stages
+    whose files it reads, and `writes` the names, within its own folder, of what it makes there.
+    """
+
+    name: str
+    run: Callable[[Context, int], Outcome]
+    settings: Callable[[Config, int], dict[str, Any]]
+    inputs: Callable[[Config, int], Sequence[str]]
+    writes: tuple[str, ...]
+    in_round: bool = True
+    # Whether half-done work is gone on with; if not, it is dropped and begun anew.
+    continues: bool = True
+    # What it works with: this process alone, Ray tasks, engines, or a training.
+    works_with: Literal["nothing", "tasks", "engines", "training"] = "tasks"
+    # Whether it is part of a run with this config.
+    wanted: Callable[[Config], bool] = field(default=lambda config: True)
+    # The stage that comes next, part of whose work this one does on the way.
+    prepares: Stage | None = None
+
+    def full_name(self, round_number: int) -> str:
+        """Its name in a run."""
+        return layout.round_stage(round_number, self.name) if self.in_round else self.name
+
+
+def labeller(round_number: int) -> str:
+    """The stage that trained the model which labels in a round.
+
+    In a later round it is the one that the round before evolved: that fine-tuning was on just the
+    labels this round starts from.
+    """
+    return "warmup" if round_number == 1 else layout.round_stage(round_number - 1, "evolve")
+
+
+def task_settings(config: Config) -> dict[str, Any]:
+    """The task, and the code that makes its prompts."""
+    return {"task": of_result(config.task), "code": {"prompts": PROMPTS_VERSION}}
+
+
+def trained_settings(config: Config, training: TrainingConfig) -> dict[str, Any]:
+    """What any fine-tuning depends on: the base model's content, the task, the training."""
+    model = {
+        "content": model_identity(config.model),
+        "dtype": config.model.dtype,
+        "trust_remote_code": config.model.trust_remote_code,
+    }
+    common = {"seed": config.seed, "model": model, "training": of_result(training)}
+    return common | task_settings(config)
+
+
+def answering_settings(config: Config) -> dict[str, Any]:
+    """What any stage that asks the base model depends on: its content and its engine too."""
+    common = {"seed": config.seed, "model": engine_settings(config.model)}
+    return common | task_settings(config)
+
+
+def engine_settings(model: ModelConfig) -> dict[str, Any]:
+    """A model as it answers: what it holds, and which engine runs it how."""
+    return of_result(resolve_engine(model)) | {"content": model_identity(model)}
