@@ -198,7 +198,7 @@ def test_a_second_submission_follows_the_first(config, environment, client) -> N
     ]
     assert names == [f"{stem}1"]
     # What has ended is no hindrance: the run goes on under the next number.
-    change(config, data={"unlabeled": "no/such/file.csv"})
+    change(config, model={"name": "./no/model"})
     third = submit(config, environment)
     assert third.returncode == 2 and f"submitted {stem}2" in third.stderr
 
