@@ -6,6 +6,7 @@ set of overrides that lies between these defaults and what the user wrote.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from semievol_ray.credentials import find_written_out, referred
 from semievol_ray.touches import Form, Place, Speed
 from semievol_ray.validation import merge, one_line
 
@@ -31,8 +33,16 @@ AdapterVariant = Literal[
 _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+# One path, glob or URI, or several.
+Locations = str | tuple[str, ...]
+
+
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True
+    )
 
 
 class Price(_Section):
@@ -57,7 +67,8 @@ class ModelConfig(_Section):
     max_model_len: int | None = Field(None, gt=0, description="context window, in tokens")
     trust_remote_code: bool = False
     engine_options: dict[str, Any] = Field(
-        default_factory=dict, description="passed to the engine as they are"
+        default_factory=dict,
+        description="passed to the engine as they are, but for secrets: ${NAME} is a variable's",
     )
     base_url: str | None = Field(None, description="openai engine: http(s)://host/v1")
     api_key_env: Place[str] = Field(
@@ -81,13 +92,17 @@ class TaskConfig(_Section):
     )
     relative_tolerance: float | None = Field(None, ge=0)
     first_option_number: int | None = Field(
-        None, ge=0, le=1, description="what an answer given as a number calls the first option"
+        None,
+        ge=0,
+        le=1,
+        description="what an answer given as a number calls the first option; null: as all the "
+        "labelled and test rows have it",
     )
     use_chat_template: Literal["auto", "always", "never"] = "auto"
 
 
 class Columns(_Section):
-    """Which column of the user's files holds what."""
+    """Which column of the user's files holds what; `context.contexts` is a field inside one."""
 
     id: str | None = None
     question: str = "question"
@@ -98,12 +113,22 @@ class Columns(_Section):
 
 
 class DataConfig(_Section):
-    """Where the examples are: paths, globs, URIs, or `hf://dataset[:config]/split`."""
+    """Where the examples are: one location, or a list of them.
 
-    labeled: Place[str]
-    unlabeled: Place[str]
-    test: Place[str | None] = None
+    A location is a path, a URI, a folder (its files, and those of its partitions `name=value/`,
+    which are columns), a glob (`*` stays in a folder, `**` does not), or
+    `hf://dataset[:config][@revision]/split`. None may lie in the run directory.
+    """
+
+    labeled: Place[Locations]
+    unlabeled: Place[Locations]
+    test: Place[Locations | None] = None
     columns: Columns = Columns()
+    answers: Literal["auto", "mark", "text"] = Field(
+        "auto",
+        description="how answers name an option: by letter or number, or by its text; auto: as "
+        "all the labelled and test rows have it",
+    )
     shard_rows: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
         "auto", description="unit of work; auto: by the size of the corpus and replicas.max"
     )
@@ -111,6 +136,15 @@ class DataConfig(_Section):
         100, ge=0, description="more quarantined rows than this stop the run"
     )
     max_unlabeled_rows: int | None = Field(None, gt=0)
+
+    @field_validator("labeled", "unlabeled", "test", mode="before")
+    @classmethod
+    def _locations(cls, value: Any) -> Any:
+        several = [value] if isinstance(value, str) else value
+        is_list = isinstance(several, list | tuple) and len(several) > 0
+        if value is not None and not (is_list and all(isinstance(x, str) and x for x in several)):
+            raise ValueError("expected a path, or a list of paths")
+        return value
 
 
 class RetrievalConfig(_Section):
@@ -335,10 +369,26 @@ class RayConfig(_Section):
 
     address: str | None = Field(None, description="null starts a cluster on this machine")
     num_cpus: int | None = Field(None, gt=0)
-    runtime_env: dict[str, Any] = Field(default_factory=dict)
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="as Ray has it, but env_vars are names: a list, or NAME: ${OTHER_NAME}",
+    )
     wait_seconds: float = Field(
         1800, gt=0, description="how long CPUs and GPUs for a training are waited for"
     )
+
+    @field_validator("runtime_env")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        names = value.get("env_vars", {})
+        if isinstance(names, list | tuple):
+            names = {str(name): f"${{{name}}}" for name in names}
+        if not isinstance(names, dict) or not all(
+            _VARIABLE.fullmatch(str(k)) and isinstance(v, str) and referred(v)
+            for k, v in names.items()
+        ):
+            raise ValueError("env_vars is a list of names, or a mapping NAME: ${OTHER_NAME}")
+        return value | {"env_vars": names} if names else value
 
 
 class Config(_Section):
@@ -366,6 +416,15 @@ class Config(_Section):
     iteration: IterationConfig = IterationConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     ray: RayConfig = RayConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_secrets(cls, values: Any) -> Any:
+        """Before anything else, for what is said of another mistake may quote a value."""
+        found = find_written_out(values) if isinstance(values, dict) else None
+        if found is not None:
+            raise ValueError(found)
+        return values
 
     @field_validator("collaborators")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+        # Without the lines that PyYAML quotes: they may hold what is nobody's business.
+        mark = getattr(error, "problem_mark", None)
+        place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
+        problem = re.sub("'[^']{2,}'", "'…'", getattr(error, "problem", None) or "unreadable")
+        raise UserError(f"{path}: not valid YAML: {problem}{place}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of settings, not {type(values).__name__}")
     return values
@@ -57,11 +62,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise UserError(f"--set {text}: expected key=value, as in selection.percentile=40")
+        raise UserError(f"--set {key}: expected key=value, as in selection.percentile=40")
     try:
         nested: Any = yaml.safe_load(value)
     except yaml.YAMLError:
-        raise UserError(f"--set {text}: the value is not valid YAML") from None
+        raise UserError(f"--set {key}: the value is not valid YAML") from None
     # YAML 1.1 reads 1e-4 as a string; people mean the number.
     if isinstance(nested, str):
         with contextlib.suppress(ValueError):

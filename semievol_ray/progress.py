@@ -66,7 +66,7 @@ class TerminalProgress:
         task = self.tasks.pop(stage.split("/")[-1], None)
         if task is not None:
             self.bars.remove_task(task)
-        self.console.print(f"{stage:<18} {note}", highlight=False)
+        self.console.print(f"{stage:<18} {note}", highlight=False, markup=False)
 
     def close(self) -> None:
         """Give the terminal back."""

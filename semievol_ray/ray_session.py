@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from semievol_ray.config import RayConfig
+from semievol_ray.credentials import redact, referred, resolve
 from semievol_ray.errors import SemiEvolError, UserError
 
 log = logging.getLogger(__name__)
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
+# Where Ray tells the driver of a submitted job what it was submitted with.
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 _REACH_SECONDS = 10.0
 # Fewer shards than this are done before Ray has started its workers.
 _FEWEST_FOR_RAY = 8
@@ -40,15 +44,13 @@ def connect(config: RayConfig) -> bool:
 
     if ray.is_initialized():
         return False
-    environment = {"PATH": worker_path(), "TOKENIZERS_PARALLELISM": "false"}
-    runtime_env = dict(config.runtime_env)
-    runtime_env["env_vars"] = environment | runtime_env.get("env_vars", {})
+    attach = config.address or os.environ.get("RAY_ADDRESS")
+    runtime_env, secrets = _runtime_env(config, attached=bool(attach))
     options: dict[str, Any] = {
         "runtime_env": runtime_env,
         "log_to_driver": False,
         "logging_level": "ERROR",
     }
-    attach = config.address or os.environ.get("RAY_ADDRESS")
     if attach:
         _check_reachable(attach)
         options["address"] = attach
@@ -64,11 +66,41 @@ def connect(config: RayConfig) -> bool:
             # Ray puts a handler of its own in its place, which ends the process untidily.
             signal.signal(signal.SIGTERM, terminated)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = " ".join(redact(str(error), secrets).split())[:300]
         if attach:
             raise UserError(f"ray.address: {attach}: no Ray cluster answers ({reason})") from None
         raise SemiEvolError(f"Ray does not start: {reason}") from None
     return not attach
+
+
+def _runtime_env(config: RayConfig, *, attached: bool) -> tuple[dict[str, Any], list[str]]:
+    """What Ray is told of its workers' environment, and which values in it are secrets.
+
+    Ray keeps what it is told in its tables and in the logs of its nodes, in clear. So as little as
+    can be is sent: workers of a cluster that starts here inherit this process's environment; a job
+    leaves the variables to the nodes it runs on; only whoever attaches from elsewhere sends the
+    values that are set here.
+    """
+    job = json.loads(os.environ.get(_JOB_CONFIG, "{}")).get("runtime_env") or {}
+    ours = {"PATH": worker_path(), "TOKENIZERS_PARALLELISM": "false"}
+    secrets = []
+    for name, value in config.runtime_env.get("env_vars", {}).items():
+        if not attached:
+            os.environ[name] = resolve(value, f"ray.runtime_env.env_vars.{name}")
+        elif _JOB_CONFIG not in os.environ and referred(value) in os.environ:
+            ours[name] = resolve(value, name)
+            secrets.append(ours[name])
+        elif referred(value) != name:
+            ours[name] = value  # Ray fills it in on each node
+    # Ray refuses what both the job and the driver say, and prints it.
+    told = {k: v for k, v in ours.items() if k not in job.get("env_vars", {})}
+    others = {k: v for k, v in config.runtime_env.items() if k != "env_vars"}
+    twice = sorted(others.keys() & job.keys())
+    if twice:
+        raise UserError(
+            f"ray.runtime_env: the job that this runs in says {', '.join(twice)} too; say it once"
+        )
+    return others | {"env_vars": told}, secrets
 
 
 def _check_reachable(address: str) -> None:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from semievol_ray.errors import UserError
-from semievol_ray.stages.sources import Row, find_files, read_rows
+from semievol_ray.sources import Row, cell_text, find_files, read_rows
 
 _LOOKED_AT = 500
 _QUESTIONS = ("question", "text", "message", "prompt", "query", "input", "sentence", "instruction")
@@ -57,7 +57,7 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
     return path
 
 
-def _rows(location: str, setting: str) -> list[dict[str, Any]]:
+def _rows(location: str, setting: str) -> list[Mapping[str, Any]]:
     files = find_files(location, setting)
     found = (r.values for r in itertools.chain(*map(read_rows, files)) if isinstance(r, Row))
     rows = list(itertools.islice(found, _LOOKED_AT))
@@ -66,10 +66,11 @@ def _rows(location: str, setting: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _guess_columns(rows: Sequence[dict[str, Any]], where: str) -> dict[str, str]:
-    names = [str(name) for name in rows[0]]
+def _guess_columns(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, str]:
+    # Objects of a JSONL file may each leave out some of the names.
+    names = list(dict.fromkeys(name for row in rows for name in row))
     columns: dict[str, str] = {}
-    if "id" in names and len({str(row["id"]) for row in rows}) == len(rows):
+    if "id" in names and len({_said(row, "id") for row in rows} - {""}) == len(rows):
         columns["id"] = "id"
     for key, known in (("question", _QUESTIONS), ("options", _OPTIONS), ("answer", _ANSWERS)):
         found = next((n for k in known for n in names if n.lower() == k), None)
@@ -83,16 +84,25 @@ def _guess_columns(rows: Sequence[dict[str, Any]], where: str) -> dict[str, str]
     return columns
 
 
-def _guess_task(rows: Sequence[dict[str, Any]], columns: dict[str, str]) -> tuple[str, str]:
+def _guess_task(rows: Sequence[Mapping[str, Any]], columns: dict[str, str]) -> tuple[str, str]:
     if "options" in columns:
         return "multiple_choice", f"the column {columns['options']!r} holds options"
-    answers = [str(row[columns["answer"]]).strip() for row in rows]
+    said = (_said(row, columns["answer"]) for row in rows)
+    answers = [answer for answer in said if answer]
     distinct = set(answers)
-    if all(_is_number(answer) for answer in answers):
+    if answers and all(_is_number(answer) for answer in answers):
         return "numeric", "every answer is a number"
     if len(distinct) <= min(_MOST_LABELS, len(answers) // 2):
         return "label", f"{len(distinct)} different answers in {len(answers)} rows"
     return "text", f"{len(distinct)} different answers in {len(answers)} rows"
+
+
+def _said(row: Mapping[str, Any], column: str) -> str:
+    """A cell's text; nothing where there is none: a guess is no place to refuse a row."""
+    try:
+        return cell_text(row.get(column), column) or ""
+    except ValueError:
+        return ""
 
 
 def _is_number(text: str) -> bool:

@@ -14,6 +14,7 @@ import yaml
 from semievol_ray import load_config
 from semievol_ray.cli import main
 from semievol_ray.demo import write_demo_data
+from semievol_ray.results import Run
 
 
 @pytest.fixture
@@ -94,6 +95,18 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(config, tmp_path) -> No
         subprocess.run(["umount", str(disk)], check=True)
 
 
+def test_ingest_shows_three_prompts_with_their_answers(config, tmp_path, capsys) -> None:
+    assert main(["run", str(config), "--until", "ingest"]) == 0
+    said = capsys.readouterr().err
+    rows = Run(str(tmp_path / "run")).examples("labeled").to_pylist()
+    for number, row in enumerate(rows[:3], start=1):
+        assert f"ingest: labelled prompt {number}, before the model's chat template" in said
+        shown = ["", row["question"], "Label:"]
+        lines = "".join(f"ingest: | {line}\n" for line in shown)
+        assert f"{lines}ingest: its answer: {row['answer']}\n" in said
+    assert "labelled prompt 4" not in said
+
+
 def test_ingest_alone_and_its_status(config, tmp_path, capsys) -> None:
     assert main(["run", str(config), "--until", "ingest"]) == 0
     assert main(["status", str(tmp_path / "run")]) == 0
@@ -122,6 +135,16 @@ def test_init_knows_real_files(real_data, tmp_path) -> None:
         assert main(["init", *arguments]) == 0
         config = load_config(output)
         assert (config.task.kind, config.data.columns.question) == (kind, question)
+
+
+def test_init_reads_objects_that_leave_fields_out(tmp_path) -> None:
+    path, output = tmp_path / "l.jsonl", tmp_path / "c.yaml"
+    path.write_text('{"pad": 1}\n{"id": 1, "text": "x"}\n' + '{"text": "y", "label": "a"}\n' * 8)
+    arguments = ["--labeled", str(path), "--unlabeled", str(path), "--output", str(output)]
+    assert main(["init", *arguments]) == 0
+    config = load_config(output)
+    assert config.data.columns.id is None
+    assert (config.data.columns.question, config.task.kind) == ("text", "label")
 
 
 def test_merge_writes_the_model_and_names_what_is_wrong(tiny_model, tmp_path, capsys) -> None:

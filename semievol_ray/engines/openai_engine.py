@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
+from semievol_ray.credentials import resolve
 from semievol_ray.engines.protocol import (
     GENERATION,
     PASSING,
@@ -69,7 +70,7 @@ class OpenAIEngine(Engine):
         self.name = model.name
         self.where = model.base_url
         self.max_model_len = model.max_model_len or 2**20
-        self.options = model.engine_options
+        self.options = resolve(model.engine_options, "model.engine_options")
         self.slots = asyncio.Semaphore(max_concurrency)
         self._gap_seconds = 60 / requests_per_minute if requests_per_minute else 0.0
         self._next_at = 0.0

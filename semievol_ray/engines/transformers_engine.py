@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
+from semievol_ray.credentials import resolve
 from semievol_ray.engines.candidates import Tokens, Tree, stack, tree_of
 from semievol_ray.engines.protocol import (
     GENERATION,
@@ -72,7 +73,7 @@ class TransformersEngine(Engine):
             dtype=dtype,
             trust_remote_code=model.trust_remote_code,
             use_safetensors=True,
-            **model.engine_options,
+            **resolve(model.engine_options, "model.engine_options"),
         )
         self.model: Any = loaded.to(self.device).eval()
         limit = getattr(self.model.config, "max_position_embeddings", None) or 2**20

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
+from semievol_ray.credentials import resolve
 from semievol_ray.engines.candidates import branches
 from semievol_ray.engines.protocol import (
     GENERATION,
@@ -95,7 +96,9 @@ class VllmEngine(Engine):
             rank = next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= max_lora_rank)
             options |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,
                         "max_cpu_loras": _MAX_ADAPTERS}  # fmt: skip
-        arguments = AsyncEngineArgs(**(options | model.engine_options))
+        arguments = AsyncEngineArgs(
+            **(options | resolve(model.engine_options, "model.engine_options"))
+        )
         driver = ProcessDriver if envs.VLLM_ENABLE_V1_MULTIPROCESSING else ThreadDriver
         self.driver = driver(arguments)
         self.max_model_len = self.driver.max_model_len

@@ -1,14 +1,14 @@
 """Ingest: the user's files to Parquet shards of examples with stable ids.
 
-Streaming: beyond one shard it keeps two 64-bit hashes of every example, to see repetitions.
+Streaming: beyond one shard it keeps a 64-bit hash of every example, to see repetitions, and one
+more of each given id.
 The unlabelled set's answers, where the file has some, never enter the examples; they are put
-aside under `data/withheld` for measuring pseudo-answers.
+aside under `withheld` for measuring pseudo-answers.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,28 +16,52 @@ from typing import Any
 
 import pyarrow as pa
 
-from semievol_ray.config import Config
+from semievol_ray.config import Config, Locations
 from semievol_ray.errors import UserError
 from semievol_ray.schema import EXAMPLE, QUARANTINE
+from semievol_ray.sources import (
+    BadRow,
+    Row,
+    SourceFile,
+    cell_text,
+    find_cell,
+    find_files,
+    read_rows,
+    refuse_overlap,
+)
+from semievol_ray.sources.rows import flat
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
-from semievol_ray.stages.sources import BadRow, Row, SourceFile, find_files, read_rows
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import Manifest, RunDirectory, digest, layout
-from semievol_ray.tasks import Task, canonical_answer
+from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task
+from semievol_ray.tasks.prompts import plain_text
 from semievol_ray.touches import of_result
 
 QUARANTINED = "quarantine.parquet"
+
+# Repetitions beyond this are counted and not listed: a corpus may repeat itself millions of times.
+_LISTED_REPETITIONS = 10_000
+
+_SHOWN_PROMPTS, _SHOWN_CHARACTERS = 3, 2000
 
 _WITHHELD = pa.schema([("example_id", pa.string()), ("answer", pa.string())])
 
 
 def sources(config: Config) -> dict[str, list[SourceFile]]:
-    """The files of each split that the config names. Raises UserError for a missing one."""
-    return {s: find_files(where, f"data.{s}") for s, where in locations(config).items()}
+    """The files of each split that the config names.
+
+    Raises UserError for one that is missing, and for one inside the run directory.
+    """
+    found = {}
+    for split, where in locations(config).items():
+        found[split] = find_files(where, f"data.{split}")
+        refuse_overlap(config.run_dir, f"data.{split}", where, found[split])
+    return found
 
 
-def locations(config: Config) -> dict[str, str]:
+def locations(config: Config) -> dict[str, Locations]:
     """What the config says of each split."""
     splits = {"labeled": config.data.labeled, "unlabeled": config.data.unlabeled}
     return splits | ({"test": config.data.test} if config.data.test is not None else {})
@@ -60,6 +84,7 @@ def source_fingerprints(config: Config, found: Manifest | None) -> dict[str, str
                 raise
             fingerprints[key] = found.inputs[key]
             continue
+        refuse_overlap(config.run_dir, key, where, files)
         fingerprints[key] = digest([(Path(f.path).name, f.fingerprint(known)) for f in files])
     return fingerprints
 
@@ -76,13 +101,22 @@ def run(context: Context, _: int) -> Outcome:
     if shard_rows == "auto":
         rows = estimate_rows(files["unlabeled"])
         shard_rows = plan_shard_rows(rows, config.generation.replicas.max)
-    ingestion = _Ingestion(config, task, context.run, shard_rows, context.folder("ingest"))
+    form, said = _answer_form(config, task, files)
+    if said:
+        context.progress.finish("ingest", said)
+    ingestion = _Ingestion(
+        config, task, context.run, shard_rows, context.folder("ingest"), form, said
+    )
     # The test set first: what it holds may not be trained on. Then the labels, which name the
     # closed set of a label task.
     for split in ("test", "labeled", "unlabeled"):
         if split in files:
             ingestion.read(split, files[split])
             context.progress.advance(split, ingestion.rows[split])
+        if split == "labeled":  # before the corpus: what is wrong here, is wrong in all of it
+            labels = sorted(ingestion.label_counts)
+            for line in _first_prompts(Task.from_config(config.task, labels), ingestion.first):
+                context.progress.finish("ingest", line)
     outcome = ingestion.finish()
     states = {file.name: file.state() for members in files.values() for file in members}
     return replace(outcome, statistics=outcome.statistics | {"source_files": states})
@@ -107,6 +141,37 @@ STAGE = Stage(
 )
 
 
+def _answer_form(
+    config: Config, task: Task, files: dict[str, list[SourceFile]]
+) -> tuple[AnswerForm, str]:
+    """How the true answers name an option, and that in one line; read from all of them first."""
+    columns, evidence = config.data.columns, AnswerEvidence()
+    if columns.options is None or not task.is_closed:
+        return AnswerForm(), ""
+    for split in ("test", "labeled"):
+        reader = ExampleReader(columns, task, split)
+        for file in files.get(split, ()):
+            for row in read_rows(file, reader.names.values()):
+                # What is wrong with a row is said when it is read for good.
+                with contextlib.suppress(ValueError):
+                    if isinstance(row, Row):
+                        reader.weigh(row, evidence)
+    form = evidence.form(config.data.answers, task.first_option_number)
+    return form, evidence.describe(form)
+
+
+def _first_prompts(task: Task, examples: list[dict[str, Any]]) -> Iterator[str]:
+    """Prompts for the user's eye: as the model gets them, but for its chat template."""
+    for number, example in enumerate(examples, start=1):
+        prompt = plain_text(task.messages(example))
+        if len(prompt) > _SHOWN_CHARACTERS:
+            half = _SHOWN_CHARACTERS // 2
+            prompt = f"{prompt[:half]} […] {prompt[-half:]}"
+        yield f"labelled prompt {number}, before the model's chat template"
+        yield from (f"| {line}" for line in prompt.splitlines())
+        yield f"its answer: {example['answer']}"
+
+
 @dataclass
 class _Ingestion:
     config: Config
@@ -114,6 +179,8 @@ class _Ingestion:
     run: RunDirectory
     shard_rows: int
     folder: str
+    form: AnswerForm
+    form_said: str
     rows: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
@@ -123,18 +190,20 @@ class _Ingestion:
     already_labeled: int = 0
     label_counts: dict[str, int] = field(default_factory=dict)
     most_options: int = 0
+    first: list[dict[str, Any]] = field(default_factory=list)
     test_contents: set[int] = field(default_factory=set)
     labeled_contents: set[int] = field(default_factory=set)
 
     def read(self, split: str, files: list[SourceFile]) -> None:
         """Read one split into its shards."""
         self.rows[split] = self.repeated[split] = self.contaminated[split] = 0
+        # Without given ids, an id is a content's hash: one set is enough.
         seen_ids: set[int] = set()
         seen_contents: set[int] = set()
         shard = _ShardWriter(self.run, self.folder, split, self.shard_rows, self.outputs)
         limit = self.config.data.max_unlabeled_rows if split == "unlabeled" else None
         for row, example in self._examples(split, files):
-            content = _content_hash(example)
+            content = content_hash(example)
             if split != "test" and content in self.test_contents:
                 self.contaminated[split] += 1
                 continue
@@ -142,17 +211,19 @@ class _Ingestion:
                 self.already_labeled += 1
                 continue
             given = self.config.data.columns.id is not None
-            if given and _hash(example["example_id"]) in seen_ids:
+            if given and text_hash(example["example_id"]) in seen_ids:
                 raise UserError(self._name_both(files, row, example["example_id"]))
             if content in seen_contents and not given:
-                self.repeated[split] += 1
-                self._reject(split, row, "repeats an earlier example", counts=False)
+                self._repeats(split, row)
                 continue
-            seen_ids.add(_hash(example["example_id"]))
+            if given:
+                seen_ids.add(text_hash(example["example_id"]))
             seen_contents.add(content)
             if split == "labeled":
                 answer = example["answer"]
                 self.label_counts[answer] = self.label_counts.get(answer, 0) + 1
+                if len(self.first) < _SHOWN_PROMPTS:
+                    self.first.append(example)
             self.most_options = max(self.most_options, len(example["options"] or ()))
             shard.add(example)
             self.rows[split] += 1
@@ -185,6 +256,7 @@ class _Ingestion:
                 "already_labeled_rows": self.already_labeled,
                 "labels": list(self.task.labels) if self.task.labels else labels,
                 "most_options": self.most_options,
+                "answers": self.form_said or None,
                 "label_counts": self.label_counts if self.task.is_closed else None,
             },
         )
@@ -192,96 +264,63 @@ class _Ingestion:
     def _examples(
         self, split: str, files: list[SourceFile]
     ) -> Iterator[tuple[Row, dict[str, Any]]]:
-        for file in files:
-            for row in read_rows(file):
-                if isinstance(row, BadRow):
-                    self._reject(split, row, row.reason)
-                    continue
-                if row.number == 1:
-                    self._check_columns(split, row)
-                try:
-                    yield row, self._example(split, row)
-                except ValueError as error:
-                    self._reject(split, row, str(error))
-
-    def _check_columns(self, split: str, row: Row) -> None:
-        columns = self.config.data.columns
-        wanted = {
-            key: name
-            for key, name in columns.model_dump().items()
-            if name is not None and not (key == "answer" and split == "unlabeled")
-        }
-        for key, name in wanted.items():
-            if name not in row.values:
-                raise UserError(
-                    f"{row.file}: data.columns.{key}: no column {name!r}; "
-                    f"it has {', '.join(map(str, row.values))}"
-                )
-
-    def _example(self, split: str, row: Row) -> dict[str, Any]:
-        columns, values = self.config.data.columns, row.values
-        question = _text(values[columns.question])
-        if question is None:
-            raise ValueError("the question is empty")
-        options = None if columns.options is None else _options(values[columns.options])
-        if self.task.kind == "multiple_choice" and not options:
-            raise ValueError("multiple choice needs options; set data.columns.options")
-        example: dict[str, Any] = {
-            "question": question,
-            "context": None if columns.context is None else _text(values[columns.context]),
-            "options": options,
-            "subject": None if columns.subject is None else _text(values[columns.subject]),
-            "answer": self._answer(split, values.get(columns.answer), options),
-        }
-        given = None if columns.id is None else _text(values[columns.id])
-        if columns.id is not None and given is None:
-            raise ValueError("the id is empty")
-        example["example_id"] = given or content_id(example)
-        return example
-
-    def _answer(self, split: str, raw: Any, options: list[str] | None) -> str | None:
+        reader = ExampleReader(self.config.data.columns, self.task, split, self.form)
         labels = self.task.labels
         if labels is None and self.task.kind == "label" and split == "unlabeled":
             labels = tuple(self.label_counts)
-        if raw is None or (split == "unlabeled" and not str(raw).strip()):
-            if split == "unlabeled":
-                return None
-            raise ValueError("the answer is empty")
-        try:
-            return canonical_answer(
-                raw,
-                kind=self.task.kind,
-                options=options,
-                labels=labels,
-                first_option_number=self.task.first_option_number,
-            )
-        except ValueError:
-            if split == "unlabeled":
-                return None
-            raise
+        for file in files:
+            row = None
+            for found in read_rows(file, reader.names.values()):
+                if isinstance(found, BadRow):
+                    self._reject(split, found, found.reason)
+                    continue
+                if row is None and found.columns is not None:
+                    reader.check_table(found)
+                row = found
+                try:
+                    yield row, reader.example(row, labels)
+                except ValueError as error:
+                    self._reject(split, row, str(error))
+            if row is not None and row.columns is None:
+                reader.check_objects(row.file)
 
-    def _reject(self, split: str, row: Row | BadRow, reason: str, counts: bool = True) -> None:
-        self.quarantine.append(
-            {"split": split, "file": row.file, "row": row.number, "reason": reason}
-        )
-        self.bad_rows += counts
+    def _reject(self, split: str, row: Row | BadRow, reason: str) -> None:
+        self._put_aside(split, row, reason)
+        self.bad_rows += row.rows if isinstance(row, BadRow) else 1
         limit = self.config.data.max_bad_rows
         if self.bad_rows > limit:
             raise UserError(
-                f"{row.file}: row {row.number}: {reason}; with it more than "
+                f"{row.file}: row {row.number}: {flat(reason)}; with it more than "
                 f"data.max_bad_rows ({limit}) rows are unusable"
             )
 
+    def _repeats(self, split: str, row: Row) -> None:
+        self.repeated[split] += 1
+        if sum(self.repeated.values()) <= _LISTED_REPETITIONS:
+            self._put_aside(split, row, "repeats an earlier example")
+
+    def _put_aside(self, split: str, row: Row | BadRow, reason: str) -> None:
+        self.quarantine.append(
+            {"split": split, "file": row.file, "row": row.number, "reason": flat(reason)}
+        )
+
     def _name_both(self, files: list[SourceFile], second: Row, example_id: str) -> str:
-        column = self.config.data.columns.id
+        column = self.config.data.columns.id or ""
         for file in files:
-            for row in read_rows(file):
-                if isinstance(row, Row) and _text(row.values.get(column or "")) == example_id:
+            for row in read_rows(file, [column]):
+                if isinstance(row, Row) and _is_id(find_cell(row.values, column), example_id):
                     return (
                         f"{second.file}: row {second.number}: id {example_id!r} is already that "
                         f"of {row.file}, row {row.number}"
                     )
         return f"{second.file}: row {second.number}: id {example_id!r} occurs twice"
+
+
+def _is_id(cell: Any, example_id: str) -> bool:
+    try:
+        return cell_text(cell, "id") == example_id
+    except ValueError:
+        return False
 
 
 class _ShardWriter:
@@ -321,38 +360,3 @@ class _ShardWriter:
 
     def _write(self, name: str, table: pa.Table) -> None:
         self.outputs[name] = self.run.write_table(name, table)
-
-
-def content_id(example: dict[str, Any]) -> str:
-    """16 hexadecimal digits of what the question says: the id where the user gives none."""
-    return f"{_content_hash(example):016x}"
-
-
-def _content_hash(example: dict[str, Any]) -> int:
-    parts = [example["question"], example.get("context"), example.get("options")]
-    return _hash(json.dumps(parts, ensure_ascii=False))
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def _text(value: Any) -> str | None:
-    if value is None:
-        return None
-    return str(value).strip() or None
-
-
-def _options(value: Any) -> list[str]:
-    """Options as a list: of a list, a JSON list, or the mappings that hub datasets use."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
-            raise ValueError("the options are not a JSON list") from None
-    if isinstance(value, dict):
-        # ARC has {"text": [...], "label": [...]}; MedQA has {"A": ..., "B": ...}.
-        value = value["text"] if "text" in value else [value[key] for key in sorted(value)]
-    if not isinstance(value, list | tuple) or len(value) < 2:
-        raise ValueError("expected a list of at least two options")
-    return [str(option).strip() for option in value]

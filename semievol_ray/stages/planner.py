@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from semievol_ray.stages.sources import SourceFile
+from semievol_ray.sources import SourceFile
+from semievol_ray.sources.files import LINE_SUFFIXES, PACKED_SUFFIXES, TABLE_SUFFIXES
 
 # The wait at the end is about a thirty-second of the stage.
 _SHARDS_A_REPLICA = 32
@@ -37,23 +38,26 @@ def estimate_rows(files: Sequence[SourceFile]) -> int | None:
 
     Parquet says it; of a text file it is the size over the mean line of its beginning.
     """
-    total = 0
-    for file in files:
-        if file.filesystem is None:
-            return None
-        info = file.filesystem.get_file_info(file.path)
-        suffix = file.path.lower().rpartition(".")[2]
-        if info.type != fs.FileType.File or suffix not in ("parquet", "csv", "tsv", "jsonl",
-                                                           "ndjson", "json"):  # fmt: skip
-            return None
-        with file.filesystem.open_input_file(file.path) as source:
-            if suffix == "parquet":
-                try:
-                    total += pq.ParquetFile(source).metadata.num_rows
-                except ValueError:  # no Parquet after all: reading it will say so
-                    return None
-                continue
-            sample = source.read(_SAMPLE_BYTES)
-        lines = max(sample.count(b"\n"), 1)
-        total += round(info.size * lines / max(len(sample), 1))
-    return total
+    try:
+        return sum(map(_rows_of, files))
+    except (_UnknownError, OSError, ValueError):  # reading the file will say what is wrong with it
+        return None
+
+
+class _UnknownError(Exception):
+    pass
+
+
+def _rows_of(file: SourceFile) -> int:
+    if file.filesystem is None or file.path.lower().endswith(PACKED_SUFFIXES):
+        raise _UnknownError
+    info = file.filesystem.get_file_info(file.path)
+    if info.type != fs.FileType.File or file.suffix not in (*TABLE_SUFFIXES, *LINE_SUFFIXES):
+        raise _UnknownError
+    with file.filesystem.open_input_file(file.path) as source:
+        if file.suffix == ".parquet":
+            rows: int = pq.ParquetFile(source).metadata.num_rows
+            return rows
+        sample = source.read(_SAMPLE_BYTES)
+    lines = max(sample.count(b"\n"), 1)
+    return round(info.size * lines / max(len(sample), 1))

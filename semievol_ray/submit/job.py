@@ -1,14 +1,15 @@
-"""`semievol submit`: the same config as a Ray job, its logs streamed, its exit code passed on.
+"""`semievol submit`: the same config as a Ray job, followed to its end, its exit code passed on.
 
-Only the config travels. Data, models and the run directory are named by paths or URIs that the
-cluster can read: `ray job submit` copies no corpus. A token (RAY_AUTH_TOKEN, or the file that
-RAY_AUTH_TOKEN_PATH names) is read by Ray's own client and appears nowhere here.
+Only the config travels, and of secrets only their names. Data, models and the run directory are
+named by paths or URIs that the cluster can read: `ray job submit` copies no corpus. A token
+(RAY_AUTH_TOKEN, or the file that RAY_AUTH_TOKEN_PATH names) is read by Ray's own client and appears
+nowhere here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import base64
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,8 +17,11 @@ from typing import Any
 
 import yaml
 
+from semievol_ray.config import Config
 from semievol_ray.config_file import config_yaml, load_config
 from semievol_ray.errors import SemiEvolError, UserError
+from semievol_ray.store import digest
+from semievol_ray.submit.follow import follow as follow_job
 
 _AGENT_SECONDS = 60.0
 
@@ -36,6 +40,7 @@ def submit(
 ) -> int:
     """Submit a config to the cluster's dashboard address; returns the exit code of the job.
 
+    Where a job of the same run is waiting or running, that one is followed and none is started.
     Without `follow` it returns 0 as soon as the job is accepted. Raises UserError where no
     cluster answers or the token is refused.
     """
@@ -43,28 +48,25 @@ def submit(
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     config = load_config(config_path, overrides)
-    # On the cluster the job attaches to the cluster it runs on.
-    values = yaml.safe_load(config_yaml(config))
-    values["ray"]["address"] = None
-    encoded = base64.b64encode(yaml.safe_dump(values, sort_keys=False).encode()).decode()
     try:
         client = JobSubmissionClient(address)
-        job = _submit(
-            client,
-            entrypoint=_ENTRYPOINT.format(config=encoded),
-            runtime_env={"env_vars": config.ray.runtime_env.get("env_vars", {})},
-            metadata={"run_dir": config.run_dir, "config": Path(config_path).name},
-        )
+        job = _attach_or_submit(client, config, Path(config_path).name, address)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"--address {address}: the cluster does not take the job: {reason}") from (
             None
         )
-    print(f"submitted {job} to {address}", file=sys.stderr)
     if not follow:
         return 0
-    asyncio.run(_stream(client, job))
-    details = client.get_job_info(job)
+    try:
+        details = follow_job(client, job)
+    except KeyboardInterrupt:
+        print(
+            f"\nno longer following: {job} goes on; submit again to follow it, or end it with "
+            f"`ray job stop --address {address} {job}`",
+            file=sys.stderr,
+        )
+        return 130
     if details.status == JobStatus.SUCCEEDED:
         return 0
     if details.status == JobStatus.STOPPED:
@@ -73,19 +75,60 @@ def submit(
     return details.driver_exit_code or 1
 
 
-def _submit(client: Any, **job: Any) -> str:
+def submission_stem(run_dir: str) -> str:
+    """What the submission ids of a run begin with: the same run, the same ids, from anywhere."""
+    place = run_dir.rstrip("/")
+    name = re.sub(r"[^A-Za-z0-9]+", "-", place.partition("?")[0].rpartition("/")[2]).strip("-")
+    return f"semievol-{name[:24] or 'run'}-{digest(place)[:8]}-"
+
+
+def _attach_or_submit(client: Any, config: Config, name: str, address: str) -> str:
+    entrypoint = _entrypoint(config)
+    stem = submission_stem(config.run_dir)
+    while True:
+        of_this_run = re.compile(re.escape(stem) + r"(\d+)")
+        jobs = {
+            int(match[1]): found
+            for found in client.list_jobs()
+            if (match := of_this_run.fullmatch(found.submission_id or ""))
+        }
+        for found in jobs.values():
+            if not found.status.is_terminal():
+                same = "" if found.entrypoint == entrypoint else "; its config is another"
+                print(
+                    f"{config.run_dir} is run by {found.submission_id} already "
+                    f"({found.status.lower()}): following it{same}",
+                    file=sys.stderr,
+                )
+                return str(found.submission_id)
+        job = f"{stem}{1 + max(jobs, default=0)}"
+        metadata = {"run_dir": config.run_dir, "config": name}
+        try:
+            _submit(client, entrypoint=entrypoint, submission_id=job, metadata=metadata)
+        except (RuntimeError, ValueError) as error:
+            if "already exists" not in str(error):
+                raise
+            continue  # another submission was faster: look again
+        print(f"submitted {job} to {address}", file=sys.stderr)
+        return job
+
+
+def _entrypoint(config: Config) -> str:
+    values = yaml.safe_load(config_yaml(config))
+    # On the cluster the job attaches to the cluster it runs on.
+    values["ray"]["address"] = None
+    encoded = base64.b64encode(yaml.safe_dump(values, sort_keys=False).encode()).decode()
+    return _ENTRYPOINT.format(config=encoded)
+
+
+def _submit(client: Any, **job: Any) -> None:
     """Submit, waiting for the agent of a cluster that has only just started."""
     deadline = time.monotonic() + _AGENT_SECONDS
     while True:
         try:
-            found: str = client.submit_job(**job)
-            return found
+            client.submit_job(**job)
+            return
         except RuntimeError as error:
             if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(2)
-
-
-async def _stream(client: object, job: str) -> None:
-    async for lines in client.tail_job_logs(job):  # type: ignore[attr-defined]
-        print(lines, end="", flush=True)

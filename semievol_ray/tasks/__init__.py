@@ -1,6 +1,7 @@
 """What a question, an answer and a correct answer are."""
 
-from semievol_ray.tasks.answers import canonical_answer, option_letters
+from semievol_ray.tasks.answers import canonical_answer
+from semievol_ray.tasks.forms import AnswerEvidence, AnswerForm, option_letters
 from semievol_ray.tasks.presets import TASK_PRESETS
 from semievol_ray.tasks.prompts import (
     PROMPTS_VERSION,
@@ -13,6 +14,8 @@ from semievol_ray.tasks.task import Task
 __all__ = [
     "PROMPTS_VERSION",
     "TASK_PRESETS",
+    "AnswerEvidence",
+    "AnswerForm",
     "Message",
     "PromptRenderer",
     "Task",

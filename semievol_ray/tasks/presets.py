@@ -10,7 +10,7 @@ _CHOICE = "Answer the multiple-choice question. Reply with the letter of the rig
 TASK_PRESETS: dict[str, dict[str, Any]] = {
     "mmlu": {"kind": "multiple_choice", "instruction": _CHOICE, "first_option_number": 0},
     "mmlu_pro": {"kind": "multiple_choice", "instruction": _CHOICE, "first_option_number": 0},
-    "arc": {"kind": "multiple_choice", "instruction": _CHOICE},
+    "arc": {"kind": "multiple_choice", "instruction": _CHOICE, "first_option_number": 1},
     "usmle": {"kind": "multiple_choice", "instruction": _CHOICE},
     "fpb": {
         "kind": "multiple_choice",

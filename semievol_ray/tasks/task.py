@@ -14,7 +14,7 @@ import pyarrow as pa
 from semievol_ray.config import TaskConfig
 from semievol_ray.errors import UserError
 from semievol_ray.selection import answers_equal, extract_answers
-from semievol_ray.tasks.answers import option_letters
+from semievol_ray.tasks.forms import option_letters
 from semievol_ray.tasks.presets import KIND_DEFAULTS, TASK_PRESETS
 from semievol_ray.tasks.prompts import Message
 
@@ -34,7 +34,7 @@ class Task:
     answer_pattern: str | None = None
     labels: tuple[str, ...] | None = None
     relative_tolerance: float = 0.0
-    first_option_number: int = 1
+    first_option_number: int | None = None
     use_chat_template: str = "auto"
 
     @classmethod

@@ -10,36 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from semievol_ray import UserError, load_config, pipeline
-from semievol_ray.results import Run
+from semievol_ray import UserError
+from tests.stages.ingesting import ingest, write_csv, write_parquet
 
 FPB_COLUMNS = {"question": "question", "options": "options", "answer": "answer"}
-
-
-def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
-    config = load_config(
-        {
-            "run_dir": str(tmp_path / "run"),
-            "model": {"name": "unused"},
-            "task": sections.pop("task", {"kind": "label"}),
-            "data": {
-                "labeled": str(labeled),
-                "unlabeled": str(unlabeled),
-                **({"test": str(test)} if test else {}),
-                "columns": sections.pop("columns", {"question": "text", "answer": "label"}),
-                **sections,
-            },
-        }
-    )
-    return Run(pipeline.run(config, until="ingest").uri)
-
-
-def write_csv(path: Path, rows: list[dict]) -> Path:
-    with path.open("w", newline="") as sink:
-        writer = csv.DictWriter(sink, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
 
 
 @pytest.fixture
@@ -189,3 +163,34 @@ def test_what_the_test_set_holds_is_not_trained_on(small, tmp_path) -> None:
     found = run.manifests[0].statistics
     assert found["contaminated_rows"] == {"test": 0, "labeled": 1, "unlabeled": 1}
     assert "unlabelled 3" not in run.examples("unlabeled")["question"].to_pylist()
+
+
+def test_integer_answers_count_from_where_all_of_them_do(tmp_path) -> None:
+    """Rows of `cais/mmlu`: read one by one, those whose options are numbers came out wrong."""
+    words, numbers = ["w", "x", "y", "z"], ["3", "2", "1", "0"]
+    columns = {"question": "text", "answer": "label", "options": "options"}
+    rows = {"text": [f"q{i}" for i in range(5)], "label": [0, 1, 2, 3, 2],
+            "options": [words, numbers, words, words, numbers]}  # fmt: skip
+    labeled = write_parquet(tmp_path / "l.parquet", rows)
+    asked = {"text": ["u0", "u1"], "label": [1, 1], "options": [words, numbers]}
+    unlabeled = write_parquet(tmp_path / "u.parquet", asked)
+    task = {"kind": "multiple_choice"}
+    run = ingest(tmp_path / "0", labeled, unlabeled, columns=columns, task=task)
+    assert run.examples("labeled")["answer"].to_pylist() == list("ABCDC")
+    assert run.manifests[0].statistics["answers"] == "answers are numbers from 0 (5)"
+    withheld = run.directory.read_table("ingest/attempt-1/withheld/shard-00000.parquet")
+    assert withheld["answer"].to_pylist() == ["B", "B"]
+    contradicting = write_parquet(tmp_path / "c.parquet", rows | {"label": [0, 1, 2, 4, 2]})
+    with pytest.raises(UserError, match=r"row 4: '4' of 4 options, and .*row 1: '0' of 4 options"):
+        ingest(tmp_path / "1", contradicting, unlabeled, columns=columns, task=task)
+
+
+def test_pubmedqa_as_the_authors_publish_it(tmp_path) -> None:
+    rows = {"text": ["Does it?", "Is it?"], "label": ["C", "A"],
+            "options": ['["No", "Maybe", "Yes"]'] * 2}  # fmt: skip
+    columns = {"question": "text", "answer": "label", "options": "options"}
+    labeled = write_parquet(tmp_path / "l.parquet", rows)
+    unlabeled = write_parquet(tmp_path / "u.parquet", rows | {"text": ["Was it?", "Has it?"]})
+    run = ingest(tmp_path, labeled, unlabeled, columns=columns, task={"preset": "pubmedqa"})
+    assert run.examples("labeled")["answer"].to_pylist() == ["yes", "no"]
+    assert run.manifests[0].statistics["bad_rows"] == 0

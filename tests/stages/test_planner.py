@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from semievol_ray.sources import find_files
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
-from semievol_ray.stages.sources import find_files
 
 
 @pytest.mark.parametrize(

@@ -51,11 +51,62 @@ def test_a_misspelt_field_would_be_refused(manifest, schema) -> None:
 
 
 def test_no_pod_is_root_and_the_cluster_wants_a_token(manifest) -> None:
-    cluster = manifest["spec"]["rayClusterSpec"]
-    assert cluster["authOptions"]["mode"] == "token"
-    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
-    for group in groups:
-        pod = group["template"]["spec"]
+    assert manifest["spec"]["rayClusterSpec"]["authOptions"]["mode"] == "token"
+    for pod in pods(manifest):
         assert pod["securityContext"]["runAsNonRoot"] is True
-        for container in pod["containers"]:
-            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_a_restricted_namespace_takes_every_container(manifest) -> None:
+    """The Pod Security Standard `restricted`, of the pods here and of what the operator adds.
+
+    Into the head's pod it puts the autoscaler; into a worker's an init container that has the
+    worker container's own security context.
+    """
+    autoscaler = manifest["spec"]["rayClusterSpec"]["autoscalerOptions"]
+    contexts = [autoscaler["securityContext"]]
+    for pod in pods(manifest):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] != 0
+        assert pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault"
+        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        kinds = {key for volume in pod.get("volumes", ()) for key in volume} - {"name"}
+        assert kinds <= {"configMap", "emptyDir", "secret", "projected", "persistentVolumeClaim"}
+        containers = [*pod["containers"], *pod.get("initContainers", ())]
+        contexts += [container["securityContext"] for container in containers]
+    assert len(contexts) == 4, "submitter, head, autoscaler, worker"
+    for context in contexts:
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["capabilities"]["drop"] == ["ALL"]
+        assert not context.get("privileged")
+
+
+def test_only_what_a_new_cluster_can_help_is_tried_again(manifest) -> None:
+    """The operator tries a FAILED job `backoffLimit` times again, and a STOPPED one never.
+
+    That the entry point stops its own job is shown in test_submit.py, on Ray.
+    """
+    spec = manifest["spec"]
+    assert spec["entrypoint"].startswith("python -m semievol_ray.rayjob ")
+    assert spec["backoffLimit"] > 0
+    # A deletion strategy has no rule for a stopped job: its cluster would stay.
+    assert spec["shutdownAfterJobFinishes"] and "deletionStrategy" not in spec
+    # The submitter's own command follows the job of this id; another would submit it twice.
+    assert not spec["submitterPodTemplate"]["spec"]["containers"][0].keys() & {"command", "args"}
+
+
+def test_secrets_are_the_nodes_own(manifest) -> None:
+    submitter, *nodes = pods(manifest)
+    for pod in nodes:
+        assert pod["containers"][0]["envFrom"][0]["secretRef"]["optional"] is True
+    assert "envFrom" not in submitter["containers"][0]
+    assert "runtimeEnvYAML" not in manifest["spec"]
+
+
+def pods(manifest: dict) -> list[dict]:
+    """The pod specs of submitter, head and workers."""
+    cluster = manifest["spec"]["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    return [
+        manifest["spec"]["submitterPodTemplate"]["spec"],
+        *(group["template"]["spec"] for group in groups),
+    ]

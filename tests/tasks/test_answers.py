@@ -7,41 +7,54 @@ import pytest
 
 from semievol_ray import UserError
 from semievol_ray.config import TaskConfig
-from semievol_ray.tasks import TASK_PRESETS, Task, canonical_answer, option_letters
+from semievol_ray.tasks import (
+    TASK_PRESETS,
+    AnswerForm,
+    Task,
+    canonical_answer,
+    option_letters,
+)
 
 FOUR = ["red", "green", "blue", "7"]
 
 
 @pytest.mark.parametrize(
     ("raw", "letter"),
-    [("A", "A"), ("b", "B"), ("(C)", "C"), ("D.", "D"), ("2", "B"), (1, "A"), (3.0, "C"),
+    [("A", "A"), ("b", "B"), ("(C)", "C"), ("D.", "D"), ("2", "B"), ("3.0", "C"),
      ("green", "B"), (" Blue ", "C"), ("7", "D")],
 )  # fmt: skip
 def test_multiple_choice_answers(raw, letter) -> None:
     found = canonical_answer(
-        raw, kind="multiple_choice", options=FOUR, labels=None, first_option_number=1
+        raw, kind="multiple_choice", options=FOUR, labels=None, form=AnswerForm(first_number=1)
     )
     assert found == letter
 
 
-@pytest.mark.parametrize("raw", ["E", "0", "5", "yellow", "", "A or B"])
+@pytest.mark.parametrize("raw", ["E", "0", "5", "yellow", "", "A or B", "²", "9" * 5000])
 def test_an_answer_outside_the_options_is_refused(raw) -> None:
     with pytest.raises(ValueError, match="options|empty"):
         canonical_answer(
-            raw, kind="multiple_choice", options=FOUR, labels=None, first_option_number=1
+            raw, kind="multiple_choice", options=FOUR, labels=None, form=AnswerForm(first_number=1)
         )
 
 
-def test_options_may_be_counted_from_nought() -> None:
-    found = canonical_answer(
-        0, kind="multiple_choice", options=["x", "y"], labels=None, first_option_number=0
-    )
-    assert found == "A"
+def test_a_label_may_be_given_by_its_letter_among_the_options() -> None:
+    """PubMedQA as the authors publish it: letters over ["No", "Maybe", "Yes"]."""
+    task = Task.from_config(TaskConfig(preset="pubmedqa"))
+    for raw, label in (("C", "yes"), ("A", "no"), ("maybe", "maybe")):
+        found = canonical_answer(
+            raw,
+            kind=task.kind,
+            options=["No", "Maybe", "Yes"],
+            labels=task.labels,
+            form=AnswerForm(),
+        )
+        assert found == label
 
 
 def test_labels_ignore_case_and_nothing_else() -> None:
     labels = ["card_arrival", "lost_card"]
-    arguments = {"kind": "label", "options": None, "labels": labels, "first_option_number": 1}
+    arguments = {"kind": "label", "options": None, "labels": labels, "form": AnswerForm()}
     assert canonical_answer("Card_Arrival", **arguments) == "card_arrival"
     with pytest.raises(ValueError, match="not one of the 2 labels"):
         canonical_answer("card", **arguments)

@@ -1,0 +1,160 @@
+"""CSV and JSONL: text, read line by line, where one broken line may not cost its neighbours.
+
+A quote that is opened and not closed takes the lines below it into one field. Where the row turns
+out bad, each line it took counts as a row that is lost.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from semievol_ray.errors import UserError
+from semievol_ray.sources.files import SourceFile
+from semievol_ray.sources.rows import BadRow, Row, flat
+from semievol_ray.sources.tables import chosen
+
+# A row of text that is longer is none: a quote is open, or a line has no end.
+_LONGEST_CHARACTERS = 1 << 26
+
+
+def read_csv(source: SourceFile, columns: Collection[str] | None) -> Iterator[Row | BadRow]:
+    """The rows of a CSV or TSV file, whose first line names the columns."""
+    csv.field_size_limit(sys.maxsize)  # the bound above is by row, and has a better message
+    with _open_text(source, newline="") as stream:
+        lines = _Lines(source, stream)
+        reader = csv.reader(lines, delimiter="\t" if source.suffix == ".tsv" else ",", strict=True)
+        try:
+            names = tuple(next(reader, ()))
+        except csv.Error as error:
+            raise UserError(f"{source.name}: the header cannot be read: {error}") from None
+        if not all(map(is_unicode, names)) or "\0" in "".join(names):
+            raise UserError(f"{source.name}: the header is not UTF-8; save the file as UTF-8")
+        wanted = [(i, n) for n in chosen(source, names, columns) for i in [names.index(n)]]
+        number = 0
+        while True:
+            first, lines.characters = reader.line_num + 1, 0
+            reason = None
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                cells, reason = [], _quote(str(error))
+            if cells is None:
+                return
+            taken = reader.line_num + 1 - first
+            if not cells and reason is None:
+                continue  # an empty line
+            if reason is None and len(cells) != len(names):
+                reason = f"{len(cells)} fields, and not the {len(names)} of the header"
+            if reason is None and not all(is_unicode(cells[i]) for i, _ in wanted):
+                reason = "not valid UTF-8"
+            if reason is None:
+                number += 1
+                yield Row(source.name, number, {name: cells[i] for i, name in wanted}, names)
+                continue
+            number += taken
+            if taken > 1:
+                reason = f"lines {first} to {first + taken - 1}: {reason}"
+            yield BadRow(source.name, number - taken + 1, reason, rows=taken)
+
+
+def read_jsonl(source: SourceFile) -> Iterator[Row | BadRow]:
+    """The objects of a file that has one a line."""
+    with _open_text(source) as stream:
+        lines, started = _Lines(source, stream), False
+        for number, line in enumerate(lines, start=1):
+            lines.characters = 0
+            if not line.strip():
+                continue
+            if not started and source.suffix == ".json" and line.lstrip().startswith("["):
+                raise UserError(
+                    f"{source.name}: a JSON list, and not one object a line; write each of its "
+                    "objects into a line of its own (.jsonl)"
+                )
+            started = True
+            values = parse_object(line)
+            if isinstance(values, str):
+                yield BadRow(source.name, number, values)
+            else:
+                yield Row(source.name, number, values)
+
+
+def parse_object(line: str) -> dict[str, Any] | str:
+    """A line's JSON object, or why there is none."""
+    if not is_unicode(line):
+        return "not valid UTF-8"
+    try:
+        values = json.loads(line, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        return f"broken JSON: {error.msg}"
+    except ValueError as error:  # a repeated key, a number of thousands of digits
+        return f"broken JSON: {flat(error)}"
+    except RecursionError:
+        return "broken JSON: nested too deeply"
+    return values if isinstance(values, dict) else "not a JSON object"
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text read with `surrogateescape` was valid UTF-8."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _Lines:
+    """A text's lines; UserError where those of one row come to more than any row holds.
+
+    Whoever reads them sets `characters` back to 0 where a row begins.
+    """
+
+    def __init__(self, source: SourceFile, stream: io.TextIOWrapper) -> None:
+        self.source, self.stream = source, stream
+        self.line, self.characters = 0, 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self.stream.readline(_LONGEST_CHARACTERS)
+        if not line:
+            raise StopIteration
+        self.line += 1
+        self.characters += len(line)
+        if len(line) == _LONGEST_CHARACTERS or self.characters > _LONGEST_CHARACTERS:
+            raise UserError(
+                f"{self.source.name}: line {self.line}: a row of more than "
+                f"{_LONGEST_CHARACTERS >> 20} Mi characters; is a quote open, or is this no text?"
+            )
+        return line
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} is there twice")
+    return found
+
+
+def _quote(error: str) -> str:
+    if "unexpected end of data" in error:
+        return "a quote is opened and never closed"
+    if "expected after" in error:
+        return "text after a closing quote; an inner quote is written twice"
+    return error
+
+
+def _open_text(source: SourceFile, newline: str | None = None) -> io.TextIOWrapper:
+    assert source.filesystem is not None
+    stream = source.filesystem.open_input_stream(source.path)  # decompresses by the suffix
+    # Undecodable bytes survive as surrogates: the row that holds them is told apart later.
+    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)

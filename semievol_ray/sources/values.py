@@ -1,0 +1,117 @@
+"""What a cell says, as text. What is no text is refused, never printed as Python would.
+
+A `str()` of anything that a file may hold is how bytes become `b'..'`, a missing number `nan` and
+a nested field a page of braces in a prompt.
+"""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+MISSING: Final = object()
+# Floats without a fraction up to here are whole numbers for certain.
+_EXACT = 2.0**53
+
+
+def find_cell(values: Mapping[str, Any], name: str) -> Any:
+    """The cell of a column, or of a field inside one (`context.contexts`); MISSING without it."""
+    if name in values:
+        return values[name]
+    column, dot, field = name.partition(".")
+    inner = values.get(column)
+    return find_cell(inner, field) if dot and isinstance(inner, Mapping) else MISSING
+
+
+def cell_text(value: Any, name: str, *, joined: bool = False) -> str | None:
+    """A cell as text, stripped; null where it is empty, null or NaN.
+
+    Whole floats lose their `.0` (a column of integers with a gap in it comes as floats); booleans
+    are `true` and `false`. A list of texts is its lines where `joined`. Raises ValueError, naming
+    the column, for anything that has no one reading.
+    """
+    if isinstance(value, bytes):
+        try:
+            value = value.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"{name}: bytes that are not UTF-8 text") from None
+    if joined and isinstance(value, list | tuple):
+        lines = [cell_text(line, name) for line in value]
+        return "\n".join(line for line in lines if line) or None
+    if isinstance(value, Mapping):
+        fields = ", ".join(map(str, value)) or "none"
+        raise ValueError(f"{name}: a nested value; name one of its fields, as {name}.… ({fields})")
+    text = value if isinstance(value, str) else _plain(value, name)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}: half a character (a lone surrogate)") from None
+    return text.strip() or None
+
+
+def cell_options(value: Any, name: str) -> list[str]:
+    """Options as a list: of a list, a JSON list, or the mappings that hub datasets use.
+
+    ARC has {"text": […], "label": […]}; MedQA has {"A": …, "B": …}. Raises ValueError for fewer
+    than two, and for an option that is empty or no text.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise ValueError(f"{name}: the options are not a JSON list") from None
+    if isinstance(value, Mapping):
+        value = _in_order(value, name)
+    if not isinstance(value, list | tuple) or len(value) < 2:
+        raise ValueError(f"{name}: expected a list of at least two options")
+    options = []
+    for number, option in enumerate(value, start=1):
+        text = cell_text(option, name)
+        if text is None:
+            raise ValueError(f"{name}: option {number} is empty")
+        options.append(text)
+    return options
+
+
+def _plain(value: Any, name: str) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        if math.isnan(value):
+            return ""
+        if math.isinf(value):
+            raise ValueError(f"{name}: an infinite number")
+        return str(int(value)) if value.is_integer() and abs(value) <= _EXACT else str(value)
+    if isinstance(value, decimal.Decimal):
+        return "" if value.is_nan() else f"{value:f}"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, list | tuple):
+        raise ValueError(f"{name}: a list, and not one text")
+    raise ValueError(f"{name}: a value of the type {type(value).__name__}, and not a text")
+
+
+def _in_order(value: Mapping[str, Any], name: str) -> Any:
+    if "text" in value:
+        marks = value.get("label")
+        if isinstance(marks, list) and marks != sorted(marks, key=_mark_order):
+            raise ValueError(f"{name}: the options' labels are not in order")
+        return value["text"]
+    # Parquet gives every row the options of the longest: those beyond its own are null.
+    keys = sorted(value, key=_mark_order)
+    while keys and value[keys[-1]] is None:
+        keys.pop()
+    return [value[key] for key in keys]
+
+
+def _mark_order(mark: Any) -> tuple[int, str]:
+    return len(str(mark)), str(mark)

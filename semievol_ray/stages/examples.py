@@ -1,0 +1,138 @@
+"""A row of the user's file to an example, or why it is none."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from semievol_ray.config import Columns
+from semievol_ray.errors import UserError
+from semievol_ray.sources import MISSING, Row, cell_options, cell_text, find_cell
+from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task, canonical_answer
+
+_MOST_NAMED = 20
+
+
+class ExampleReader:
+    """Reads the rows of one split, and remembers which columns it met."""
+
+    def __init__(
+        self, columns: Columns, task: Task, split: str, form: AnswerForm | None = None
+    ) -> None:
+        self.columns, self.task, self.split = columns, task, split
+        self.form = form or AnswerForm()
+        self.names: dict[str, str] = columns.model_dump(exclude_none=True)
+        self.met: set[str] = set()
+
+    def check_table(self, row: Row) -> None:
+        """Raise UserError where the table that a row is from lacks a column of the config."""
+        for key, name in self.names.items():
+            found = row.columns or ()
+            optional = key == "answer" and self.split == "unlabeled"
+            if not optional and name not in found and name.partition(".")[0] not in found:
+                raise UserError(
+                    f"{row.file}: data.columns.{key}: no column {name!r}; it has {_listed(found)}"
+                )
+
+    def check_objects(self, file: str) -> None:
+        """Raise UserError where a column was in none of a JSONL file's rows.
+
+        An object may leave out what is null there, but a name that no row has is misspelt.
+        """
+        for key in ("context", "subject"):
+            if key in self.names and self.names[key] not in self.met:
+                raise UserError(
+                    f"{file}: data.columns.{key}: no row has a field {self.names[key]!r}"
+                )
+
+    def weigh(self, row: Row, evidence: AnswerEvidence) -> None:
+        """Add what a row's answer can be. Raises ValueError where it has none, or no options."""
+        options = cell_options(self._cell(row, "options"), self.names["options"])
+        answer = self._text(row, "answer")
+        if answer is not None:
+            evidence.add(answer, options, f"{row.file}: row {row.number}")
+
+    def example(self, row: Row, labels: Sequence[str] | None) -> dict[str, Any]:
+        """The EXAMPLE row. Raises ValueError, saying why, where there is none in it."""
+        question = self._text(row, "question")
+        if question is None:
+            raise ValueError("the question is empty")
+        options = None
+        if self.columns.options is not None:
+            options = cell_options(self._cell(row, "options"), self.columns.options)
+        elif self.task.kind == "multiple_choice":
+            raise ValueError("multiple choice needs options; set data.columns.options")
+        example: dict[str, Any] = {
+            "question": question,
+            "context": self._text(row, "context", optional=True),
+            "options": options,
+            "subject": self._text(row, "subject", optional=True),
+            "answer": self._answer(row, options, labels),
+        }
+        if self.columns.id is None:
+            example["example_id"] = content_id(example)
+            return example
+        example["example_id"] = self._text(row, "id")
+        if example["example_id"] is None:
+            raise ValueError("the id is empty")
+        return example
+
+    def _answer(
+        self, row: Row, options: list[str] | None, labels: Sequence[str] | None
+    ) -> str | None:
+        try:
+            text = self._text(row, "answer")
+            if text is None:
+                raise ValueError("the answer is empty")
+            return canonical_answer(
+                text,
+                kind=self.task.kind,
+                options=options,
+                labels=labels,
+                form=self.form,
+            )
+        except ValueError:
+            if self.split == "unlabeled":
+                return None
+            raise
+
+    def _text(self, row: Row, key: str, optional: bool = False) -> str | None:
+        if key not in self.names:
+            return None
+        # A context is often a list of passages.
+        return cell_text(self._cell(row, key, optional), self.names[key], joined=key == "context")
+
+    def _cell(self, row: Row, key: str, optional: bool = False) -> Any:
+        name = self.names[key]
+        found = find_cell(row.values, name)
+        if found is not MISSING:
+            self.met.add(name)
+        elif optional:
+            return None
+        else:
+            raise ValueError(f"no field {name!r}; it has {_listed(row.values)}")
+        return found
+
+
+def content_id(example: Mapping[str, Any]) -> str:
+    """16 hexadecimal digits of what the question says: the id where the user gives none."""
+    return f"{content_hash(example):016x}"
+
+
+def content_hash(example: Mapping[str, Any]) -> int:
+    """64 bits of what the question says: question, context and options."""
+    parts = [example["question"], example.get("context"), example.get("options")]
+    return text_hash(json.dumps(parts, ensure_ascii=False))
+
+
+def text_hash(text: str) -> int:
+    """64 bits of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def _listed(names: Sequence[str] | Mapping[str, Any]) -> str:
+    known = [str(name) for name in names]
+    more = f", … ({len(known)} in all)" if len(known) > _MOST_NAMED else ""
+    return ", ".join(known[:_MOST_NAMED]) + more if known else "none"

@@ -1,0 +1,57 @@
+"""Ingest alone, for tests of what it makes of files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from semievol_ray import load_config, pipeline
+from semievol_ray.results import Run
+
+
+def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
+    """Run ingest on some files; keywords are settings of `data`, or `task`, `run_dir`, `redo`."""
+    redo = sections.pop("redo", None)
+    config = load_config(
+        {
+            "run_dir": sections.pop("run_dir", str(tmp_path / "run")),
+            "model": {"name": "unused"},
+            "task": sections.pop("task", {"kind": "label"}),
+            "data": {
+                "labeled": named(labeled),
+                "unlabeled": named(unlabeled),
+                **({"test": named(test)} if test else {}),
+                "columns": sections.pop("columns", {"question": "text", "answer": "label"}),
+                **sections,
+            },
+        }
+    )
+    return Run(pipeline.run(config, until="ingest", redo=redo).uri)
+
+
+def named(locations: object) -> str | list[str]:
+    return [str(x) for x in locations] if isinstance(locations, list) else str(locations)
+
+
+def write_csv(path: Path, rows: list[dict]) -> Path:
+    with path.open("w", newline="") as sink:
+        writer = csv.DictWriter(sink, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def write_jsonl(path: Path, *rows: object) -> Path:
+    """Rows as objects, or as the bytes of a line."""
+    lines = [row if isinstance(row, bytes) else json.dumps(row).encode() for row in rows]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    return path
+
+
+def write_parquet(path: Path, columns: dict[str, object]) -> Path:
+    pq.write_table(pa.table(columns), path)
+    return path
