@@ -5,7 +5,8 @@ from typing import Any, Literal, final
 
 import pyarrow as pa
 
-# Any array or stream of arrays that speaks Arrow's PyCapsule interface: pyarrow, polars, arro3, …
+# Any array or stream of arrays that speaks Arrow's PyCapsule interface (pyarrow, polars, arro3, …),
+# and what pyarrow makes an array of: lists, numpy, pandas.
 _Arrow = Any
 _Kind = Literal["multiple_choice", "label", "numeric", "text"] | str
 
@@ -14,7 +15,7 @@ def sequence_score(
     logprobs: _Arrow, *, kind: str = "mean_nll", tail: int = 8
 ) -> pa.DoubleArray: ...
 def token_entropy(
-    logprobs: _Arrow, *, vocabulary: int, positions: _Arrow | None = None
+    logprobs: _Arrow, *, vocabulary: int, k: int | None = None, positions: _Arrow | None = None
 ) -> pa.RecordBatch: ...
 def _read(values: _Arrow) -> int: ...
 def extract_answers(

@@ -4,15 +4,16 @@
 
 use arrow_array::StringArray;
 
-use crate::arrays::{Chunked, TextLists, Texts};
+use crate::arrays::Chunked;
 use crate::choice::{self, Options};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
 use crate::numbers;
-use crate::parallel::{self, Control};
+use crate::parallel::{self, Control, Pace};
 use crate::pattern::Pattern;
 use crate::strings;
 use crate::text::normalize;
+use crate::texts::{TextLists, Texts};
 
 /// What an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +89,18 @@ pub fn extract(
     strings::column(texts.len(), control, |rows, answers| {
         let mut pattern = pattern.cloned();
         let mut reader = Reader::new(kind, closed);
+        let mut pace = Pace::new(control);
         for row in rows {
-            answers.push(texts.get(row).and_then(|text| {
-                let candidate = pattern.as_mut().map_or(text, |p| p.candidate(text));
-                reader.read(candidate, row)
-            }));
+            let Some(text) = texts.get(row) else {
+                answers.push(None);
+                continue;
+            };
+            pace.spend(text.len())?;
+            let candidate = match &mut pattern {
+                Some(pattern) => pattern.candidate(text, control)?,
+                None => text,
+            };
+            answers.push(reader.read(candidate, row));
         }
         Ok(())
     })
@@ -166,9 +174,12 @@ pub fn equal(
     }
     let mut out = vec![false; left.len()];
     parallel::fill(&mut out[..], control, |start, rows| {
+        let mut pace = Pace::new(control);
         for (i, out) in rows.iter_mut().enumerate() {
-            let pair = left.get(start + i).zip(right.get(start + i));
-            *out = pair.is_some_and(|(a, b)| same(a, b, kind, tolerance));
+            if let Some((a, b)) = left.get(start + i).zip(right.get(start + i)) {
+                pace.spend(a.len() + b.len())?;
+                *out = same(a, b, kind, tolerance);
+            }
         }
         Ok(())
     })?;

@@ -1,7 +1,8 @@
 //! Which option of a multiple-choice question a text picks.
 
-use crate::arrays::{Chunked, TextLists};
+use crate::arrays::Chunked;
 use crate::text::normalize;
+use crate::texts::TextLists;
 
 /// Without options any single letter is taken.
 const LETTERS: usize = 26;
@@ -267,7 +268,8 @@ fn last_keyword_end(text: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::text_lists;
+    use crate::parallel::Control;
+    use crate::texts::text_lists;
     use arrow_array::ArrayRef;
     use arrow_array::builder::{ListBuilder, StringBuilder};
     use proptest::prelude::*;
@@ -283,7 +285,7 @@ mod tests {
         let mut lists = ListBuilder::new(StringBuilder::new());
         lists.append_value(options.iter().map(|option| Some(*option)));
         let array: ArrayRef = Arc::new(lists.finish());
-        let lists = text_lists(&[array]).unwrap();
+        let lists = text_lists(&[array], &Control::default()).unwrap();
         Options::new(Some(&lists)).choose(text, 0).map(letter)
     }
 

@@ -5,12 +5,13 @@ use std::sync::LazyLock;
 use arrow_array::StringArray;
 use rustc_hash::FxHashMap;
 
-use crate::arrays::{Chunked, Texts};
+use crate::arrays::Chunked;
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::numbers;
 use crate::parallel::{self, Control, Rows};
 use crate::strings;
+use crate::texts::Texts;
 
 /// Beyond this many different answers an example's tallies are looked up by hash.
 const FEW: usize = 16;
@@ -337,14 +338,14 @@ impl Tally<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::texts;
+    use crate::texts::texts;
     use arrow_array::{ArrayRef, StringArray};
     use proptest::prelude::*;
     use std::sync::Arc;
 
     fn verdict(votes: &[(Option<&str>, f64, f64)], tolerance: f64) -> Verdict {
         let answers: ArrayRef = Arc::new(votes.iter().map(|v| v.0).collect::<StringArray>());
-        let answers = texts(&[answers]).unwrap();
+        let answers = texts(&[answers], &Control::default()).unwrap();
         let nll: Vec<f64> = votes.iter().map(|v| v.1).collect();
         let weights: Vec<f64> = votes.iter().map(|v| v.2).collect();
         let given = Votes { answers: &answers, nll: &nll, weights: Some(&weights), tolerance };
@@ -358,10 +359,11 @@ mod tests {
         let ids: ArrayRef = Arc::new(StringArray::from(ids));
         let column: ArrayRef =
             Arc::new((0..2 * n).map(|r| (r % 3 > 0).then_some("a")).collect::<StringArray>());
-        let (control, answers) = (Control::default(), texts(&[column]).unwrap());
+        let (control, answers) =
+            (Control::default(), texts(&[column], &Control::default()).unwrap());
         let nll: Vec<f64> = (0..2 * n).map(|row| row as f64).collect();
         let votes = Votes { answers: &answers, nll: &nll, weights: None, tolerance: 0.0 };
-        let groups = Groups::new(&texts(&[ids]).unwrap(), &control).unwrap();
+        let groups = Groups::new(&texts(&[ids], &control).unwrap(), &control).unwrap();
         let got = consensus(&groups, &votes, &control).unwrap();
         for g in 0..n {
             let voters: Vec<usize> = (2 * g..2 * g + 2).filter(|row| row % 3 > 0).collect();

@@ -232,7 +232,8 @@ pub fn apply(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::{float_lists, texts};
+    use crate::arrays::float_lists;
+    use crate::texts::texts;
     use arrow_array::types::Float32Type;
     use arrow_array::{ArrayRef, ListArray, StringArray};
     use proptest::prelude::*;
@@ -242,8 +243,8 @@ mod tests {
         let ids: ArrayRef = Arc::new(StringArray::from(vec!["x"; rows.len()]));
         let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(rows));
         let control = Control::default();
-        let groups = Groups::new(&texts(&[ids])?, &control)?;
-        average(&groups, &float_lists(&[lists])?, 3, &control)
+        let groups = Groups::new(&texts(&[ids], &control)?, &control)?;
+        average(&groups, &float_lists(&[lists], &control)?, 3, &control)
     }
 
     #[test]

@@ -5,11 +5,12 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::arrays::{Chunked, Texts};
+use crate::arrays::Chunked;
 use crate::error::{Error, Result};
-use crate::parallel::{self, Control};
+use crate::parallel::{self, Control, Pace};
 use crate::ranks::hash;
 use crate::text::normalize;
+use crate::texts::Texts;
 
 /// Hashes of a signature: the estimate of a similarity `s` has a standard error of
 /// `√(s (1 − s) / 128)`, 0.035 at 0.8.
@@ -27,8 +28,12 @@ pub fn signatures(texts: &Chunked<Texts>, control: &Control) -> Result<Vec<Optio
     let seeds = seeds();
     let mut out = vec![None; texts.len()];
     parallel::fill(&mut out[..], control, |start, rows| {
+        let mut pace = Pace::new(control);
         for (i, out) in rows.iter_mut().enumerate() {
-            *out = texts.get(start + i).and_then(|text| signature(text, &seeds));
+            if let Some(text) = texts.get(start + i) {
+                pace.spend(text.len())?;
+                *out = signature(text, &seeds);
+            }
         }
         Ok(())
     })?;
@@ -128,7 +133,7 @@ fn join(first: &mut [usize], a: usize, b: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::texts;
+    use crate::texts::texts;
     use arrow_array::{ArrayRef, StringArray};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -137,7 +142,7 @@ mod tests {
     fn clusters(rows: &[Option<&str>], threshold: f64) -> Vec<usize> {
         let array: ArrayRef = Arc::new(rows.iter().copied().collect::<StringArray>());
         let control = Control::default();
-        let signatures = signatures(&texts(&[array]).unwrap(), &control).unwrap();
+        let signatures = signatures(&texts(&[array], &control).unwrap(), &control).unwrap();
         near_duplicates(&signatures, threshold, &control).unwrap()
     }
 

@@ -2,10 +2,11 @@
 
 use arrow_array::StringArray;
 
-use crate::arrays::{Chunked, Texts};
+use crate::arrays::Chunked;
 use crate::error::{Error, Result};
 use crate::parallel::{self, Control};
 use crate::strings;
+use crate::texts::Texts;
 
 /// The rows of a table by example, examples in the byte order of their ids, the rows of one
 /// example in the order of the table.
@@ -117,7 +118,7 @@ fn prefix(id: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::texts;
+    use crate::texts::texts;
     use arrow_array::{Array, ArrayRef, StringArray};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
@@ -139,7 +140,8 @@ mod tests {
             let array: ArrayRef = Arc::new(StringArray::from(ids.clone()));
             let cut = cut.min(ids.len());
             let chunks = [array.slice(0, cut), array.slice(cut, ids.len() - cut)];
-            let groups = Groups::new(&texts(&chunks).unwrap(), &Control::default()).unwrap();
+            let control = Control::default();
+            let groups = Groups::new(&texts(&chunks, &control).unwrap(), &control).unwrap();
             let got: Vec<Vec<usize>> = (0..groups.len()).map(|g| groups.rows_of(g).collect()).collect();
             prop_assert_eq!(got, want.into_values().collect::<Vec<_>>());
         }

@@ -23,7 +23,9 @@ mod sums_avx512;
 #[cfg(target_arch = "x86_64")]
 mod sums_x86;
 pub mod text;
+pub mod texts;
 pub mod token_entropy;
+mod validate;
 
 // Unit tests link no Python.
 #[cfg(all(feature = "python", not(test)))]

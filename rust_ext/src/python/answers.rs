@@ -2,12 +2,11 @@
 
 use arrow_array::BooleanArray;
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyArray;
 
+use super::column::Column;
 use super::run::{run, to_py_error};
-use super::{chunks, rows, to_pyarrow};
+use super::to_pyarrow;
 use crate::answers::{Closed, Kind, equal, extract};
-use crate::arrays::{text_lists, texts as text_column};
 use crate::labels::Labels;
 use crate::pattern::Pattern;
 
@@ -30,21 +29,22 @@ use crate::pattern::Pattern;
 #[pyo3(signature = (texts, *, kind, pattern=None, options=None, labels=None))]
 pub fn extract_answers<'py>(
     py: Python<'py>,
-    texts: AnyArray,
+    texts: &Bound<'py, PyAny>,
     kind: &str,
     pattern: Option<&str>,
-    options: Option<AnyArray>,
+    options: Option<&Bound<'py, PyAny>>,
     labels: Option<Vec<String>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let texts = chunks(texts)?;
-    let options = options.map(chunks).transpose()?;
+    let texts = Column::new("texts", texts)?;
+    let options = Column::optional("options", options)?;
     let kind: Kind = kind.parse().map_err(to_py_error)?;
-    let answers = run(py, rows(&texts), |control| {
+    let size = options.iter().fold(texts.size(), |size, options| size + options.size());
+    let answers = run(py, size, |control| {
         let pattern = pattern.map(Pattern::new).transpose()?;
-        let options = options.as_deref().map(text_lists).transpose()?;
+        let options = options.as_ref().map(|options| options.text_lists(control)).transpose()?;
         let labels = labels.map(Labels::new).transpose()?;
         let closed = Closed::new(kind, options.as_ref(), labels.as_ref())?;
-        extract(&text_column(&texts)?, kind, pattern.as_ref(), &closed, control)
+        extract(&texts.texts(control)?, kind, pattern.as_ref(), &closed, control)
     })?;
     to_pyarrow(py, answers)
 }
@@ -58,15 +58,15 @@ pub fn extract_answers<'py>(
 #[pyo3(signature = (left, right, *, kind, relative_tolerance=0.0))]
 pub fn answers_equal<'py>(
     py: Python<'py>,
-    left: AnyArray,
-    right: AnyArray,
+    left: &Bound<'py, PyAny>,
+    right: &Bound<'py, PyAny>,
     kind: &str,
     relative_tolerance: f64,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (left, right) = (chunks(left)?, chunks(right)?);
+    let (left, right) = (Column::new("left", left)?, Column::new("right", right)?);
     let kind: Kind = kind.parse().map_err(to_py_error)?;
-    let same = run(py, rows(&left), |control| {
-        let (left, right) = (text_column(&left)?, text_column(&right)?);
+    let same = run(py, left.size() + right.size(), |control| {
+        let (left, right) = (left.texts(control)?, right.texts(control)?);
         equal(&left, &right, kind, relative_tolerance, control).map(BooleanArray::from)
     })?;
     to_pyarrow(py, same)

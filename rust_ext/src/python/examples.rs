@@ -9,14 +9,15 @@ use arrow_array::{
 use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field};
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyArray;
 
-use super::run::run;
-use super::{batch_to_pyarrow, booleans, chunks, floats, nullable, rows, to_pyarrow};
-use crate::arrays::{float_lists, texts};
+use super::column::Column;
+use super::run::{Size, run};
+use super::{batch_to_pyarrow, nullable, to_pyarrow};
+use crate::arrays::Chunked;
 use crate::consensus::{Verdicts, Votes};
 use crate::distribution::{self, Distributions};
 use crate::error::{Error, Result};
+use crate::texts::Texts;
 use crate::{consensus as votes, groups, ranks};
 
 /// The rows of a table by example: examples in the byte order of their ids, the rows of one example
@@ -26,22 +27,30 @@ use crate::{consensus as votes, groups, ranks};
 #[pyclass(frozen, module = "semievol_ray._native")]
 pub struct Groups {
     pub groups: groups::Groups,
-    ids: Vec<ArrayRef>,
+    ids: Chunked<Texts>,
+}
+
+impl Groups {
+    fn size(&self) -> Size {
+        let rows = self.groups.rows();
+        Size { rows, bytes: rows }
+    }
 }
 
 #[pymethods]
 impl Groups {
     #[new]
-    fn new(py: Python<'_>, example_ids: AnyArray) -> PyResult<Self> {
-        let ids = chunks(example_ids)?;
-        let groups = run(py, rows(&ids), |control| groups::Groups::new(&texts(&ids)?, control))?;
-        Ok(Self { groups, ids })
+    fn new(py: Python<'_>, example_ids: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let column = Column::new("example_ids", example_ids)?;
+        run(py, column.size(), |control| {
+            let ids = column.ids(control)?;
+            Ok(Self { groups: column.named(groups::Groups::new(&ids, control))?, ids })
+        })
     }
 
     /// The id of each example, as strings.
     fn ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let ids =
-            run(py, self.groups.rows(), |control| self.groups.ids(&texts(&self.ids)?, control))?;
+        let ids = run(py, self.size(), |control| self.groups.ids(&self.ids, control))?;
         to_pyarrow(py, ids)
     }
 
@@ -55,11 +64,11 @@ impl Groups {
         to_pyarrow(py, Int64Array::from_iter_values(self.groups.first_rows().map(|row| row as i64)))
     }
 
-    /// Whether any row of each example has true; null is false.
-    fn any<'py>(&self, py: Python<'py>, values: AnyArray) -> PyResult<Bound<'py, PyAny>> {
-        let values = chunks(values)?;
-        let any = run(py, self.groups.rows(), |_| {
-            let flags = booleans(&values)?;
+    /// Whether any row of each example has true, or a number above 0; null is false.
+    fn any<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let values = Column::new("values", values)?;
+        let any = run(py, values.size(), |_| {
+            let flags = values.booleans()?;
             if flags.len() != self.groups.rows() {
                 let (have, need) = (flags.len(), self.groups.rows());
                 return Err(Error::input(format!("{need} example ids, but {have} values")));
@@ -85,16 +94,16 @@ impl Groups {
 pub fn consensus<'py>(
     py: Python<'py>,
     groups: &Groups,
-    answers: AnyArray,
-    nll: AnyArray,
-    weights: Option<AnyArray>,
+    answers: &Bound<'py, PyAny>,
+    nll: &Bound<'py, PyAny>,
+    weights: Option<&Bound<'py, PyAny>>,
     tolerance: f64,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (answers, nll) = (chunks(answers)?, chunks(nll)?);
-    let weights = weights.map(chunks).transpose()?;
-    let columns = run(py, groups.groups.rows(), |control| {
-        let (answers, nll) = (texts(&answers)?, floats(&nll)?);
-        let weights = weights.as_deref().map(floats).transpose()?;
+    let (answers, nll) = (Column::new("answers", answers)?, Column::new("nll", nll)?);
+    let weights = Column::optional("weights", weights)?;
+    let columns = run(py, groups.size() + answers.size(), |control| {
+        let (answers, nll) = (answers.texts(control)?, nll.floats()?);
+        let weights = weights.as_ref().map(Column::floats).transpose()?;
         let nll = nll.as_ref();
         let given = Votes { answers: &answers, nll, weights: weights.as_deref(), tolerance };
         let verdicts = votes::consensus(&groups.groups, &given, control)?;
@@ -129,13 +138,14 @@ fn verdict_columns(verdicts: Verdicts, winners: StringArray) -> Vec<(&'static st
 pub fn average_options<'py>(
     py: Python<'py>,
     groups: &Groups,
-    option_logprobs: AnyArray,
+    option_logprobs: &Bound<'py, PyAny>,
     classes: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let logprobs = chunks(option_logprobs)?;
-    let lists = run(py, groups.groups.rows(), |control| {
-        distribution::average(&groups.groups, &float_lists(&logprobs)?, classes, control)
-            .and_then(to_lists)
+    let logprobs = Column::new("option_logprobs", option_logprobs)?;
+    let lists = run(py, groups.size() + logprobs.size(), |control| {
+        let lists = logprobs.float_lists(control)?;
+        let mean = distribution::average(&groups.groups, &lists, classes, control);
+        logprobs.named(mean).and_then(to_lists)
     })?;
     to_pyarrow(py, lists)
 }
@@ -149,13 +159,13 @@ pub fn average_options<'py>(
 #[pyfunction]
 pub fn alignment_weights(
     py: Python<'_>,
-    distributions: AnyArray,
+    distributions: &Bound<'_, PyAny>,
     prior: Vec<f64>,
 ) -> PyResult<Vec<f64>> {
-    let lists = chunks(distributions)?;
-    run(py, rows(&lists), |control| {
-        let given = distribution::from_lists(&float_lists(&lists)?, prior.len())?;
-        distribution::alignment(&given, &prior, control)
+    let lists = Column::new("distributions", distributions)?;
+    run(py, lists.size(), |control| {
+        let given = distribution::from_lists(&lists.float_lists(control)?, prior.len());
+        distribution::alignment(&lists.named(given)?, &prior, control)
     })
 }
 
@@ -166,12 +176,13 @@ pub fn alignment_weights(
 #[pyfunction]
 pub fn align_options<'py>(
     py: Python<'py>,
-    distributions: AnyArray,
+    distributions: &Bound<'py, PyAny>,
     weights: Vec<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let lists = chunks(distributions)?;
-    let columns = run(py, rows(&lists), |control| {
-        let given = distribution::from_lists(&float_lists(&lists)?, weights.len())?;
+    let lists = Column::new("distributions", distributions)?;
+    let columns = run(py, lists.size(), |control| {
+        let given = distribution::from_lists(&lists.float_lists(control)?, weights.len());
+        let given = lists.named(given)?;
         let (scaled, best) = distribution::apply(&given, &weights, control)?;
         let class: Int32Array = best.iter().map(|best| best.map(|b| b.0 as i32)).collect();
         let probability: Float32Array = best.iter().map(|best| best.map(|b| b.1)).collect();
@@ -197,8 +208,12 @@ fn to_lists(p: Distributions) -> Result<ListArray> {
 
 /// A hash of each id, as uint64: the same on every machine and in every version.
 #[pyfunction]
-pub fn hash_ids(py: Python<'_>, example_ids: AnyArray) -> PyResult<Bound<'_, PyAny>> {
-    let ids = chunks(example_ids)?;
-    let hashes = run(py, rows(&ids), |control| ranks::hashes(&texts(&ids)?, control))?;
+pub fn hash_ids<'py>(
+    py: Python<'py>,
+    example_ids: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let ids = Column::new("example_ids", example_ids)?;
+    let hashes =
+        run(py, ids.size(), |control| ids.named(ranks::hashes(&ids.ids(control)?, control)))?;
     to_pyarrow(py, UInt64Array::from(hashes))
 }
