@@ -96,7 +96,7 @@ struct Verdict {
 pub struct Votes<'a> {
     /// Canonical answers; null is no vote.
     pub answers: &'a Chunked<Texts>,
-    /// Mean NLL, NaN where there is none (it then loses every tie).
+    /// Mean NLL, NaN where there is none: it then loses every tie, to +inf too.
     pub nll: &'a [f64],
     /// Weights, finite and not negative; a weight of 0 is no vote. All 1 where absent.
     pub weights: Option<&'a [f64]>,
@@ -197,7 +197,9 @@ struct Counter<'a> {
 }
 
 impl<'a> Counter<'a> {
-    fn count(&mut self, rows: impl Iterator<Item = usize>, votes: &Votes<'a>) -> Verdict {
+    fn count(&mut self, rows: impl Iterator<Item = usize> + Clone, votes: &Votes<'a>) -> Verdict {
+        let scale =
+            votes.weights.map_or(1.0, |weights| scale(rows.clone().map(|row| weights[row])));
         self.tallies.clear();
         self.index.clear();
         let (mut n_valid, mut first_row) = (0, None);
@@ -209,13 +211,7 @@ impl<'a> Counter<'a> {
             }
             n_valid += 1;
             first_row = first_row.or(Some(row));
-            let nll = votes.nll[row];
-            self.add(Tally {
-                answer,
-                weight,
-                nll: if nll.is_nan() { f64::INFINITY } else { nll },
-                row,
-            });
+            self.add(Tally { answer, weight: weight * scale, nll: votes.nll[row], row });
         }
         if votes.tolerance > 0.0 && self.tallies.len() > 1 {
             self.merge_close(votes.tolerance);
@@ -252,26 +248,23 @@ impl<'a> Counter<'a> {
         let value = |tally: &Tally<'_>| numbers::value(tally.answer).filter(|v| v.is_finite());
         let mut numbered: Vec<(f64, usize)> =
             self.tallies.iter().enumerate().filter_map(|(i, t)| Some((value(t)?, i))).collect();
-        numbered.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let mut into: Vec<usize> = (0..self.tallies.len()).collect();
+        // Equal values may be spelled in two ways: the order of the rows must not show.
+        let answer = |i: usize| self.tallies[i].answer;
+        numbered.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| answer(a.1).cmp(answer(b.1))));
+        let mut merged: Vec<Option<Tally<'a>>> = self.tallies.drain(..).map(Some).collect();
         for chain in numbered.chunk_by(|a, b| numbers::close(a.0, b.0, tolerance)) {
-            // The earliest answer stands for its chain: order breaks ties.
-            let target = chain.iter().map(|&(_, i)| i).min().unwrap_or_default();
-            for &(_, i) in chain {
-                into[i] = target;
+            let whole =
+                chain.iter().filter_map(|&(_, i)| merged[i].take()).reduce(|mut all, one| {
+                    all.absorb(one);
+                    all
+                });
+            // The earliest answer's place stands for its chain: order breaks ties.
+            let place = chain.iter().map(|&(_, i)| i).min();
+            if let (Some(place), Some(whole)) = (place, whole) {
+                merged[place] = Some(whole);
             }
         }
-        let mut merged: Vec<Tally<'a>> = Vec::with_capacity(self.tallies.len());
-        let mut place = vec![0; into.len()];
-        for (i, tally) in self.tallies.drain(..).enumerate() {
-            if into[i] == i {
-                place[i] = merged.len();
-                merged.push(tally);
-            } else {
-                merged[place[into[i]]].absorb(tally);
-            }
-        }
-        self.tallies = merged;
+        self.tallies.extend(merged.into_iter().flatten());
     }
 
     fn verdict(&self, n_valid: i32, first_row: Option<usize>) -> Verdict {
@@ -285,7 +278,7 @@ impl<'a> Counter<'a> {
         for tally in &self.tallies {
             // Strictly better: an equal one that came later loses.
             if winner.is_none_or(|w| {
-                tally.weight > w.weight || tally.weight == w.weight && tally.nll < w.nll
+                tally.weight > w.weight || tally.weight == w.weight && surer(tally.nll, w.nll)
             }) {
                 winner = Some(tally);
             }
@@ -328,11 +321,23 @@ fn p_ln_p(p: f64) -> f64 {
 impl Tally<'_> {
     fn absorb(&mut self, other: Self) {
         self.weight += other.weight;
-        if other.nll < self.nll {
+        if surer(other.nll, self.nll) {
             self.nll = other.nll;
             self.row = other.row;
+            self.answer = other.answer;
         }
     }
+}
+
+/// Whether an NLL is the lower one. One that is not known (NaN) loses to any other, +inf too.
+fn surer(a: f64, b: f64) -> bool {
+    a < b || b.is_nan() && !a.is_nan()
+}
+
+/// A power of two that keeps sums of such weights finite: 1 but for huge ones, and so exact.
+fn scale(weights: impl Iterator<Item = f64>) -> f64 {
+    const HUGE: f64 = 1e200;
+    if weights.fold(0.0, f64::max) > HUGE { 2f64.powi(-400) } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -389,6 +394,28 @@ mod tests {
     }
 
     #[test]
+    fn an_unknown_nll_loses_to_an_infinite_one() {
+        for [a, b] in [["a", "b"], ["b", "a"]] {
+            let votes = [(Some(a), f64::NAN, 1.0), (Some(b), f64::INFINITY, 1.0)];
+            assert_eq!(verdict(&votes, 0.0).winner_row, Some(1));
+            let votes = [votes[1], votes[0]];
+            assert_eq!(verdict(&votes, 0.0).winner_row, Some(0));
+            let votes = [(Some("a"), f64::NAN, 1.0), (Some("a"), f64::INFINITY, 1.0)];
+            assert_eq!(verdict(&votes, 0.0).winner_row, Some(1));
+        }
+    }
+
+    #[test]
+    fn huge_weights_are_shares_too() {
+        let max = f64::MAX;
+        let votes = [(Some("a"), 1.0, max), (Some("b"), 1.0, max), (Some("a"), 1.0, max)];
+        let got = verdict(&votes, 0.0);
+        assert!(
+            (got.agreement - 2.0 / 3.0).abs() < 1e-15 && (got.margin - 1.0 / 3.0).abs() < 1e-15
+        );
+    }
+
+    #[test]
     fn unparsed_answers_are_no_votes() {
         let got = verdict(&[(None, 0.1, 1.0), (None, 0.1, 1.0)], 0.0);
         let want = Verdict {
@@ -419,6 +446,28 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_spelling_of_close_numbers_does_not_depend_on_the_order(
+            votes in prop::collection::vec(
+                (prop_oneof![Just("100"), Just("100.5"), Just("1e2"), Just("101"), Just("x")],
+                 prop_oneof![Just(f64::NAN), Just(f64::INFINITY), Just(1.0), Just(2.0)]), 1..7)
+                .prop_flat_map(|votes| (Just(votes.clone()), Just(votes).prop_shuffle())))
+        {
+            let of = |votes: &[(&'static str, f64)]| {
+                let rows: Vec<_> = votes.iter().map(|v| (Some(v.0), v.1, 1.0)).collect();
+                let got = verdict(&rows, 0.01);
+                let winner = votes[got.winner_row.unwrap()];
+                (winner.0 == "x", got.agreement, winner)
+            };
+            let (a, b) = (of(&votes.0), of(&votes.1));
+            // A tie between the numbers and "x" goes to the one that was given first.
+            if a.0 == b.0 {
+                prop_assert_eq!(a.2.0, b.2.0);
+                prop_assert_eq!(a.2.1.to_bits(), b.2.1.to_bits());
+            }
+            prop_assert_eq!(a.1, b.1);
+        }
+
         #[test]
         fn counts_are_those_of_a_naive_count(
             votes in prop::collection::vec((prop::option::of("[a-z]{1,2}"), 0.0f64..3.0), 1..90))

@@ -2,6 +2,7 @@
 //! `semievol_ray._native` that wraps them.
 
 pub mod agreement;
+pub mod alignment;
 pub mod answers;
 pub mod arrays;
 pub mod choice;

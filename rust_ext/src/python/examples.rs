@@ -1,5 +1,6 @@
 //! Kernels over the rows of each example.
 
+use std::ffi::CString;
 use std::sync::Arc;
 
 use arrow_array::{
@@ -8,6 +9,7 @@ use arrow_array::{
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field};
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
 
 use super::column::Column;
@@ -18,7 +20,7 @@ use crate::consensus::{Verdicts, Votes};
 use crate::distribution::{self, Distributions};
 use crate::error::{Error, Result};
 use crate::texts::Texts;
-use crate::{consensus as votes, groups, ranks};
+use crate::{alignment, consensus as votes, groups, ranks};
 
 /// The rows of a table by example: examples in the byte order of their ids, the rows of one example
 /// in the order of the table, wherever in the table they lie.
@@ -151,11 +153,14 @@ pub fn average_options<'py>(
 }
 
 /// The class weights w with which the mean over the rows of p_c w_c / sum_k p_k w_k is the prior, by
-/// iterated scaling: w_c becomes w_c * prior_c / mean_c until no mean is off by 1e-9.
+/// iterated scaling: w_c becomes w_c * prior_c / mean_c until the means are within 1e-9 of it.
 ///
-/// `distributions` holds lists of probabilities, a null list is left out; `prior` is normalised.
-/// A class of prior 0 gets the weight 0. Raises ValueError for a prior with a negative share, or
-/// without a positive one.
+/// `distributions` holds lists of probabilities, a null list is left out. `prior` is normalised over
+/// the classes that some row can be; without any of them all weights are 1. Rows that rule classes
+/// out may put the prior out of reach: then the weights are those that came nearest (never further
+/// from it than no weights), and a UserWarning says how far that is. The largest weight is 1, all
+/// are finite, and 0 is that of a class of prior 0. Raises ValueError for a prior with a share that
+/// is negative or not finite, or without a positive one.
 #[pyfunction]
 pub fn alignment_weights(
     py: Python<'_>,
@@ -163,16 +168,30 @@ pub fn alignment_weights(
     prior: Vec<f64>,
 ) -> PyResult<Vec<f64>> {
     let lists = Column::new("distributions", distributions)?;
-    run(py, lists.size(), |control| {
+    let found = run(py, lists.size(), |control| {
         let given = distribution::from_lists(&lists.float_lists(control)?, prior.len());
-        distribution::alignment(&lists.named(given)?, &prior, control)
-    })
+        alignment::alignment(&lists.named(given)?, &prior, control)
+    })?;
+    if found.distance > FAR && lists.rows() > 0 {
+        let message = format!(
+            "the prior is out of reach: the rows rule classes out, and their mean stays {:.2} % of \
+             the probability away from it",
+            100.0 * found.distance
+        );
+        let warning = py.get_type::<PyUserWarning>();
+        PyErr::warn(py, &warning, &CString::new(message)?, 1)?;
+    }
+    Ok(found.weights)
 }
+
+/// Means that stay this far from the prior are worth a warning.
+const FAR: f64 = 1e-4;
 
 /// Each distribution under class weights, normalised anew: a record batch of `distribution`, the
 /// most probable `class` (the first of equal ones, as int32) and its `probability` (float32).
 ///
-/// All three are null where there is no distribution, or none of its mass has a weight.
+/// All three are null where there is no distribution, or none of its mass has a weight. Raises
+/// ValueError for weights that are negative, not finite, or all 0.
 #[pyfunction]
 pub fn align_options<'py>(
     py: Python<'py>,
@@ -183,7 +202,7 @@ pub fn align_options<'py>(
     let columns = run(py, lists.size(), |control| {
         let given = distribution::from_lists(&lists.float_lists(control)?, weights.len());
         let given = lists.named(given)?;
-        let (scaled, best) = distribution::apply(&given, &weights, control)?;
+        let (scaled, best) = alignment::apply(&given, &weights, control)?;
         let class: Int32Array = best.iter().map(|best| best.map(|b| b.0 as i32)).collect();
         let probability: Float32Array = best.iter().map(|best| best.map(|b| b.1)).collect();
         Ok(vec![
