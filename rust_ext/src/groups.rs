@@ -69,6 +69,41 @@ impl Groups {
         range.map(|i| self.rows.as_ref().map_or(i, |rows| rows[i]))
     }
 
+    /// Whether any row of each example is such.
+    pub fn any(&self, rows: &[bool], control: &Control) -> Result<Vec<bool>> {
+        let mut out = vec![false; self.len()];
+        parallel::fill(&mut out[..], control, |start, out| {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = self.rows_of(start + i).any(|row| rows[row]);
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// For each example of these groups the first row that it has in others; null where it has none.
+    /// Also the first of the others' examples that is none of these.
+    pub fn rows_in<'a>(
+        &self,
+        ids: &Chunked<Texts>,
+        others: &Groups,
+        other_ids: &'a Chunked<Texts>,
+    ) -> (Vec<Option<usize>>, Option<&'a str>) {
+        let mut stray = None;
+        let mut rest =
+            others.first_rows().map(|row| (row, other_ids.get(row).unwrap_or_default())).peekable();
+        let mut found = Vec::with_capacity(self.len());
+        // Both come in the order of their ids.
+        for row in self.first_rows() {
+            let id = ids.get(row).unwrap_or_default();
+            while let Some((_, other)) = rest.next_if(|(_, other)| *other < id) {
+                stray = stray.or(Some(other));
+            }
+            found.push(rest.next_if(|(_, other)| *other == id).map(|(row, _)| row));
+        }
+        (found, stray.or(rest.next().map(|(_, other)| other)))
+    }
+
     /// The id of each example.
     pub fn ids(&self, ids: &Chunked<Texts>, control: &Control) -> Result<StringArray> {
         strings::column(self.len(), control, |range, out| {

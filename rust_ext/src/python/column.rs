@@ -23,7 +23,7 @@ use crate::token_entropy::{IntegerLists, integer_lists};
 
 /// The chunks of a column, not copied where they are Arrow's already.
 pub struct Column {
-    name: &'static str,
+    pub name: &'static str,
     pub chunks: Vec<ArrayRef>,
 }
 

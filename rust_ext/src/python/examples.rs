@@ -19,6 +19,7 @@ use crate::arrays::Chunked;
 use crate::consensus::{Verdicts, Votes};
 use crate::distribution::{self, Distributions};
 use crate::error::{Error, Result};
+use crate::scores::{Score, score};
 use crate::texts::Texts;
 use crate::{alignment, consensus as votes, groups, ranks};
 
@@ -69,16 +70,67 @@ impl Groups {
     /// Whether any row of each example has true, or a number above 0; null is false.
     fn any<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let values = Column::new("values", values)?;
-        let any = run(py, values.size(), |_| {
-            let flags = values.booleans()?;
-            if flags.len() != self.groups.rows() {
-                let (have, need) = (flags.len(), self.groups.rows());
-                return Err(Error::input(format!("{need} example ids, but {have} values")));
-            }
-            let any = (0..self.groups.len()).map(|g| self.groups.rows_of(g).any(|row| flags[row]));
-            Ok(BooleanArray::from_iter(any.map(Some)))
+        let any = run(py, values.size(), |control| {
+            let flags = self.flags(&values)?;
+            Ok(BooleanArray::from(self.groups.any(&flags, control)?))
         })?;
         to_pyarrow(py, any)
+    }
+
+    /// For each example the first row that it has in `others`, as int64; null where it has none.
+    ///
+    /// Raises ValueError for an example of `others` that is none of these.
+    fn rows_in<'py>(&self, py: Python<'py>, others: &Groups) -> PyResult<Bound<'py, PyAny>> {
+        let rows = run(py, self.size() + others.size(), |_| {
+            let (rows, stray) = self.groups.rows_in(&self.ids, &others.groups, &others.ids);
+            match stray {
+                Some(id) => Err(Error::input(format!("example '{id}' has no responses"))),
+                None => Ok(rows),
+            }
+        })?;
+        let rows: Int64Array = rows.into_iter().map(|row| row.map(|row| row as i64)).collect();
+        to_pyarrow(py, rows)
+    }
+
+    /// All that is known of each example from its responses, in one pass: `example_id`, the columns
+    /// of `consensus` over `answers` and the mean NLL of `token_logprobs`, and `responded`, whether
+    /// any of its rows has `tokens` (null is none). Errors are those of the parts.
+    #[pyo3(signature = (answers, tokens, token_logprobs, *, tolerance=0.0))]
+    fn examples<'py>(
+        &self,
+        py: Python<'py>,
+        answers: &Bound<'py, PyAny>,
+        tokens: &Bound<'py, PyAny>,
+        token_logprobs: &Bound<'py, PyAny>,
+        tolerance: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (answers, tokens) = (Column::new("answer", answers)?, Column::new("tokens", tokens)?);
+        let logprobs = Column::new("token_logprobs", token_logprobs)?;
+        let columns = run(py, self.size() + answers.size() + logprobs.size(), |control| {
+            let nll = score(&logprobs.float_lists(control)?, Score::MeanNll, control);
+            let (nll, answers) = (logprobs.named(nll)?, answers.texts(control)?);
+            let given = Votes { answers: &answers, nll: &nll, weights: None, tolerance };
+            let verdicts = votes::consensus(&self.groups, &given, control)?;
+            let winners = votes::winners(&verdicts, &answers, control)?;
+            let responded = self.groups.any(&self.flags(&tokens)?, control)?;
+            let mut columns = verdict_columns(verdicts, winners);
+            columns.push(("example_id", Arc::new(self.groups.ids(&self.ids, control)?)));
+            columns.push(("responded", Arc::new(BooleanArray::from(responded))));
+            Ok(columns)
+        })?;
+        batch_to_pyarrow(py, columns)
+    }
+}
+
+impl Groups {
+    /// A flag for each row.
+    fn flags(&self, values: &Column) -> Result<Vec<bool>> {
+        let flags = values.booleans()?;
+        let (have, need) = (flags.len(), self.groups.rows());
+        if have != need {
+            return Err(Error::input(format!("{need} example ids, but {have} {}", values.name)));
+        }
+        Ok(flags)
     }
 }
 
