@@ -25,7 +25,11 @@ def extract_answers(
     pattern: str | None = None,
     options: _Arrow | None = None,
     labels: Sequence[str] | None = None,
+    decimal_mark: str = ".",
 ) -> pa.StringArray: ...
+def ambiguous_numbers(
+    texts: _Arrow, *, pattern: str | None = None, decimal_mark: str = "."
+) -> pa.BooleanArray: ...
 def answers_equal(
     left: _Arrow, right: _Arrow, *, kind: _Kind, relative_tolerance: float = 0.0
 ) -> pa.BooleanArray: ...

@@ -6,6 +6,7 @@ use _native::arrays::{Chunked, FloatLists, float_lists};
 use _native::consensus::{Votes, consensus};
 use _native::duplicates;
 use _native::groups::Groups;
+use _native::numbers::DecimalMark;
 use _native::parallel::Control;
 use _native::pattern::Pattern;
 use _native::scores::{Score, score};
@@ -59,7 +60,15 @@ fn extract_letters(bencher: Bencher<'_, '_>, pattern: &str) {
     let pattern = Pattern::new(pattern).unwrap();
     let control = Control::default();
     bencher.counter(ItemsCount::new(ROWS)).bench(|| {
-        extract(&texts, Kind::MultipleChoice, Some(&pattern), &Closed::None, &control).unwrap()
+        extract(
+            &texts,
+            Kind::MultipleChoice,
+            DecimalMark::Point,
+            Some(&pattern),
+            &Closed::None,
+            &control,
+        )
+        .unwrap()
     });
 }
 
@@ -68,9 +77,9 @@ fn extract_open(bencher: Bencher<'_, '_>, kind: &str) {
     let texts = column(|i| format!("The total is ${i},123.50."));
     let kind = if kind == "Text" { Kind::Text } else { Kind::Numeric };
     let control = Control::default();
-    bencher
-        .counter(ItemsCount::new(ROWS))
-        .bench(|| extract(&texts, kind, None, &Closed::None, &control).unwrap());
+    bencher.counter(ItemsCount::new(ROWS)).bench(|| {
+        extract(&texts, kind, DecimalMark::Point, None, &Closed::None, &control).unwrap()
+    });
 }
 
 #[divan::bench]

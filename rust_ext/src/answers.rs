@@ -8,7 +8,7 @@ use crate::arrays::Chunked;
 use crate::choice::{self, Options};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
-use crate::numbers;
+use crate::numbers::{self, DecimalMark};
 use crate::parallel::{self, Control, Pace};
 use crate::pattern::Pattern;
 use crate::strings;
@@ -72,10 +72,11 @@ impl<'a> Closed<'a> {
     }
 }
 
-/// The canonical answer of each text.
+/// The canonical answer of each text; numbers are read by the decimal mark.
 pub fn extract(
     texts: &Chunked<Texts>,
     kind: Kind,
+    mark: DecimalMark,
     pattern: Option<&Pattern>,
     closed: &Closed<'_>,
     control: &Control,
@@ -88,7 +89,7 @@ pub fn extract(
     }
     strings::column(texts.len(), control, |rows, answers| {
         let mut pattern = pattern.cloned();
-        let mut reader = Reader::new(kind, closed);
+        let mut reader = Reader::new(kind, mark, closed);
         let mut pace = Pace::new(control);
         for row in rows {
             let Some(text) = texts.get(row) else {
@@ -106,21 +107,47 @@ pub fn extract(
     })
 }
 
+/// Whether the last number of each text can be read in two ways; see `numbers::read`.
+pub fn ambiguous(
+    texts: &Chunked<Texts>,
+    mark: DecimalMark,
+    pattern: Option<&Pattern>,
+    control: &Control,
+) -> Result<Vec<bool>> {
+    let mut out = vec![false; texts.len()];
+    parallel::fill(&mut out[..], control, |start, rows| {
+        let mut pattern = pattern.cloned();
+        let mut pace = Pace::new(control);
+        for (i, out) in rows.iter_mut().enumerate() {
+            let Some(text) = texts.get(start + i) else { continue };
+            pace.spend(text.len())?;
+            let candidate = match &mut pattern {
+                Some(pattern) => pattern.candidate(text, control)?,
+                None => text,
+            };
+            *out = numbers::read(candidate, mark) == numbers::Reading::Ambiguous;
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
 /// Reads one text after another; keeps the last answer.
 struct Reader<'a> {
     kind: Kind,
+    mark: DecimalMark,
     closed: &'a Closed<'a>,
     options: Options<'a>,
     answer: String,
 }
 
 impl<'a> Reader<'a> {
-    fn new(kind: Kind, closed: &'a Closed<'a>) -> Self {
+    fn new(kind: Kind, mark: DecimalMark, closed: &'a Closed<'a>) -> Self {
         let options = match closed {
             Closed::Options(options) => Some(*options),
             _ => None,
         };
-        Self { kind, closed, options: Options::new(options), answer: String::new() }
+        Self { kind, mark, closed, options: Options::new(options), answer: String::new() }
     }
 
     fn read(&mut self, text: &str, row: usize) -> Option<&str> {
@@ -132,7 +159,7 @@ impl<'a> Reader<'a> {
             }
             (Kind::Label, Closed::Labels(labels)) => return labels.find(text),
             (Kind::Label, _) => return None,
-            (Kind::Numeric, _) => numbers::last_number(text)?,
+            (Kind::Numeric, _) => numbers::read(text, self.mark).number()?,
             (Kind::Text, _) => normalize(text),
         };
         Some(self.answer.as_str()).filter(|text| !text.is_empty())

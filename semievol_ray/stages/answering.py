@@ -63,6 +63,8 @@ class Counts:
     prompt_tokens: int = 0
     failed: int = 0
     unparsed: int = 0
+    # Numbers that can be read in two ways; like the next, counted as a shard is answered.
+    ambiguous: int = 0
     dropped_demonstrations: int = 0
 
     def __add__(self, other: Counts) -> Counts:
@@ -93,10 +95,10 @@ async def answer_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> 
     dropped = sum(count for _, count in tables)
     table = interleave([t for t, _ in tables])
     job.run.write_table(target, table)
-    return count_responses(table, dropped)
+    return count_responses(table, dropped, job.task.ambiguous(table["text"]))
 
 
-def count_responses(table: pa.Table, dropped_demonstrations: int = 0) -> Counts:
+def count_responses(table: pa.Table, dropped_demonstrations: int = 0, ambiguous: int = 0) -> Counts:
     """The counts of a RESPONSE table, or of one with its columns COUNTED alone."""
     failed = pc.sum(pc.is_in(table["finish_reason"], pa.array(FAILED))).as_py() or 0
     return Counts(
@@ -105,6 +107,7 @@ def count_responses(table: pa.Table, dropped_demonstrations: int = 0) -> Counts:
         prompt_tokens=pc.sum(table["prompt_tokens"]).as_py() or 0,
         failed=failed,
         unparsed=table["answer"].null_count - failed,
+        ambiguous=ambiguous,
         dropped_demonstrations=dropped_demonstrations,
     )
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from semievol_ray.config import TaskConfig
 from semievol_ray.errors import UserError
-from semievol_ray.selection import answers_equal, extract_answers
+from semievol_ray.selection import ambiguous_numbers, answers_equal, extract_answers
 from semievol_ray.tasks.answers import option_letters
 from semievol_ray.tasks.presets import KIND_DEFAULTS, TASK_PRESETS
 from semievol_ray.tasks.prompts import Message
@@ -34,6 +34,7 @@ class Task:
     answer_pattern: str | None = None
     labels: tuple[str, ...] | None = None
     relative_tolerance: float = 0.0
+    decimal_mark: str = "."
     first_option_number: int = 1
     use_chat_template: str = "auto"
 
@@ -138,7 +139,17 @@ class Task:
             pattern=self.answer_pattern,
             options=options if self.kind == "multiple_choice" else None,
             labels=list(self.labels) if self.labels else None,
+            decimal_mark=self.decimal_mark,
         )
+
+    def ambiguous(self, texts: pa.Array) -> int:
+        """How many texts hold a number that can be read in two ways, and so have no answer."""
+        if self.kind != "numeric":
+            return 0
+        found = ambiguous_numbers(
+            texts, pattern=self.answer_pattern, decimal_mark=self.decimal_mark
+        )
+        return found.true_count
 
     def correct(self, answers: pa.Array, gold: pa.Array) -> pa.Array:
         """Whether each answer counts as its gold one; a null answer never does."""

@@ -60,13 +60,11 @@ def select(responses, justified, *, policy, percentile, labeled=None):
             "margin": shares[0] - (shares[1] if len(shares) > 1 else 0.0) if shares else 0.0,
             "vote_entropy": -math.fsum(p * math.log(p) for p in shares),
             "pseudo_answer": winner,
-            "entropy": best,
+            "entropy": first if policy == "upstream" else best,
         }
         spoke = any((r["tokens"] or 0) > 0 for r in rows)
         unanimous = policy == "upstream" and len(shares) == 1
-        if unanimous:
-            row["entropy"] = first
-        elif name in decided:
+        if not unanimous and name in decided:
             row["pseudo_answer"] = decided[name]["answer"]
             row["entropy"] = nll(decided[name]["token_logprobs"])
             spoke = (decided[name]["tokens"] or 0) > 0

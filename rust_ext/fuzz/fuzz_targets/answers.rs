@@ -3,6 +3,7 @@
 
 use _native::answers::{Closed, Kind, extract, same};
 use _native::labels::Labels;
+use _native::numbers::DecimalMark;
 use _native::parallel::Control;
 use _native::pattern::Pattern;
 use _native::texts::{text_lists, texts};
@@ -46,8 +47,9 @@ fuzz_target!(|input: (u8, &str)| {
             None => tail,
         });
     let read = |text: &str| {
-        let column = texts(&[Arc::new(StringArray::from(vec![text])) as ArrayRef], &control).unwrap();
-        extract(&column, kind, None, &closed, &control).unwrap()
+        let column =
+            texts(&[Arc::new(StringArray::from(vec![text])) as ArrayRef], &control).unwrap();
+        extract(&column, kind, DecimalMark::Point, None, &closed, &control).unwrap()
     };
     let once = read(candidate);
     if once.is_valid(0) {
