@@ -13,6 +13,7 @@ pub mod duplicates;
 pub mod error;
 pub mod fold;
 pub mod groups;
+pub mod ids;
 pub mod labels;
 pub mod mentions;
 pub mod numbers;

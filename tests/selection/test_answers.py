@@ -95,8 +95,8 @@ def test_case_and_invisible_marks_do_not_split_votes():
 
 # fmt: off
 PIECES = [
-    "A", "B)", "(C", "answer", " is ", "not ", "1,222", "10^", "²", "$", "- ", "\\boxed{", "####", " ",
-    "(", "[", "*", "_", "\n", ".", "e\u0301", "\u0301", "the ", "ſ", "\u200b", "</think>",
+    "A", "B)", "(C", "answer", " is ", "not ", "1,222", "10^", "²", "$", "- ", "\\boxed{", "####",
+    " ", "(", "[", "*", "_", "\n", ".", "e\u0301", "\u0301", "the ", "ſ", "\u200b", "</think>",
 ]
 # fmt: on
 
