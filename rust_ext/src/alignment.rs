@@ -37,7 +37,7 @@ const LEAST: f64 = -500.0;
 /// sorts first.
 pub fn alignment(p: &Distributions, prior: &[f64], control: &Control) -> Result<Alignment> {
     let total: f64 = prior.iter().sum();
-    if prior.iter().any(|x| !(*x >= 0.0)) || !(total > 0.0 && total.is_finite()) {
+    if prior.iter().any(|x| *x < 0.0) || !total.is_finite() || total == 0.0 {
         return Err(Error::input("prior: shares are finite, not negative and not all 0"));
     }
     let mut possible = vec![false; prior.len()];

@@ -118,6 +118,9 @@ impl<'a> Options<'a> {
     /// The option that the text speaks of.
     fn spoken_of(&mut self, text: &str) -> Option<usize> {
         self.spell();
+        if self.texts.is_empty() && !names_letters(text) {
+            return None;
+        }
         let numbered = self.numbers_count();
         let option = |word: &str| {
             let letters = word.len() == 1 || word.bytes().all(|b| b.is_ascii_uppercase());
@@ -296,6 +299,20 @@ impl<'a> Options<'a> {
             self.spelled = true;
         }
     }
+}
+
+/// Whether a letter stands alone somewhere, the pronoun left out: most texts without an answer have
+/// none, and need no closer look.
+fn names_letters(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let word = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    (0..bytes.len()).any(|i| {
+        let (before, after) = (i.checked_sub(1).and_then(|i| bytes.get(i)), bytes.get(i + 1));
+        let pronoun = bytes[i] == b'I'
+            && after == Some(&b' ')
+            && bytes.get(i + 2).is_some_and(u8::is_ascii_lowercase);
+        bytes[i].is_ascii_alphabetic() && !word(before) && !word(after) && !pronoun
+    })
 }
 
 fn holds(long: &str, short: &str) -> bool {

@@ -280,7 +280,7 @@ impl<'t> Reading<'t> {
         let opens = word == 0 || !near;
         let gap =
             &self.text[me.end..if next.text.is_empty() { self.text.len() } else { next.start }];
-        let parted = gap.trim_matches(' ').len() > 0 || next.text.is_empty();
+        let parted = !gap.trim_matches(' ').is_empty() || next.text.is_empty();
         // What stands alone in a sentence or opens the text. "E. coli" and "J. K. Rowling" do so too.
         let initial = gap.trim_start_matches(['*', '_', '`']).starts_with('.')
             && !gap.contains('\n')

@@ -24,6 +24,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(scores::mean_nll, module)?)?;
     module.add_function(wrap_pyfunction!(scores::sequence_score, module)?)?;
     module.add_function(wrap_pyfunction!(scores::token_entropy, module)?)?;
+    module.add_function(wrap_pyfunction!(scores::_check, module)?)?;
     module.add_function(wrap_pyfunction!(scores::_read, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::collaborator_agreement, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::minhash, module)?)?;

@@ -109,6 +109,13 @@ pub fn token_entropy<'py>(
     batch_to_pyarrow(py, vec![("low", low), ("high", high)])
 }
 
+/// Checks texts as every kernel does that takes them, and nothing else: for benchmarks/selection.py.
+#[pyfunction]
+pub fn _check(py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<()> {
+    let texts = Column::new("texts", texts)?;
+    run(py, texts.size(), |control| texts.texts(control).map(|_| ()))
+}
+
 /// Reads a float32 array once, on all threads: the yardstick of benchmarks/selection.py.
 #[pyfunction]
 pub fn _read(py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<u32> {
