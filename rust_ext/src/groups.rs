@@ -32,8 +32,18 @@ impl Groups {
         starts.push(column.len());
         let runs = u32::try_from(starts.len() - 1)
             .map_err(|_| Error::input("more than 2^32 runs of ids: pass fewer rows"))?;
-        let mut order: Vec<Item> = (0..runs).map(Item::new).collect();
-        ids::sort(&mut order, &|run| column.get(starts[run as usize]).unwrap_or_default());
+        let mut order = vec![Item::default(); runs as usize];
+        parallel::fill(&mut order[..], control, |start, items| {
+            items
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, item)| *item = Item::new((start + i) as u32));
+            Ok(())
+        })?;
+        // Where no two rows of one id lie together a run is a row: one wait for memory less.
+        let apart = runs as usize == column.len();
+        let first_row = |run: u32| if apart { run as usize } else { starts[run as usize] };
+        ids::sort(&mut order, &|run| column.get(first_row(run)).unwrap_or_default());
         control.check()?;
         let blocks = parallel::map(order.len(), control, |range| {
             let (mut rows, mut firsts) = (Vec::with_capacity(range.len()), Vec::new());
@@ -41,8 +51,12 @@ impl Groups {
                 if item.is_new {
                     firsts.push(rows.len());
                 }
-                let run = item.place as usize;
-                rows.extend(starts[run]..starts[run + 1]);
+                if apart {
+                    rows.push(item.place as usize);
+                } else {
+                    let run = item.place as usize;
+                    rows.extend(starts[run]..starts[run + 1]);
+                }
             }
             Ok((rows, firsts))
         })?;
