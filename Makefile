@@ -46,7 +46,7 @@ miri:
 # Needs a nightly toolchain and cargo-fuzz; AddressSanitizer reads along.
 FUZZ_RUNS ?= 10000000
 fuzz:
-	cd rust_ext && for target in answers arrow_import; do \
+	cd rust_ext && for target in answers arrow_import foreign_texts time; do \
 		cargo +nightly fuzz run $$target -- -runs=$(FUZZ_RUNS) -max_len=96 || exit 1; done
 
 clean:

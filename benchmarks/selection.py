@@ -36,6 +36,8 @@ def main() -> None:
     for mean, lists, goal in ((31, 2_000_000, 0.65), (256, 250_000, 0.90)):
         rows += mean_nll(mean, lists, goal)
     rows += scaling()
+    rows += checks()
+    rows += grouping()
     rows += whole_selection()
     rows += reselection(2_500_000)
     report(
@@ -126,6 +128,76 @@ def scaling() -> list[Row]:
         out.append(
             row(
                 claim, rates[responses], rates[100_000], "ours, 1e5 responses", unit="M responses/s"
+            )
+        )
+    return out
+
+
+def checks() -> list[Row]:
+    """What it costs to check foreign text and offsets as they come in."""
+    rng = np.random.default_rng(2)
+    words = ["profit", "rose", "to", "EUR", "13.1", "mn", "in", "the", "period", "–", "Überschuss"]
+    ascii_only = [word for word in words if word.isascii()]
+    out = []
+    for name, known in (("ASCII", ascii_only), ("one word in ten not ASCII", words)):
+        drawn = rng.integers(0, len(known), (20_000, 24))
+        texts = pa.array([" ".join(known[i] for i in line) for line in drawn])
+        texts = texts.take(pa.array(np.tile(np.arange(20_000), 40)))
+        size = texts.get_total_buffer_size()
+        seconds = interleaved(
+            {
+                "checked": lambda texts=texts: _native._check(texts),
+                "pyarrow": lambda texts=texts: texts.validate(full=True),
+                "answers": lambda texts=texts: selection.extract_answers(texts, kind="numeric"),
+            },
+            repeats=REPEATS,
+        )
+        speed = {side: size / s / 1e9 for side, s in seconds.items()}
+        claim = f"text and offsets checked, {name}"
+        out += [
+            row(claim, speed["checked"], speed["pyarrow"], "pyarrow validate(full)", unit="GB/s"),
+            row(
+                f"share of the check in reading numbers, {name}",
+                100 * seconds["checked"] / seconds["answers"],
+                None,
+                "–",
+                unit="%",
+            ),
+        ]
+    return out
+
+
+def grouping() -> list[Row]:
+    """Groups over 1 M examples x 4 rows in any order, against pyarrow's dictionary_encode, which
+    finds equal ids but neither sorts them nor gives their rows."""
+    rng = np.random.default_rng(3)
+    n = 1_000_000
+    site = "https://www.site{}.example.org/articles/{}/item-{:07}?ref=feed"
+    forms = {
+        "example-00000001": [f"example-{i:08}" for i in range(n)],
+        "16 hex digits": [f"{x:016x}" for x in rng.integers(0, 2**63, n)],
+        "URLs": [site.format(i % 977, i % 31, i * 7919 % n) for i in range(n)],
+    }
+    out = []
+    for name, ids in forms.items():
+        order = rng.permutation(np.repeat(np.arange(n), N))
+        column = pa.array(ids).take(pa.array(order))
+        seconds = interleaved(
+            {
+                "ours": lambda column=column: selection.Groups(column),
+                "pyarrow": lambda column=column: column.dictionary_encode(),
+            },
+            repeats=REPEATS,
+        )
+        out.append(
+            row(
+                f"groups of 4 M shuffled rows, ids as {name}",
+                seconds["ours"],
+                seconds["pyarrow"],
+                "pyarrow dictionary_encode",
+                unit="s",
+                goal=1 if name == "URLs" else 2,
+                smaller_is_better=True,
             )
         )
     return out

@@ -5,7 +5,8 @@ from typing import Any, Literal, final
 
 import pyarrow as pa
 
-# Any array or stream of arrays that speaks Arrow's PyCapsule interface: pyarrow, polars, arro3, …
+# Any array or stream of arrays that speaks Arrow's PyCapsule interface (pyarrow, polars, arro3, …),
+# and what pyarrow makes an array of: lists, numpy, pandas.
 _Arrow = Any
 _Kind = Literal["multiple_choice", "label", "numeric", "text"] | str
 
@@ -14,8 +15,9 @@ def sequence_score(
     logprobs: _Arrow, *, kind: str = "mean_nll", tail: int = 8
 ) -> pa.DoubleArray: ...
 def token_entropy(
-    logprobs: _Arrow, *, vocabulary: int, positions: _Arrow | None = None
+    logprobs: _Arrow, *, vocabulary: int, k: int | None = None, positions: _Arrow | None = None
 ) -> pa.RecordBatch: ...
+def _check(texts: _Arrow) -> None: ...
 def _read(values: _Arrow) -> int: ...
 def extract_answers(
     texts: _Arrow,
@@ -24,7 +26,11 @@ def extract_answers(
     pattern: str | None = None,
     options: _Arrow | None = None,
     labels: Sequence[str] | None = None,
+    decimal_mark: str = ".",
 ) -> pa.StringArray: ...
+def ambiguous_numbers(
+    texts: _Arrow, *, pattern: str | None = None, decimal_mark: str = "."
+) -> pa.BooleanArray: ...
 def answers_equal(
     left: _Arrow, right: _Arrow, *, kind: _Kind, relative_tolerance: float = 0.0
 ) -> pa.BooleanArray: ...
@@ -38,6 +44,15 @@ class Groups:
     def ids(self) -> pa.StringArray: ...
     def first_rows(self) -> pa.Int64Array: ...
     def any(self, values: _Arrow) -> pa.BooleanArray: ...
+    def rows_in(self, others: Groups) -> pa.Int64Array: ...
+    def examples(
+        self,
+        answers: _Arrow,
+        tokens: _Arrow,
+        token_logprobs: _Arrow,
+        *,
+        tolerance: float = 0.0,
+    ) -> pa.RecordBatch: ...
 
 def consensus(
     groups: Groups,

@@ -91,6 +91,9 @@ class TaskConfig(_Section):
         None, description="label tasks: the closed set; null reads it from the labelled answers"
     )
     relative_tolerance: float | None = Field(None, ge=0)
+    decimal_mark: Literal[".", ","] = Field(
+        ".", description="numeric tasks: what parts the whole of a number from its fraction"
+    )
     first_option_number: int | None = Field(
         None,
         ge=0,

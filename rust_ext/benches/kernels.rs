@@ -2,14 +2,16 @@
 //! benchmarks/results/kernels.txt.
 
 use _native::answers::{Closed, Kind, extract};
-use _native::arrays::{Chunked, FloatLists, Texts, float_lists, texts};
+use _native::arrays::{Chunked, FloatLists, float_lists};
 use _native::consensus::{Votes, consensus};
 use _native::duplicates;
 use _native::groups::Groups;
+use _native::numbers::DecimalMark;
 use _native::parallel::Control;
 use _native::pattern::Pattern;
 use _native::scores::{Score, score};
 use _native::sums;
+use _native::texts::{Texts, texts};
 use arrow_array::types::Float32Type;
 use arrow_array::{ArrayRef, ListArray, StringArray};
 use divan::counter::{BytesCount, ItemsCount};
@@ -29,12 +31,12 @@ fn lists(mean: usize) -> (Chunked<FloatLists>, usize) {
     let lists = (0..rows).map(|i| Some((0..length(i)).map(|k| Some(-(k as f32) / 8.0))));
     let array: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists));
     let bytes = (0..rows).map(length).sum::<usize>() * 4;
-    (float_lists(&[array]).unwrap(), bytes)
+    (float_lists(&[array], &Control::default()).unwrap(), bytes)
 }
 
 fn column(of: impl Fn(usize) -> String) -> Chunked<Texts> {
     let array: ArrayRef = Arc::new(StringArray::from_iter_values((0..ROWS).map(of)));
-    texts(&[array]).unwrap()
+    texts(&[array], &Control::default()).unwrap()
 }
 
 #[divan::bench(args = [31, 256])]
@@ -58,7 +60,15 @@ fn extract_letters(bencher: Bencher<'_, '_>, pattern: &str) {
     let pattern = Pattern::new(pattern).unwrap();
     let control = Control::default();
     bencher.counter(ItemsCount::new(ROWS)).bench(|| {
-        extract(&texts, Kind::MultipleChoice, Some(&pattern), &Closed::None, &control).unwrap()
+        extract(
+            &texts,
+            Kind::MultipleChoice,
+            DecimalMark::Point,
+            Some(&pattern),
+            &Closed::None,
+            &control,
+        )
+        .unwrap()
     });
 }
 
@@ -67,9 +77,9 @@ fn extract_open(bencher: Bencher<'_, '_>, kind: &str) {
     let texts = column(|i| format!("The total is ${i},123.50."));
     let kind = if kind == "Text" { Kind::Text } else { Kind::Numeric };
     let control = Control::default();
-    bencher
-        .counter(ItemsCount::new(ROWS))
-        .bench(|| extract(&texts, kind, None, &Closed::None, &control).unwrap());
+    bencher.counter(ItemsCount::new(ROWS)).bench(|| {
+        extract(&texts, kind, DecimalMark::Point, None, &Closed::None, &control).unwrap()
+    });
 }
 
 #[divan::bench]

@@ -3,10 +3,11 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::arrays::{Chunked, Texts};
+use crate::arrays::Chunked;
 use crate::error::{Error, Result};
 use crate::groups::Groups;
 use crate::parallel::{BLOCK_ROWS, Control};
+use crate::texts::Texts;
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Agreement {
@@ -150,7 +151,7 @@ fn kappa(observed: f64, chance: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::texts;
+    use crate::texts::texts;
     use arrow_array::{ArrayRef, StringArray};
     use std::sync::Arc;
 
@@ -167,8 +168,9 @@ mod tests {
                 said.extend([a, b]);
             }
         }
-        let column =
-            |values: Vec<String>| texts(&[Arc::new(StringArray::from(values)) as ArrayRef]);
+        let column = |values: Vec<String>| {
+            texts(&[Arc::new(StringArray::from(values)) as ArrayRef], &Control::default())
+        };
         let owned = |values: Vec<&str>| values.into_iter().map(str::to_owned).collect();
         let control = Control::default();
         let groups = Groups::new(&column(ids).unwrap(), &control).unwrap();

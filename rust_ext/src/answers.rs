@@ -4,15 +4,16 @@
 
 use arrow_array::StringArray;
 
-use crate::arrays::{Chunked, TextLists, Texts};
+use crate::arrays::Chunked;
 use crate::choice::{self, Options};
 use crate::error::{Error, Result};
 use crate::labels::Labels;
-use crate::numbers;
-use crate::parallel::{self, Control};
+use crate::numbers::{self, DecimalMark};
+use crate::parallel::{self, Control, Pace};
 use crate::pattern::Pattern;
 use crate::strings;
 use crate::text::normalize;
+use crate::texts::{TextLists, Texts};
 
 /// What an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,10 +72,11 @@ impl<'a> Closed<'a> {
     }
 }
 
-/// The canonical answer of each text.
+/// The canonical answer of each text; numbers are read by the decimal mark.
 pub fn extract(
     texts: &Chunked<Texts>,
     kind: Kind,
+    mark: DecimalMark,
     pattern: Option<&Pattern>,
     closed: &Closed<'_>,
     control: &Control,
@@ -87,32 +89,65 @@ pub fn extract(
     }
     strings::column(texts.len(), control, |rows, answers| {
         let mut pattern = pattern.cloned();
-        let mut reader = Reader::new(kind, closed);
+        let mut reader = Reader::new(kind, mark, closed);
+        let mut pace = Pace::new(control);
         for row in rows {
-            answers.push(texts.get(row).and_then(|text| {
-                let candidate = pattern.as_mut().map_or(text, |p| p.candidate(text));
-                reader.read(candidate, row)
-            }));
+            let Some(text) = texts.get(row) else {
+                answers.push(None);
+                continue;
+            };
+            pace.spend(text.len())?;
+            let candidate = match &mut pattern {
+                Some(pattern) => pattern.candidate(text, control)?,
+                None => text,
+            };
+            answers.push(reader.read(candidate, row));
         }
         Ok(())
     })
 }
 
+/// Whether the last number of each text can be read in two ways; see `numbers::read`.
+pub fn ambiguous(
+    texts: &Chunked<Texts>,
+    mark: DecimalMark,
+    pattern: Option<&Pattern>,
+    control: &Control,
+) -> Result<Vec<bool>> {
+    let mut out = vec![false; texts.len()];
+    parallel::fill(&mut out[..], control, |start, rows| {
+        let mut pattern = pattern.cloned();
+        let mut pace = Pace::new(control);
+        for (i, out) in rows.iter_mut().enumerate() {
+            let Some(text) = texts.get(start + i) else { continue };
+            pace.spend(text.len())?;
+            let candidate = match &mut pattern {
+                Some(pattern) => pattern.candidate(text, control)?,
+                None => text,
+            };
+            *out = numbers::read(candidate, mark) == numbers::Reading::Ambiguous;
+        }
+        Ok(())
+    })?;
+    Ok(out)
+}
+
 /// Reads one text after another; keeps the last answer.
 struct Reader<'a> {
     kind: Kind,
+    mark: DecimalMark,
     closed: &'a Closed<'a>,
     options: Options<'a>,
     answer: String,
 }
 
 impl<'a> Reader<'a> {
-    fn new(kind: Kind, closed: &'a Closed<'a>) -> Self {
+    fn new(kind: Kind, mark: DecimalMark, closed: &'a Closed<'a>) -> Self {
         let options = match closed {
             Closed::Options(options) => Some(*options),
             _ => None,
         };
-        Self { kind, closed, options: Options::new(options), answer: String::new() }
+        Self { kind, mark, closed, options: Options::new(options), answer: String::new() }
     }
 
     fn read(&mut self, text: &str, row: usize) -> Option<&str> {
@@ -124,7 +159,7 @@ impl<'a> Reader<'a> {
             }
             (Kind::Label, Closed::Labels(labels)) => return labels.find(text),
             (Kind::Label, _) => return None,
-            (Kind::Numeric, _) => numbers::last_number(text)?,
+            (Kind::Numeric, _) => numbers::read(text, self.mark).number()?,
             (Kind::Text, _) => normalize(text),
         };
         Some(self.answer.as_str()).filter(|text| !text.is_empty())
@@ -166,9 +201,12 @@ pub fn equal(
     }
     let mut out = vec![false; left.len()];
     parallel::fill(&mut out[..], control, |start, rows| {
+        let mut pace = Pace::new(control);
         for (i, out) in rows.iter_mut().enumerate() {
-            let pair = left.get(start + i).zip(right.get(start + i));
-            *out = pair.is_some_and(|(a, b)| same(a, b, kind, tolerance));
+            if let Some((a, b)) = left.get(start + i).zip(right.get(start + i)) {
+                pace.spend(a.len() + b.len())?;
+                *out = same(a, b, kind, tolerance);
+            }
         }
         Ok(())
     })?;

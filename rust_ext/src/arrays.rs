@@ -1,18 +1,21 @@
 //! Read-only views of Arrow columns, without copying: lists of floats, and texts.
 //!
 //! A column comes in chunks; rows are counted over all of them. A column of Arrow's null type is a
-//! column of nulls of whatever was expected.
+//! column of nulls of whatever was expected. Making a view checks what its reader relies on (see
+//! `validate`), so a view of a foreign array is as safe as one of our own.
 
 use std::ops::Range;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float16Type, Float32Type, Float64Type};
-use arrow_array::{Array, ArrayRef, LargeStringArray, StringArray, StringViewArray};
+use arrow_array::{Array, ArrayRef};
 use arrow_buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::DataType;
 use half::f16;
 
 use crate::error::{Error, Result};
+use crate::parallel::Control;
+use crate::validate;
 
 /// A column in chunks.
 pub struct Chunked<C> {
@@ -27,7 +30,8 @@ impl<C> Chunked<C> {
         for array in arrays {
             starts.push(starts[starts.len() - 1] + array.len());
         }
-        let chunks = arrays.iter().map(view).collect::<Result<_>>()?;
+        let view = |(array, start): (_, &usize)| view(array).map_err(|e| e.shifted(*start));
+        let chunks = arrays.iter().zip(&starts).map(view).collect::<Result<_>>()?;
         Ok(Self { chunks, starts })
     }
 
@@ -70,7 +74,7 @@ pub enum Spans {
 impl Spans {
     #[inline]
     pub fn get(&self, row: usize) -> Range<usize> {
-        // Arrow's arrays guarantee that offsets are not negative and lie within the values.
+        // Checked: offsets are not negative and lie within the values.
         match self {
             Self::Small(offsets) => offsets[row] as usize..offsets[row + 1] as usize,
             Self::Large(offsets) => offsets[row] as usize..offsets[row + 1] as usize,
@@ -97,40 +101,46 @@ pub struct Lists {
 }
 
 impl Lists {
-    pub fn new(array: &ArrayRef) -> Result<Self> {
+    pub fn new(array: &ArrayRef, control: &Control) -> Result<Self> {
+        let (rows, nulls) = (array.len(), array.nulls());
         let (spans, values) = match array.data_type() {
             DataType::List(_) => {
                 let list = array.as_list::<i32>();
+                validate::offsets(list.offsets(), list.values().len(), control)?;
                 (Spans::Small(list.offsets().clone()), list.values())
             }
             DataType::LargeList(_) => {
                 let list = array.as_list::<i64>();
+                validate::offsets(list.offsets(), list.values().len(), control)?;
                 (Spans::Large(list.offsets().clone()), list.values())
             }
             DataType::ListView(_) => {
                 let list = array.as_list_view::<i32>();
-                (Spans::View(list.offsets().clone(), list.sizes().clone()), list.values())
+                let (starts, sizes) = (list.offsets(), list.sizes());
+                validate::spans(starts, sizes, nulls, list.values().len(), control)?;
+                (Spans::View(starts.clone(), sizes.clone()), list.values())
             }
             DataType::LargeListView(_) => {
                 let list = array.as_list_view::<i64>();
-                (Spans::LargeView(list.offsets().clone(), list.sizes().clone()), list.values())
+                let (starts, sizes) = (list.offsets(), list.sizes());
+                validate::spans(starts, sizes, nulls, list.values().len(), control)?;
+                (Spans::LargeView(starts.clone(), sizes.clone()), list.values())
             }
             DataType::FixedSizeList(_, _) => {
                 let list = array.as_fixed_size_list();
-                (Spans::Fixed(list.value_length() as usize), list.values())
+                let size = list.value_length() as usize;
+                if rows * size > list.values().len() {
+                    return Err(Error::input(format!("{rows} lists of {size}, but fewer values")));
+                }
+                (Spans::Fixed(size), list.values())
             }
             DataType::Null => {
-                let nulls = Some(NullBuffer::new_null(array.len()));
-                return Ok(Self { rows: array.len(), spans: Spans::None, nulls, values: None });
+                let nulls = Some(NullBuffer::new_null(rows));
+                return Ok(Self { rows, spans: Spans::None, nulls, values: None });
             }
             other => return Err(Error::input(format!("expected lists, got {other}"))),
         };
-        Ok(Self {
-            rows: array.len(),
-            spans,
-            nulls: array.nulls().cloned(),
-            values: Some(values.clone()),
-        })
+        Ok(Self { rows, spans, nulls: nulls.cloned(), values: Some(values.clone()) })
     }
 
     #[inline]
@@ -170,8 +180,8 @@ pub struct FloatLists {
 }
 
 impl FloatLists {
-    pub fn new(array: &ArrayRef) -> Result<Self> {
-        let lists = Lists::new(array)?;
+    pub fn new(array: &ArrayRef, control: &Control) -> Result<Self> {
+        let lists = Lists::new(array, control)?;
         let Some(inner) = &lists.values else {
             return Ok(Self { lists, values: Floats::F32(vec![].into()), value_nulls: None });
         };
@@ -198,110 +208,10 @@ impl FloatLists {
 }
 
 /// Lists of anything.
-pub fn lists(arrays: &[ArrayRef]) -> Result<Chunked<Lists>> {
-    Chunked::new(arrays, Lists::new)
+pub fn lists(arrays: &[ArrayRef], control: &Control) -> Result<Chunked<Lists>> {
+    Chunked::new(arrays, |array| Lists::new(array, control))
 }
 
-pub fn float_lists(arrays: &[ArrayRef]) -> Result<Chunked<FloatLists>> {
-    Chunked::new(arrays, FloatLists::new)
-}
-
-/// Texts of any of Arrow's string types, dictionary-encoded ones too.
-pub enum Texts {
-    Small(StringArray),
-    Large(LargeStringArray),
-    View(StringViewArray),
-    Dictionary { keys: Vec<Option<usize>>, values: Box<Texts> },
-    Null,
-}
-
-impl Texts {
-    pub fn new(array: &ArrayRef) -> Result<Self> {
-        Ok(match array.data_type() {
-            DataType::Utf8 => Self::Small(array.as_string().clone()),
-            DataType::LargeUtf8 => Self::Large(array.as_string().clone()),
-            DataType::Utf8View => Self::View(array.as_string_view().clone()),
-            DataType::Dictionary(_, _) => {
-                let dictionary = array.as_any_dictionary();
-                let values = Box::new(Self::new(dictionary.values())?);
-                let keys = if dictionary.values().is_empty() {
-                    vec![None; array.len()]
-                } else {
-                    let keys = dictionary.normalized_keys();
-                    keys.into_iter()
-                        .enumerate()
-                        .map(|(i, k)| array.is_valid(i).then_some(k))
-                        .collect()
-                };
-                Self::Dictionary { keys, values }
-            }
-            DataType::Null => Self::Null,
-            other => return Err(Error::input(format!("expected texts, got {other}"))),
-        })
-    }
-
-    #[inline]
-    pub fn get(&self, row: usize) -> Option<&str> {
-        match self {
-            Self::Small(array) => array.is_valid(row).then(|| array.value(row)),
-            other => other.get_other(row),
-        }
-    }
-
-    /// Apart, because it calls itself and so cannot be inlined.
-    fn get_other(&self, row: usize) -> Option<&str> {
-        match self {
-            Self::Small(_) => self.get(row),
-            Self::Large(array) => array.is_valid(row).then(|| array.value(row)),
-            Self::View(array) => array.is_valid(row).then(|| array.value(row)),
-            Self::Dictionary { keys, values } => keys[row].and_then(|key| values.get(key)),
-            Self::Null => None,
-        }
-    }
-}
-
-pub fn texts(arrays: &[ArrayRef]) -> Result<Chunked<Texts>> {
-    Chunked::new(arrays, Texts::new)
-}
-
-impl Chunked<Texts> {
-    #[inline]
-    pub fn get(&self, row: usize) -> Option<&str> {
-        let (chunk, row) = self.locate(row);
-        chunk.get(row)
-    }
-}
-
-/// Lists of texts, such as the options of each row.
-pub struct TextLists {
-    lists: Lists,
-    values: Texts,
-}
-
-impl TextLists {
-    pub fn new(array: &ArrayRef) -> Result<Self> {
-        let lists = Lists::new(array)?;
-        let values = lists.values.as_ref().map_or(Ok(Texts::Null), Texts::new)?;
-        Ok(Self { lists, values })
-    }
-}
-
-pub fn text_lists(arrays: &[ArrayRef]) -> Result<Chunked<TextLists>> {
-    Chunked::new(arrays, TextLists::new)
-}
-
-impl Chunked<TextLists> {
-    /// How many texts a row has; null where the list is.
-    #[inline]
-    pub fn count(&self, row: usize) -> Option<usize> {
-        let (chunk, row) = self.locate(row);
-        chunk.lists.span(row).map(|span| span.len())
-    }
-
-    /// The texts of a row; null where the list is, and an empty text for a null in it.
-    pub fn get(&self, row: usize) -> Option<impl ExactSizeIterator<Item = &str> + Clone> {
-        let (chunk, row) = self.locate(row);
-        let span = chunk.lists.span(row)?;
-        Some(span.map(|i| chunk.values.get(i).unwrap_or("")))
-    }
+pub fn float_lists(arrays: &[ArrayRef], control: &Control) -> Result<Chunked<FloatLists>> {
+    Chunked::new(arrays, |array| FloatLists::new(array, control))
 }

@@ -1,7 +1,15 @@
 //! Which option of a multiple-choice question a text picks.
+//!
+//! A text that picks none, or could be said to pick two, gives null: a wrong vote costs more than a
+//! missing one. How letters are found is `mentions`; here stands what follows from them.
 
-use crate::arrays::{Chunked, TextLists};
-use crate::text::normalize;
+use crate::arrays::Chunked;
+use crate::cues::{DENIALS, EXPLAINS};
+use crate::fold::{fold, is_invisible};
+use crate::mentions::{Declaration, Mention, Reading, words};
+use crate::numbers::boxed;
+use crate::text::normalize_leading as normalize;
+use crate::texts::TextLists;
 
 /// Without options any single letter is taken.
 const LETTERS: usize = 26;
@@ -45,25 +53,32 @@ pub struct Options<'a> {
     spelled: bool,
 }
 
+/// What a rule finds: an option, nothing, or that the text speaks for two.
+enum Found {
+    One(usize),
+    None,
+    Conflict,
+}
+
 impl<'a> Options<'a> {
     /// Without a source letters alone can be read.
     pub fn new(source: Option<&'a Chunked<TextLists>>) -> Self {
         Self { source, row: 0, count: LETTERS, texts: vec![], spelled: source.is_none() }
     }
 
-    /// The option that the text picks. In this order:
+    /// The option that the text picks. What follows the last `</think>`, or stands in the last
+    /// `\boxed{…}`, is read alone. In this order:
     ///
     /// 1. a letter alone, in any brackets: "B", "(b)", "B.", "**B**";
     /// 2. the text of an option;
-    /// 3. a number from 1 to the number of options, alone: "2", "(2)";
-    /// 4. a letter that opens the text: "B) text", "(B) text", "B. text", "B: text";
-    /// 5. what follows the last "answer", "option" or "choice" ("The answer is B"), by rules 1 to 4
-    ///    or as an upper-case letter;
-    /// 6. the last letter in brackets: "I take (B) then";
-    /// 7. the only upper-case letter that stands alone ("A" and "I" are words and do not count);
-    /// 8. the only option whose text is contained, in whole words.
+    /// 3. its number from 1 on, alone, where no option is a number itself: "2", "(2)";
+    /// 4. what an "answer" is said to be: "Answer: B", "the answer is London"; where two are said
+    ///    the last one, if a word such as "no" or "so" says that it is;
+    /// 5. the only letter that is picked: "B) text", "I take (B)", "option B", "it is B", "B is right";
+    /// 6. the only option whose text is contained, in whole words.
     ///
-    /// Null where the row's list of options is.
+    /// Null where the row's list of options is, where another letter is named beside the one that is
+    /// picked ("A or B"), and where that one is denied ("not B", "B is wrong").
     pub fn choose(&mut self, text: &str, row: usize) -> Option<usize> {
         if let Some(source) = self.source {
             self.count = source.count(row)?;
@@ -76,15 +91,57 @@ impl<'a> Options<'a> {
         {
             return Some(index);
         }
-        let text = text.trim();
-        self.alone(text)
-            .or_else(|| self.by_text(text))
-            .or_else(|| self.by_number(text))
-            .or_else(|| self.opening(text))
-            .or_else(|| self.after_keyword(text))
-            .or_else(|| self.in_brackets(text))
-            .or_else(|| self.only_capital(text))
-            .or_else(|| self.contained(text))
+        let text = fold(text);
+        let thought = text.rfind("</think>").map_or(0, |at| at + "</think>".len());
+        let text = text[thought..].trim();
+        if let Some(found) = boxed(text).and_then(|boxed| self.said(boxed)) {
+            return Some(found);
+        }
+        match self.said(text) {
+            Some(found) => Some(found),
+            None => self.spoken_of(text),
+        }
+    }
+
+    /// The option that the text is: by its letter, its text or its number.
+    fn said(&mut self, text: &str) -> Option<usize> {
+        let found = self.alone(text);
+        // "A. mammal" is option A with its text; "A mammal" would be the text alone.
+        let lettered = text.trim_start_matches(['(', '*']).as_bytes().get(1);
+        let text_of = |me: &mut Self| match lettered {
+            Some(b'.' | b')' | b':') => None,
+            _ => me.by_text(text),
+        };
+        found.or_else(|| text_of(self)).or_else(|| self.by_number(text))
+    }
+
+    /// The option that the text speaks of.
+    fn spoken_of(&mut self, text: &str) -> Option<usize> {
+        self.spell();
+        if self.texts.is_empty() && !names_letters(text) {
+            return None;
+        }
+        let numbered = self.numbers_count();
+        let option = |word: &str| {
+            let letters = word.len() == 1 || word.bytes().all(|b| b.is_ascii_uppercase());
+            self.valid(word).filter(|_| letters)
+        };
+        let number = |word: &str| numbered.then(|| self.number(word)).flatten();
+        let mut reading = Reading::new(text, option, number);
+        let declarations = reading.declarations();
+        match self.declared(&reading, &declarations) {
+            Found::One(option) => return Some(option),
+            Found::Conflict => return None,
+            Found::None => {}
+        }
+        match self.picked(&reading) {
+            Found::One(option) => {
+                let other = self.contained(text).filter(|other| *other != option);
+                other.is_none().then_some(option)
+            }
+            Found::Conflict => None,
+            Found::None => self.contained(text).filter(|&option| self.is_free(&reading, option)),
+        }
     }
 
     fn valid(&self, letters: &str) -> Option<usize> {
@@ -111,75 +168,100 @@ impl<'a> Options<'a> {
         same.next().is_none().then_some(found)
     }
 
-    fn by_number(&self, text: &str) -> Option<usize> {
-        let number = bare(text);
-        if number.is_empty() || !number.bytes().all(|b| b.is_ascii_digit()) {
-            return None;
-        }
-        let number: usize = number.parse().ok()?;
+    fn by_number(&mut self, text: &str) -> Option<usize> {
+        self.spell();
+        self.numbers_count().then(|| self.number(bare(text))).flatten()
+    }
+
+    fn number(&self, number: &str) -> Option<usize> {
+        let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+        let number: usize = number.parse().ok().filter(|_| digits)?;
         (1..=self.count).contains(&number).then(|| number - 1)
     }
 
-    fn opening(&self, text: &str) -> Option<usize> {
-        let text = text.trim_start_matches(['*', '_', '`', '"', '\'', ' ']);
-        let inner = text.strip_prefix(['(', '[']);
-        let bracketed = inner.is_some();
-        let text = inner.unwrap_or(text);
-        let end = text.find(|c: char| !c.is_ascii_alphabetic())?;
-        let (letters, rest) = text.split_at(end);
-        let closes = if bracketed {
-            rest.starts_with([')', ']'])
-        } else {
-            let marked = rest.trim_start_matches(['*', '_', '`']);
-            marked.starts_with([')', ':'])
-                // "a. b" may begin a sentence; an initial such as "J." is upper-case, and is read.
-                || marked.starts_with('.') && letters.bytes().all(|b| b.is_ascii_uppercase())
+    /// Whether a number can stand for an option: not where an option is a number itself.
+    fn numbers_count(&self) -> bool {
+        let is_number = |text: &String| text.bytes().any(|b| b.is_ascii_digit());
+        self.source.is_some() && !self.texts.iter().any(is_number)
+    }
+
+    fn declared(&mut self, reading: &Reading<'_>, declarations: &[Declaration]) -> Found {
+        let of = |d: &Declaration| d.mention.map(|mention| reading.mentions[mention]);
+        let lettered: Vec<(&Declaration, Mention)> =
+            declarations.iter().filter_map(|d| Some((d, of(d)?))).collect();
+        let Some(&(_, mention)) = lettered.last() else {
+            return self.declared_text(reading, declarations);
         };
-        if closes { self.valid(letters) } else { None }
-    }
-
-    fn after_keyword(&mut self, text: &str) -> Option<usize> {
-        let rest = after_last_keyword(text)?;
-        let first_word = rest.split_whitespace().next().unwrap_or("");
-        let letters = bare(first_word);
-        self.alone(rest)
-            .or_else(|| self.by_text(rest))
-            .or_else(|| self.by_number(rest))
-            .or_else(|| self.opening(rest))
-            .or_else(|| {
-                let upper = letters.bytes().all(|b| b.is_ascii_uppercase());
-                if upper { self.valid(letters) } else { None }
-            })
-    }
-
-    fn in_brackets(&self, text: &str) -> Option<usize> {
-        let mut last = None;
-        for (open, _) in text.match_indices(['(', '[']) {
-            let inside = &text[open + 1..];
-            if let Some(close) = inside.find([')', ']']) {
-                last = self.valid(bare(&inside[..close])).or(last);
-            }
+        let other = lettered.iter().rev().find(|(_, m)| m.option != mention.option);
+        if let Some((other, _)) = other
+            && !reading.revises(other.value, mention.word)
+        {
+            return Found::Conflict;
         }
-        last
+        let contradicted = reading.rivals_within_sentence(mention)
+            || reading.is_taken_back(mention)
+            || self.contradicts_text(reading, mention);
+        if contradicted { Found::Conflict } else { Found::One(mention.option) }
     }
 
-    fn only_capital(&self, text: &str) -> Option<usize> {
-        let mut found = None;
-        for word in text.split(|c: char| !c.is_alphanumeric() && !matches!(c, '\'' | '’')) {
-            if word.len() != 1 || !word.as_bytes()[0].is_ascii_uppercase() {
-                continue;
-            }
-            if matches!(word, "A" | "I") {
-                continue;
-            }
-            if let Some(index) = self.valid(word) {
-                if found.is_some_and(|other| other != index) {
-                    return None;
-                }
-                found = Some(index);
-            }
+    /// "The answer is London", "Answer: 2".
+    fn declared_text(&mut self, reading: &Reading<'_>, declarations: &[Declaration]) -> Found {
+        let Some(last) = declarations.last() else { return Found::None };
+        let Some(first) = reading.words.get(last.value) else { return Found::None };
+        let rest = &reading.text[first.start..];
+        let line = rest.lines().next().unwrap_or("");
+        let sentence = line.split_inclusive(['.', '!', '?', ';']).next().unwrap_or("");
+        let clause = line.split([',', '.', ';', ':', '(', '!', '?']).next().unwrap_or("");
+        let found = [line, sentence, clause].iter().find_map(|text| self.said(text));
+        match found {
+            Some(found) if self.is_free(reading, found) => Found::One(found),
+            Some(_) => Found::Conflict,
+            None => Found::None,
         }
-        found
+    }
+
+    /// The only letter that is picked, and that no other one is named beside.
+    fn picked(&mut self, reading: &Reading<'_>) -> Found {
+        let mut mentions = reading.mentions.clone();
+        if let Some((mention, rest)) = reading.numbered() {
+            // "B. London", and not "E. coli": its text, or the beginning of a sentence, follows.
+            mentions[0].supported |= self.begins(rest, mention.option);
+        }
+        let standing = || mentions.iter().filter(|mention| !mention.rejected);
+        let Some(found) = standing().find(|mention| mention.supported) else { return Found::None };
+        let rival = standing().any(|mention| mention.option != found.option);
+        if rival || self.contradicts_text(reading, *found) {
+            return Found::Conflict;
+        }
+        Found::One(found.option)
+    }
+
+    /// Whether what follows "B." is that option's text, or an explanation.
+    fn begins(&self, rest: &str, option: usize) -> bool {
+        let spelled = |text: &String| !text.is_empty() && starts_with(&normalize(rest), text);
+        let first = words(rest.lines().next().unwrap_or(""));
+        first.first().is_none_or(|word| word.is(EXPLAINS))
+            || self.texts.get(option).is_some_and(spelled)
+    }
+
+    /// Whether a letter is followed by another option's text: "B) Paris" where Paris is A.
+    fn contradicts_text(&mut self, reading: &Reading<'_>, mention: Mention) -> bool {
+        let rest = &reading.text[reading.words[mention.word].end..];
+        let line = rest.lines().next().unwrap_or("");
+        let part = line.split(['(', ')', ',', ';']).find(|part| !bare(part).is_empty());
+        let texts = [Some(line), part];
+        let mut others = texts.into_iter().flatten().filter_map(|text| self.by_text(text));
+        others.any(|other| other != mention.option)
+    }
+
+    /// Whether no letter speaks against an option that was found by its text.
+    fn is_free(&self, reading: &Reading<'_>, option: usize) -> bool {
+        let own = self.texts.get(option).map_or("", String::as_str);
+        reading.mentions.iter().filter(|m| !m.rejected).all(|mention| {
+            let letter = reading.words[mention.word].text.to_ascii_lowercase();
+            // A letter within the option's text is no other; where it is all of it, who knows.
+            mention.option == option || own != letter && own.split(' ').any(|word| word == letter)
+        })
     }
 
     fn contained(&mut self, text: &str) -> Option<usize> {
@@ -203,7 +285,10 @@ impl<'a> Options<'a> {
                 Some(_) => return None,
             };
         }
-        found
+        // "It is not London."
+        let own = format!(" {} ", self.texts[found?]);
+        let rest = padded.replace(&own, " ");
+        found.filter(|_| !rest.split(' ').any(|word| DENIALS.contains(&word)))
     }
 
     fn spell(&mut self) {
@@ -216,138 +301,40 @@ impl<'a> Options<'a> {
     }
 }
 
+/// Whether a letter stands alone somewhere, the pronoun left out: most texts without an answer have
+/// none, and need no closer look.
+fn names_letters(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    let word = |b: Option<&u8>| b.is_some_and(u8::is_ascii_alphanumeric);
+    (0..bytes.len()).any(|i| {
+        let (before, after) = (i.checked_sub(1).and_then(|i| bytes.get(i)), bytes.get(i + 1));
+        let pronoun = bytes[i] == b'I'
+            && after == Some(&b' ')
+            && bytes.get(i + 2).is_some_and(u8::is_ascii_lowercase);
+        bytes[i].is_ascii_alphabetic() && !word(before) && !word(after) && !pronoun
+    })
+}
+
 fn holds(long: &str, short: &str) -> bool {
     format!(" {long} ").contains(&format!(" {short} "))
 }
 
+fn starts_with(text: &str, words: &str) -> bool {
+    text.strip_prefix(words).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+}
+
 /// The text without brackets, quotes, mark-up and final punctuation.
 fn bare(text: &str) -> &str {
-    text.trim_matches(|c: char| {
+    let text = text.trim_matches(|c: char| {
         c.is_whitespace()
             || matches!(c, '(' | ')' | '[' | ']' | '{' | '}' | '*' | '_' | '`' | '"' | '\'' | '.')
-            || matches!(c, ',' | ':' | ';' | '!')
-    })
-}
-
-/// What follows the last "answer", "option" or "choice", with "is", ":" and the like left out.
-fn after_last_keyword(text: &str) -> Option<&str> {
-    let at = last_keyword_end(text)?;
-    let mut rest = text[at..].trim_start();
-    loop {
-        let shorter = rest.trim_start_matches([':', '=', '-', '*', '"', '\'', ' ']);
-        let shorter = ["is", "would be", "must be", "should be", "was"]
-            .iter()
-            .find_map(|word| {
-                let after = shorter.strip_prefix(word)?;
-                after.starts_with([' ', ':']).then_some(after)
-            })
-            .unwrap_or(shorter);
-        if shorter.len() == rest.len() {
-            return Some(rest.trim());
-        }
-        rest = shorter;
-    }
-}
-
-fn last_keyword_end(text: &str) -> Option<usize> {
-    let bytes = text.as_bytes();
-    let is_letter = |at: usize| bytes.get(at).is_some_and(u8::is_ascii_alphabetic);
-    (0..bytes.len()).rev().find_map(|at| {
-        if at > 0 && is_letter(at - 1) {
-            return None;
-        }
-        ["answer", "option", "choice"].iter().find_map(|word| {
-            let end = at + word.len();
-            let found = bytes.get(at..end)?.eq_ignore_ascii_case(word.as_bytes());
-            (found && !is_letter(end)).then_some(end)
-        })
-    })
+            || matches!(c, ',' | ':' | ';' | '!' | '$' | '“' | '”' | '#' | '<' | '>')
+            || is_invisible(c)
+    });
+    // LaTeX: \\text{B}.
+    text.strip_prefix("\\text{").or_else(|| text.strip_prefix("\\mathbf{")).unwrap_or(text)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::arrays::text_lists;
-    use arrow_array::ArrayRef;
-    use arrow_array::builder::{ListBuilder, StringBuilder};
-    use proptest::prelude::*;
-    use std::sync::Arc;
-
-    fn letter(index: usize) -> String {
-        let mut letters = String::new();
-        letter_into(index, &mut letters);
-        letters
-    }
-
-    fn choose(text: &str, options: &[&str]) -> Option<String> {
-        let mut lists = ListBuilder::new(StringBuilder::new());
-        lists.append_value(options.iter().map(|option| Some(*option)));
-        let array: ArrayRef = Arc::new(lists.finish());
-        let lists = text_lists(&[array]).unwrap();
-        Options::new(Some(&lists)).choose(text, 0).map(letter)
-    }
-
-    #[test]
-    fn options_are_picked_by_letter_number_or_text() {
-        let cities = ["Paris", "London", "New York", "New York City"];
-        for (text, want) in [
-            ("B", Some("B")),
-            (" b ", Some("B")),
-            ("(b)", Some("B")),
-            ("B.", Some("B")),
-            ("**B**", Some("B")),
-            ("B) London", Some("B")),
-            ("(B) London", Some("B")),
-            ("B: because", Some("B")),
-            ("b) because", Some("B")),
-            ("The answer is B", Some("B")),
-            ("The correct answer is (C), as said.", Some("C")),
-            ("Answer: A because of the river", Some("A")),
-            ("answer: london", Some("B")),
-            ("Option D", Some("D")),
-            ("answer A? No, answer: C", Some("C")),
-            ("2", Some("B")),
-            ("(4)", Some("D")),
-            ("5", None),
-            ("0", None),
-            ("E", None),
-            ("paris", Some("A")),
-            ("It is London!", Some("B")),
-            ("It is New York City", Some("D")),
-            ("Paris or London", None),
-            ("I would go with C here", Some("C")),
-            ("B or C", None),
-            ("A mammal", None),
-            ("", None),
-            ("…", None),
-        ] {
-            assert_eq!(choose(text, &cities).as_deref(), want, "{text:?}");
-        }
-    }
-
-    #[test]
-    fn the_text_of_an_option_goes_before_its_number() {
-        assert_eq!(choose("4", &["2", "4", "6", "8"]).as_deref(), Some("B"));
-        assert_eq!(choose("C", &["A", "C", "D", "K"]).as_deref(), Some("C"));
-        assert_eq!(choose("same", &["same", "Same."]), None);
-    }
-
-    #[test]
-    fn letters_go_on_after_z() {
-        let names: Vec<String> = [0, 25, 26, 51, 52, 701, 702].map(letter).into();
-        assert_eq!(names, ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]);
-        for i in (0..18_000).step_by(7) {
-            assert_eq!(index_of(&letter(i)), Some(i));
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_text_is_safe(text in any::<String>(), options in prop::collection::vec(any::<String>(), 0..5)) {
-            let options: Vec<&str> = options.iter().map(String::as_str).collect();
-            if let Some(found) = choose(&text, &options) {
-                prop_assert!(index_of(&found).unwrap() < options.len());
-            }
-        }
-    }
-}
+#[path = "choice_tests.rs"]
+mod tests;

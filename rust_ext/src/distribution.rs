@@ -1,5 +1,4 @@
-//! Distributions over the options of closed-answer tasks: their average over the collaborators, and
-//! their alignment to a prior.
+//! Distributions over the options of closed-answer tasks, and their average over the collaborators.
 
 use crate::arrays::{Chunked, FloatLists};
 use crate::error::{Error, Result};
@@ -124,126 +123,21 @@ pub fn from_lists(column: &Chunked<FloatLists>, classes: usize) -> Result<Distri
     Ok(all)
 }
 
-/// Rounds of scaling: far more than the change of 1e-9 needs where a solution exists.
-const MOST_ROUNDS: usize = 1000;
-
-/// The class weights `w` with which the mean of `p_i(c) w_c / Σ_k p_i(k) w_k` over the examples is
-/// the prior (iterated scaling: `w_c ← w_c · prior_c / mean_c` until no mean is off by 1e-9).
-///
-/// Sums run in the order of the examples; a caller who wants the same bits from any order sorts
-/// first. Classes that no example can be (a mean of 0) keep their weight.
-pub fn alignment(p: &Distributions, prior: &[f64], control: &Control) -> Result<Vec<f64>> {
-    let total: f64 = prior.iter().sum();
-    if prior.iter().any(|x| !(*x >= 0.0 && x.is_finite())) || total <= 0.0 {
-        return Err(Error::input("prior: shares are finite, not negative and not all 0"));
-    }
-    let prior: Vec<f64> = prior.iter().map(|x| x / total).collect();
-    let mut weights = vec![1.0; prior.len()];
-    for _ in 0..MOST_ROUNDS {
-        control.check()?;
-        let means = means(p, &weights, control)?;
-        let mut change: f64 = 0.0;
-        for ((weight, mean), prior) in weights.iter_mut().zip(&means).zip(&prior) {
-            if *mean > 0.0 {
-                change = change.max((prior - mean).abs());
-                *weight *= prior / mean;
-            }
-        }
-        if change < 1e-9 {
-            break;
-        }
-    }
-    Ok(weights)
-}
-
-/// The mean over the examples of their distributions under these weights.
-fn means(p: &Distributions, weights: &[f64], control: &Control) -> Result<Vec<f64>> {
-    let blocks = parallel::map(p.len(), control, |range| {
-        let (mut sums, mut n) = (vec![0.0; weights.len()], 0usize);
-        let mut one = Vec::new();
-        for i in range {
-            if scale(p.get(i), weights, &mut one) {
-                n += 1;
-                sums.iter_mut().zip(&one).for_each(|(sum, p)| *sum += p);
-            }
-        }
-        Ok((sums, n))
-    })?;
-    let mut sums = vec![0.0; weights.len()];
-    let mut n = 0;
-    for (block, m) in blocks {
-        sums.iter_mut().zip(block).for_each(|(sum, x)| *sum += x);
-        n += m;
-    }
-    Ok(sums.into_iter().map(|sum| sum / n.max(1) as f64).collect())
-}
-
-/// `p_c w_c / Σ p_k w_k` into `out`; false where there is no distribution.
-fn scale(p: &[f32], weights: &[f64], out: &mut Vec<f64>) -> bool {
-    out.clear();
-    out.extend(p.iter().zip(weights).map(|(p, w)| f64::from(*p) * w));
-    let total: f64 = out.iter().sum();
-    if total > 0.0 {
-        out.iter_mut().for_each(|p| *p /= total);
-    }
-    // All of a row's mass may lie on classes of prior 0: then it has nothing to say.
-    total > 0.0
-}
-
-/// The most probable class and its probability.
-pub type Best = Option<(usize, f32)>;
-
-/// The distributions under class weights, and the most probable class of each with its probability
-/// (the first of equal ones). An example without a distribution has none of the three.
-pub fn apply(
-    p: &Distributions,
-    weights: &[f64],
-    control: &Control,
-) -> Result<(Distributions, Vec<Best>)> {
-    let mut scaled = p.clone();
-    let mut offsets = vec![0];
-    scaled.values.clear();
-    let mut best = Vec::with_capacity(p.len());
-    let mut one = Vec::new();
-    for i in 0..p.len() {
-        if i % parallel::BLOCK_ROWS == 0 {
-            control.check()?;
-        }
-        if scale(p.get(i), weights, &mut one) {
-            let mut top = 0;
-            let start = scaled.values.len();
-            scaled.values.extend(one.iter().map(|x| *x as f32));
-            let row = &scaled.values[start..];
-            for (class, value) in row.iter().enumerate() {
-                if *value > row[top] {
-                    top = class;
-                }
-            }
-            best.push(Some((top, row[top])));
-        } else {
-            best.push(None);
-        }
-        offsets.push(scaled.values.len());
-    }
-    scaled.offsets = offsets;
-    Ok((scaled, best))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::{float_lists, texts};
+    use crate::arrays::float_lists;
+    use crate::texts::texts;
     use arrow_array::types::Float32Type;
     use arrow_array::{ArrayRef, ListArray, StringArray};
-    use proptest::prelude::*;
     use std::sync::Arc;
 
     fn averaged(rows: Vec<Option<Vec<Option<f32>>>>) -> Result<Distributions> {
         let ids: ArrayRef = Arc::new(StringArray::from(vec!["x"; rows.len()]));
         let lists: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(rows));
         let control = Control::default();
-        let groups = Groups::new(&texts(&[ids])?, &control)?;
-        average(&groups, &float_lists(&[lists])?, 3, &control)
+        let groups = Groups::new(&texts(&[ids], &control)?, &control)?;
+        average(&groups, &float_lists(&[lists], &control)?, 3, &control)
     }
 
     #[test]
@@ -258,33 +152,5 @@ mod tests {
         assert!(error.to_string().starts_with("row 1: 1 options"), "{error}");
         assert!(averaged(vec![Some(vec![Some(-1.0); 4])]).is_err());
         assert!(averaged(vec![Some(vec![Some(f32::NAN)])]).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn aligned_means_are_the_prior(
-            rows in prop::collection::vec((0.05f32..1.0, 0.05f32..1.0, 0.05f32..1.0), 1..40),
-            prior in (0.1f64..1.0, 0.1f64..1.0, 0.1f64..1.0))
-        {
-            let values: Vec<f32> = rows.iter().flat_map(|&(a, b, c)| {
-                let total = a + b + c;
-                [a / total, b / total, c / total]
-            }).collect();
-            let p = Distributions { offsets: (0..=rows.len()).map(|i| i * 3).collect(), values };
-            let prior = [prior.0, prior.1, prior.2];
-            let control = Control::default();
-            let weights = alignment(&p, &prior, &control).unwrap();
-            let got = means(&p, &weights, &control).unwrap();
-            for (got, want) in got.iter().zip(prior) {
-                prop_assert!((got - want / prior.iter().sum::<f64>()).abs() < 1e-6);
-            }
-            let (scaled, best) = apply(&p, &weights, &control).unwrap();
-            for (i, best) in best.iter().enumerate() {
-                let (class, top) = best.unwrap();
-                prop_assert!(scaled.get(i).iter().all(|p| *p <= top));
-                prop_assert_eq!(scaled.get(i)[class], top);
-                prop_assert!((scaled.get(i).iter().sum::<f32>() - 1.0).abs() < 1e-5);
-            }
-        }
     }
 }

@@ -5,11 +5,12 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::arrays::{Chunked, Texts};
+use crate::arrays::Chunked;
 use crate::error::{Error, Result};
-use crate::parallel::{self, Control};
+use crate::parallel::{self, Control, Pace};
 use crate::ranks::hash;
 use crate::text::normalize;
+use crate::texts::Texts;
 
 /// Hashes of a signature: the estimate of a similarity `s` has a standard error of
 /// `√(s (1 − s) / 128)`, 0.035 at 0.8.
@@ -18,8 +19,10 @@ pub type Signature = [u32; HASHES];
 
 /// Characters of a shingle.
 const SHINGLE: usize = 5;
-/// Different texts that share a band are compared up to this many.
-const MOST_REPRESENTATIVES: usize = 256;
+/// Of the different signatures that share a band, this many are compared with all of them.
+const MOST_COMPARED: usize = 256;
+/// Rows that are compared between two looks at the control.
+const COMPARED_ROWS: usize = 1024;
 
 /// The MinHash signature of each normalised text, over its shingles of five characters; a null or
 /// empty text has none.
@@ -27,8 +30,12 @@ pub fn signatures(texts: &Chunked<Texts>, control: &Control) -> Result<Vec<Optio
     let seeds = seeds();
     let mut out = vec![None; texts.len()];
     parallel::fill(&mut out[..], control, |start, rows| {
+        let mut pace = Pace::new(control);
         for (i, out) in rows.iter_mut().enumerate() {
-            *out = texts.get(start + i).and_then(|text| signature(text, &seeds));
+            if let Some(text) = texts.get(start + i) {
+                pace.spend(text.len())?;
+                *out = signature(text, &seeds);
+            }
         }
         Ok(())
     })?;
@@ -67,6 +74,9 @@ fn similarity(a: &Signature, b: &Signature) -> f64 {
 
 /// For each row the first row that it is a near-duplicate of, itself where there is none before it:
 /// rows whose estimated similarity is at least `threshold`, and chains of such, are one cluster.
+///
+/// Which rows are a cluster does not depend on their order: different signatures are compared in an
+/// order of their own.
 pub fn near_duplicates(
     signatures: &[Option<Signature>],
     threshold: f64,
@@ -75,25 +85,37 @@ pub fn near_duplicates(
     if !(threshold > 0.0 && threshold <= 1.0) {
         return Err(Error::input(format!("threshold: {threshold} does not lie in (0, 1]")));
     }
-    let rows_of_band = band_rows(threshold);
+    let signature = |row: usize| signatures[row].as_ref();
+    let mut rows: Vec<usize> =
+        (0..signatures.len()).filter(|&row| signature(row).is_some()).collect();
+    // Rows of one signature come one after another, the first of them first.
+    rows.sort_by_key(|&row| signature(row));
     let mut first: Vec<usize> = (0..signatures.len()).collect();
+    let mut different = Vec::new();
+    for same in rows.chunk_by(|&a, &b| signature(a) == signature(b)) {
+        same.iter().for_each(|&row| first[row] = same[0]);
+        different.push(same[0]);
+    }
+    let rows_of_band = band_rows(threshold);
     for band in 0..HASHES / rows_of_band {
-        control.check()?;
         let words = band * rows_of_band..(band + 1) * rows_of_band;
         let mut buckets: FxHashMap<&[u32], Vec<usize>> = FxHashMap::default();
-        for (row, signature) in signatures.iter().enumerate() {
-            let Some(signature) = signature else { continue };
-            let bucket = buckets.entry(&signature[words.clone()]).or_default();
-            let twin = bucket.iter().copied().find(|&other| {
-                root(&mut first, other) == root(&mut first, row)
-                    || signatures[other]
-                        .as_ref()
-                        .is_some_and(|s| similarity(s, signature) >= threshold)
-            });
-            match twin {
-                Some(other) => join(&mut first, other, row),
-                None if bucket.len() < MOST_REPRESENTATIVES => bucket.push(row),
-                None => {}
+        for (i, &row) in different.iter().enumerate() {
+            if i % COMPARED_ROWS == 0 {
+                control.check()?;
+            }
+            let Some(mine) = signature(row) else { continue };
+            let bucket = buckets.entry(&mine[words.clone()]).or_default();
+            for &other in bucket.iter() {
+                let alike = |other: &Signature| similarity(other, mine) >= threshold;
+                if root(&mut first, other) != root(&mut first, row)
+                    && signature(other).is_some_and(alike)
+                {
+                    join(&mut first, other, row);
+                }
+            }
+            if bucket.len() < MOST_COMPARED {
+                bucket.push(row);
             }
         }
     }
@@ -128,7 +150,7 @@ fn join(first: &mut [usize], a: usize, b: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::texts;
+    use crate::texts::texts;
     use arrow_array::{ArrayRef, StringArray};
     use proptest::prelude::*;
     use std::collections::BTreeSet;
@@ -137,7 +159,7 @@ mod tests {
     fn clusters(rows: &[Option<&str>], threshold: f64) -> Vec<usize> {
         let array: ArrayRef = Arc::new(rows.iter().copied().collect::<StringArray>());
         let control = Control::default();
-        let signatures = signatures(&texts(&[array]).unwrap(), &control).unwrap();
+        let signatures = signatures(&texts(&[array], &control).unwrap(), &control).unwrap();
         near_duplicates(&signatures, threshold, &control).unwrap()
     }
 
@@ -157,6 +179,26 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn clusters_do_not_depend_on_the_order(
+            rows in prop::collection::vec("[ab]{3,9}", 1..30)
+                .prop_flat_map(|rows| (Just(rows.clone()), Just(rows).prop_shuffle())))
+        {
+            // Which pairs of texts share a cluster.
+            let pairs = |rows: &[String]| {
+                let texts: Vec<Option<&str>> = rows.iter().map(|row| Some(row.as_str())).collect();
+                let found = clusters(&texts, 0.5);
+                let mut pairs = BTreeSet::new();
+                for (a, &x) in rows.iter().zip(&found) {
+                    for (b, &y) in rows.iter().zip(&found) {
+                        pairs.insert((a.clone(), b.clone(), x == y));
+                    }
+                }
+                pairs
+            };
+            prop_assert_eq!(pairs(&rows.0), pairs(&rows.1));
+        }
+
         #[test]
         fn the_estimate_is_near_the_jaccard_similarity(a in "[ab]{6,40}", b in "[ab]{6,40}") {
             let seeds = seeds();

@@ -4,8 +4,8 @@ use std::fmt;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Error {
-    /// A value in this row cannot be used.
-    Row { row: usize, message: String },
+    /// A value in this row cannot be used; `column` is empty until it is known.
+    Row { column: &'static str, row: usize, message: String },
     /// An argument as a whole cannot be used.
     Input(String),
     /// The caller asked to stop.
@@ -18,7 +18,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub fn row(row: usize, message: impl Into<String>) -> Self {
-        Self::Row { row, message: message.into() }
+        Self::Row { column: "", row, message: message.into() }
     }
 
     pub fn input(message: impl Into<String>) -> Self {
@@ -28,7 +28,18 @@ impl Error {
     /// The same error with its row counted from `first_row` on.
     pub fn shifted(self, first_row: usize) -> Self {
         match self {
-            Self::Row { row, message } => Self::Row { row: row + first_row, message },
+            Self::Row { column, row, message } => {
+                Self::Row { column, row: row + first_row, message }
+            }
+            other => other,
+        }
+    }
+
+    /// The same error with the name of the column that it was found in.
+    pub fn of(self, name: &'static str) -> Self {
+        match self {
+            Self::Row { column: "", row, message } => Self::Row { column: name, row, message },
+            Self::Input(message) => Self::Input(format!("{name}: {message}")),
             other => other,
         }
     }
@@ -48,7 +59,8 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Row { row, message } => write!(f, "row {row}: {message}"),
+            Self::Row { column: "", row, message } => write!(f, "row {row}: {message}"),
+            Self::Row { column, row, message } => write!(f, "{column}: row {row}: {message}"),
             Self::Input(message) => f.write_str(message),
             Self::Cancelled => f.write_str("cancelled"),
             Self::Panic(message) => write!(f, "a kernel panicked, please report it: {message}"),

@@ -2,10 +2,12 @@
 
 use arrow_array::StringArray;
 
-use crate::arrays::{Chunked, Texts};
+use crate::arrays::Chunked;
 use crate::error::{Error, Result};
+use crate::ids::{self, Item};
 use crate::parallel::{self, Control};
 use crate::strings;
+use crate::texts::Texts;
 
 /// The rows of a table by example, examples in the byte order of their ids, the rows of one
 /// example in the order of the table.
@@ -19,29 +21,51 @@ pub struct Groups {
 impl Groups {
     /// Rows that lie in order cost one comparison each; others are sorted by runs of one id.
     /// Raises an error for a null id.
-    pub fn new(ids: &Chunked<Texts>, control: &Control) -> Result<Self> {
-        let blocks = parallel::map(ids.len(), control, |rows| runs(ids, rows))?;
+    pub fn new(column: &Chunked<Texts>, control: &Control) -> Result<Self> {
+        let blocks = parallel::map(column.len(), control, |rows| runs(column, rows))?;
         let sorted = blocks.iter().all(|block| block.1);
         let mut starts: Vec<usize> = blocks.into_iter().flat_map(|block| block.0).collect();
         if sorted {
-            starts.push(ids.len());
+            starts.push(column.len());
             return Ok(Self { rows: None, offsets: starts });
         }
-        let id = |row: usize| ids.get(row).unwrap_or_default();
-        let ends: Vec<usize> = starts.iter().skip(1).copied().chain([ids.len()]).collect();
-        let mut order: Vec<(u64, &str, usize)> =
-            starts.iter().enumerate().map(|(run, &row)| (prefix(id(row)), id(row), run)).collect();
-        parallel::sort(&mut order);
+        starts.push(column.len());
+        let runs = u32::try_from(starts.len() - 1)
+            .map_err(|_| Error::input("more than 2^32 runs of ids: pass fewer rows"))?;
+        let mut order = vec![Item::default(); runs as usize];
+        parallel::fill(&mut order[..], control, |start, items| {
+            items
+                .iter_mut()
+                .enumerate()
+                .for_each(|(i, item)| *item = Item::new((start + i) as u32));
+            Ok(())
+        })?;
+        // Where no two rows of one id lie together a run is a row: one wait for memory less.
+        let apart = runs as usize == column.len();
+        let first_row = |run: u32| if apart { run as usize } else { starts[run as usize] };
+        ids::sort(&mut order, &|run| column.get(first_row(run)).unwrap_or_default());
         control.check()?;
-        let mut rows = Vec::with_capacity(ids.len());
-        let mut offsets = Vec::with_capacity(order.len() + 1);
-        let mut previous = None;
-        for (_, id, run) in order {
-            if previous != Some(id) {
-                offsets.push(rows.len());
-                previous = Some(id);
+        let blocks = parallel::map(order.len(), control, |range| {
+            let (mut rows, mut firsts) = (Vec::with_capacity(range.len()), Vec::new());
+            for item in &order[range] {
+                if item.is_new {
+                    firsts.push(rows.len());
+                }
+                if apart {
+                    rows.push(item.place as usize);
+                } else {
+                    let run = item.place as usize;
+                    rows.extend(starts[run]..starts[run + 1]);
+                }
             }
-            rows.extend(starts[run]..ends[run]);
+            Ok((rows, firsts))
+        })?;
+        let mut rows = Vec::with_capacity(column.len());
+        let mut offsets = Vec::new();
+        for (block, firsts) in blocks {
+            let start = rows.len();
+            offsets.extend(firsts.into_iter().map(|first| start + first));
+            rows.extend(block);
         }
         offsets.push(rows.len());
         Ok(Self { rows: Some(rows), offsets })
@@ -66,6 +90,41 @@ impl Groups {
     pub fn rows_of(&self, group: usize) -> impl ExactSizeIterator<Item = usize> + Clone {
         let range = self.offsets[group]..self.offsets[group + 1];
         range.map(|i| self.rows.as_ref().map_or(i, |rows| rows[i]))
+    }
+
+    /// Whether any row of each example is such.
+    pub fn any(&self, rows: &[bool], control: &Control) -> Result<Vec<bool>> {
+        let mut out = vec![false; self.len()];
+        parallel::fill(&mut out[..], control, |start, out| {
+            for (i, out) in out.iter_mut().enumerate() {
+                *out = self.rows_of(start + i).any(|row| rows[row]);
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    /// For each example of these groups the first row that it has in others; null where it has none.
+    /// Also the first of the others' examples that is none of these.
+    pub fn rows_in<'a>(
+        &self,
+        ids: &Chunked<Texts>,
+        others: &Groups,
+        other_ids: &'a Chunked<Texts>,
+    ) -> (Vec<Option<usize>>, Option<&'a str>) {
+        let mut stray = None;
+        let mut rest =
+            others.first_rows().map(|row| (row, other_ids.get(row).unwrap_or_default())).peekable();
+        let mut found = Vec::with_capacity(self.len());
+        // Both come in the order of their ids.
+        for row in self.first_rows() {
+            let id = ids.get(row).unwrap_or_default();
+            while let Some((_, other)) = rest.next_if(|(_, other)| *other < id) {
+                stray = stray.or(Some(other));
+            }
+            found.push(rest.next_if(|(_, other)| *other == id).map(|(row, _)| row));
+        }
+        (found, stray.or(rest.next().map(|(_, other)| other)))
     }
 
     /// The id of each example.
@@ -106,27 +165,47 @@ fn runs(ids: &Chunked<Texts>, rows: std::ops::Range<usize>) -> Result<(Vec<usize
     Ok((starts, rising))
 }
 
-/// The first bytes of an id as a number that sorts as they do.
-fn prefix(id: &str) -> u64 {
-    let mut bytes = [0; 8];
-    let n = id.len().min(8);
-    bytes[..n].copy_from_slice(&id.as_bytes()[..n]);
-    u64::from_be_bytes(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arrays::texts;
+    use crate::texts::texts;
     use arrow_array::{Array, ArrayRef, StringArray};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
+    #[test]
+    fn many_ids_that_begin_alike_are_grouped_on_all_threads() {
+        // Enough for several parts, and for words that are alike.
+        let n = 60_000;
+        let id = |i: usize| {
+            let i = i.wrapping_mul(2_654_435_761) % (n / 3);
+            format!("https://example.org/{}/articles/{}{}", i % 7, i / 4, "\0".repeat(i % 4))
+        };
+        let ids: Vec<String> = (0..n).map(id).collect();
+        let mut want: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (row, id) in ids.iter().enumerate() {
+            want.entry(id).or_default().push(row);
+        }
+        let array: ArrayRef = Arc::new(StringArray::from(ids.clone()));
+        let control = Control::default();
+        let column = texts(&[array], &control).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().unwrap();
+        for groups in
+            [Groups::new(&column, &control), pool.install(|| Groups::new(&column, &control))]
+        {
+            let groups = groups.unwrap();
+            let got: Vec<Vec<usize>> =
+                (0..groups.len()).map(|g| groups.rows_of(g).collect()).collect();
+            assert!(got.iter().eq(want.values()));
+        }
+    }
+
     proptest! {
         #[test]
         fn groups_are_those_of_an_ordered_map(
-            ids in prop::collection::vec("[ab]{0,2}|[a-z]{8,10}", 0..40), sorted: bool, cut in 0usize..40)
+            ids in prop::collection::vec("[ab\0]{0,2}|[a-z]{8,10}|(https://)?[ab]{6,9}/[a\0]{0,20}", 0..60),
+            sorted: bool, cut in 0usize..40)
         {
             let mut ids = ids;
             if sorted {
@@ -139,7 +218,8 @@ mod tests {
             let array: ArrayRef = Arc::new(StringArray::from(ids.clone()));
             let cut = cut.min(ids.len());
             let chunks = [array.slice(0, cut), array.slice(cut, ids.len() - cut)];
-            let groups = Groups::new(&texts(&chunks).unwrap(), &Control::default()).unwrap();
+            let control = Control::default();
+            let groups = Groups::new(&texts(&chunks, &control).unwrap(), &control).unwrap();
             let got: Vec<Vec<usize>> = (0..groups.len()).map(|g| groups.rows_of(g).collect()).collect();
             prop_assert_eq!(got, want.into_values().collect::<Vec<_>>());
         }

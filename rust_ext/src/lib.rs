@@ -2,20 +2,26 @@
 //! `semievol_ray._native` that wraps them.
 
 pub mod agreement;
+pub mod alignment;
 pub mod answers;
 pub mod arrays;
 pub mod choice;
 pub mod consensus;
+mod cues;
 pub mod distribution;
 pub mod duplicates;
 pub mod error;
+pub mod fold;
 pub mod groups;
+pub mod ids;
 pub mod labels;
+pub mod mentions;
 pub mod numbers;
 pub mod parallel;
 pub mod pattern;
 pub mod ranks;
 pub mod scores;
+pub mod spelling;
 pub mod strings;
 pub mod sums;
 #[cfg(target_arch = "x86_64")]
@@ -23,7 +29,9 @@ mod sums_avx512;
 #[cfg(target_arch = "x86_64")]
 mod sums_x86;
 pub mod text;
+pub mod texts;
 pub mod token_entropy;
+mod validate;
 
 // Unit tests link no Python.
 #[cfg(all(feature = "python", not(test)))]

@@ -25,6 +25,32 @@ impl Control {
     }
 }
 
+/// Bytes that a kernel reads between two looks at the control.
+const PACE_BYTES: usize = 1 << 20;
+
+/// Looks at the control now and then: a block of few rows may hold very long texts.
+pub struct Pace<'a> {
+    control: &'a Control,
+    left: usize,
+}
+
+impl<'a> Pace<'a> {
+    pub fn new(control: &'a Control) -> Self {
+        Self { control, left: PACE_BYTES }
+    }
+
+    /// To be called before so many bytes are read.
+    #[inline]
+    pub fn spend(&mut self, bytes: usize) -> Result<()> {
+        if bytes < self.left {
+            self.left -= bytes;
+            return Ok(());
+        }
+        self.left = PACE_BYTES;
+        self.control.check()
+    }
+}
+
 fn in_pool() -> bool {
     rayon::current_thread_index().is_some()
 }

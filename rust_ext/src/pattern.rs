@@ -10,6 +10,7 @@ use regex::{CaptureLocations, Regex, RegexBuilder};
 use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 use crate::error::{Error, Result};
+use crate::parallel::{Control, Pace};
 
 /// A compiled pattern: the last match's last group that took part is the candidate.
 pub struct Pattern {
@@ -37,25 +38,45 @@ impl Pattern {
     }
 
     /// The candidate, or the whole text where the pattern does not match.
-    pub fn candidate<'t>(&mut self, text: &'t str) -> &'t str {
-        let found = match &self.sequence {
+    ///
+    /// Linear in the text where the pattern is a plain sequence. The general engine is linear for
+    /// each match, and may look far ahead of each: it looks at the control as it goes.
+    pub fn candidate<'t>(&mut self, text: &'t str, control: &Control) -> Result<&'t str> {
+        let short = match &self.sequence {
             Some(sequence) if text.is_ascii() => sequence.last(text.as_bytes()),
-            _ => self.last(text),
+            _ => Err(TooFar),
         };
-        found.map_or(text, |(start, end)| &text[start..end])
+        let found = match short {
+            Ok(found) => found,
+            Err(TooFar) => self.last(text, control)?,
+        };
+        Ok(found.map_or(text, |(start, end)| &text[start..end]))
     }
 
-    fn last(&mut self, text: &str) -> Option<(usize, usize)> {
-        let last = self.regex.find_iter(text).last()?;
+    fn last(&mut self, text: &str, control: &Control) -> Result<Option<(usize, usize)>> {
+        let mut last = None;
+        let mut pace = Pace::new(control);
+        for found in self.regex.find_iter(text) {
+            // A match may have looked at all that follows it.
+            pace.spend(text.len() - found.start())?;
+            last = Some(found);
+        }
+        let Some(last) = last else { return Ok(None) };
         let whole = (last.start(), last.end());
         if self.regex.captures_len() == 1 {
-            return Some(whole);
+            return Ok(Some(whole));
         }
         self.regex.captures_read_at(&mut self.locations, text, last.start());
         let mut groups = (0..self.locations.len()).rev();
-        Some(groups.find_map(|group| self.locations.get(group)).unwrap_or(whole))
+        Ok(Some(groups.find_map(|group| self.locations.get(group)).unwrap_or(whole)))
     }
 }
+
+/// A sequence has read many bytes in vain, and is no short way on this text.
+struct TooFar;
+
+/// Bytes that attempts which came to nothing may have read, as a multiple of the text's.
+const MOST_IN_VAIN: usize = 4;
 
 #[derive(Clone)]
 enum Item {
@@ -134,45 +155,57 @@ impl Sequence {
     }
 
     /// The last of the matches from left to right, its last group.
-    fn last(&self, text: &[u8]) -> Option<(usize, usize)> {
+    fn last(&self, text: &[u8]) -> std::result::Result<Option<(usize, usize)>, TooFar> {
         let mut last = None;
         let mut at = 0;
+        let mut in_vain = 0;
         while at < text.len() {
-            if self.first[text[at] as usize]
-                && let Some((group, end)) = self.match_at(text, at)
-            {
-                last = Some(group);
-                // The first step takes a byte at least, so a match is never empty.
-                at = end;
-            } else {
-                at += 1;
+            if self.first[text[at] as usize] {
+                match self.match_at(text, at) {
+                    Ok((group, end)) => {
+                        last = Some(group);
+                        // The first step takes a byte at least, so a match is never empty.
+                        at = end;
+                        continue;
+                    }
+                    Err(reached) => in_vain += reached - at,
+                }
+                if in_vain > MOST_IN_VAIN * text.len() + MOST_IN_VAIN {
+                    return Err(TooFar);
+                }
             }
+            at += 1;
         }
-        last
+        Ok(last)
     }
 
-    /// The last group's place and the end of a match that begins here.
-    fn match_at(&self, text: &[u8], at: usize) -> Option<((usize, usize), usize)> {
+    /// The last group's place and the end of a match that begins here, or how far it went.
+    #[inline]
+    fn match_at(
+        &self,
+        text: &[u8],
+        at: usize,
+    ) -> std::result::Result<((usize, usize), usize), usize> {
         let start = run(&self.before, text, at)?;
         let end = run(&self.group, text, start)?;
-        Some(((start, end), run(&self.after, text, end)?))
+        Ok(((start, end), run(&self.after, text, end)?))
     }
 }
 
-/// Where the items end that begin here.
+/// Where the items end that begin here, or else how far they match.
 #[inline]
-fn run(items: &[Item], text: &[u8], mut at: usize) -> Option<usize> {
+fn run(items: &[Item], text: &[u8], mut at: usize) -> std::result::Result<usize, usize> {
     for item in items {
         match item {
             Item::Word(word) => {
                 if !word.matches(text, at) {
-                    return None;
+                    return Err(at);
                 }
                 at += word.length;
             }
             Item::Step { class, min: 1, max: 1 } => {
                 if !text.get(at).is_some_and(|b| class[usize::from(*b)]) {
-                    return None;
+                    return Err(at);
                 }
                 at += 1;
             }
@@ -180,7 +213,7 @@ fn run(items: &[Item], text: &[u8], mut at: usize) -> Option<usize> {
                 let rest = &text[at..text.len().min(at.saturating_add(*max))];
                 let taken = rest.iter().take_while(|b| class[**b as usize]).count();
                 if taken < *min {
-                    return None;
+                    return Err(at + taken);
                 }
                 at += taken;
             }
@@ -194,12 +227,12 @@ fn run(items: &[Item], text: &[u8], mut at: usize) -> Option<usize> {
                     _ => word(before) != word(text.get(at)),
                 };
                 if !holds {
-                    return None;
+                    return Err(at);
                 }
             }
         }
     }
-    Some(at)
+    Ok(at)
 }
 
 /// The items of a pattern, and which of them its last group holds.
@@ -334,58 +367,5 @@ fn is_decided(class: &[bool; 256], following: &[Item]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_last_match_s_last_participating_group_is_the_candidate() {
-        let mut pattern = Pattern::new(r"(?i)answer\s*:\s*(?:\(([a-z])\)|([a-z]+))").unwrap();
-        for (text, want) in [
-            ("Answer: A. No: answer: (c)", "c"),
-            ("answer: Paris", "Paris"),
-            ("nothing", "nothing"),
-            ("", ""),
-        ] {
-            assert_eq!(pattern.candidate(text), want);
-        }
-        assert_eq!(Pattern::new("b+").unwrap().candidate("b bb c"), "bb");
-        assert!(Pattern::new("(").is_err());
-    }
-
-    const SEQUENCES: [&str; 10] = [
-        r"(?i)answer\s*:\s*([A-Z])",
-        r"(?i)answer\s*:\s*([^\s\n]+)",
-        r"(?i)ans\w{0,3}[:=]\s*(\d+)",
-        r"a+b",
-        r"(a)(b*)c?",
-        r"\b([A-D])\b",
-        r"^[a-d]\s*([x:])$",
-        r"\*\*([^*]+)\*\*",
-        r"a{2,3}b{1}",
-        r"[ab]([cd]{1,2})",
-    ];
-
-    #[test]
-    fn plain_sequences_take_the_short_way() {
-        for pattern in SEQUENCES {
-            assert!(Pattern::new(pattern).unwrap().sequence.is_some(), "{pattern}");
-        }
-        for pattern in [r"^\s*([a-d])$", "ab|c", "(a)?b", "a*a", "a+?b", "(ab)+", r"\w+\b", ""] {
-            assert!(Pattern::new(pattern).unwrap().sequence.is_none(), "{pattern}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn both_ways_find_the_same(
-            which in 0..SEQUENCES.len(),
-            text in "(Answer|ANS|answer|[ :=*]|[a-dA-D]|[0-9]|\\n){0,12}")
-        {
-            let mut short = Pattern::new(SEQUENCES[which]).unwrap();
-            let mut general = short.clone();
-            general.sequence = None;
-            prop_assert_eq!(short.candidate(&text), general.candidate(&text));
-        }
-    }
-}
+#[path = "pattern_tests.rs"]
+mod tests;

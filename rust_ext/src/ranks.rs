@@ -1,8 +1,9 @@
 //! What rows are ranked by.
 
-use crate::arrays::{Chunked, Texts};
+use crate::arrays::Chunked;
 use crate::error::{Error, Result};
 use crate::parallel::{self, Control};
+use crate::texts::Texts;
 
 /// A hash of each id, to break ties without preference for any part of a file. FNV-1a with a final
 /// mix: stable for ever, which hashes of libraries are not.

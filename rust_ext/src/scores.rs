@@ -31,7 +31,13 @@ pub enum Score {
 
 impl Score {
     fn of<T: Real>(self, logprobs: &[T]) -> f64 {
-        let mean_nll = |values: &[T]| -T::sum(values) / values.len() as f64 + 0.0;
+        let mean_nll = |values: &[T]| {
+            let (sum, n) = (T::sum(values), values.len() as f64);
+            // A sum beyond float64 may still have a mean.
+            let mean =
+                if sum.is_finite() { sum / n } else { values.iter().map(|x| x.f64() / n).sum() };
+            -mean + 0.0
+        };
         match self {
             Self::Sum => T::sum(logprobs),
             _ if logprobs.is_empty() => f64::NAN,
@@ -153,7 +159,11 @@ mod tests {
         let array: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(rows));
         // Two chunks, the second one sliced: offsets that do not begin at 0.
         let half = array.len() / 2;
-        float_lists(&[array.slice(0, half), array.slice(half, array.len() - half)]).unwrap()
+        float_lists(
+            &[array.slice(0, half), array.slice(half, array.len() - half)],
+            &Control::default(),
+        )
+        .unwrap()
     }
 
     #[test]

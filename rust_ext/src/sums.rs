@@ -6,7 +6,7 @@
 //! the exact one. The order is part of the definition, and nothing is fused: AVX-512, AVX2 (chosen
 //! as the machine has them) and the plain loop give the same bits. The plain loop's lanes are
 //! independent, so the compiler makes vectors of them too: of SSE2, or on aarch64 of NEON, which is
-//! the baseline there.
+//! the baseline there. Only where the float32 lanes overflow is a list added up in float64.
 
 /// Lanes of a block; a whole AVX-512 register, two AVX2 ones.
 pub const LANES: usize = 16;
@@ -38,6 +38,17 @@ impl Offset for i64 {
 ///
 /// Panics where the offsets leave the values.
 pub fn mean_nll_of_f32<O: Offset>(values: &[f32], offsets: &[O], out: &mut [f64]) -> f32 {
+    let largest = fastest(values, offsets, out);
+    for (pair, out) in offsets.windows(2).zip(out) {
+        if out.is_infinite() {
+            let list = &values[pair[0].at()..pair[1].at()];
+            *out = -of_f32(list) / list.len() as f64;
+        }
+    }
+    largest
+}
+
+fn fastest<O: Offset>(values: &[f32], offsets: &[O], out: &mut [f64]) -> f32 {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2") {
         // SAFETY: the machine has AVX-512 and AVX2, the only condition.
@@ -102,9 +113,10 @@ fn tree(lanes: Lanes) -> f32 {
     lanes[0]
 }
 
-/// The sum of one list by the same definition.
+/// The sum of one list by the same definition; in float64 where float32 lanes overflow.
 pub fn of_f32(values: &[f32]) -> f64 {
-    sum(values, &mut [0.0; LANES])
+    let sum = sum(values, &mut [0.0; LANES]);
+    if sum.is_infinite() { values.iter().map(|x| f64::from(*x)).sum() } else { sum }
 }
 
 /// The sum of a float64 list: eight lanes, added as a tree.
@@ -149,6 +161,38 @@ mod tests {
             });
         }
         ways
+    }
+
+    #[test]
+    fn offsets_that_leave_the_values_panic_and_read_nothing() {
+        let values = vec![-1.0f32; 200];
+        for offsets in [
+            [-5, -1, 3, 3, 3, 3, 3, 3, 3],
+            [-5, 3, 3, 3, 3, 3, 3, 3, 3],
+            [0, 3, -40, 3, 3, 3, 3, 3, 3],
+            [0, 3, 100, 3, 3, 3, 3, 3, 3],
+            [0, 0, 0, 0, 0, 0, 0, 190, 201],
+            [i32::MIN, i32::MIN, 0, 0, 0, 0, 0, 0, 0],
+        ] {
+            for lists in [8, 2] {
+                for way in ways() {
+                    let (values, offsets) = (&values, &offsets[..=lists]);
+                    let bad = offsets.windows(2).any(|w| w[0] < 0 || w[0] > w[1] || w[1] > 200);
+                    let got =
+                        std::panic::catch_unwind(|| way(values, offsets, &mut [0.0; 8][..lists]));
+                    assert_eq!(got.is_err(), bad, "{offsets:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sums_beyond_float32_are_finite() {
+        let values = vec![f32::MIN; 20];
+        let mut out = [0.0; 1];
+        mean_nll_of_f32(&values, &[0, 20], &mut out);
+        assert_eq!(out[0], f64::from(f32::MAX));
+        assert_eq!(of_f32(&[f32::MIN, f32::NEG_INFINITY]), f64::NEG_INFINITY);
     }
 
     proptest! {

@@ -33,10 +33,10 @@ pub fn means<O: Offset>(values: &[f32], offsets: &[O], out: &mut [f64]) -> f32 {
         i += 8;
     }
     for i in i..out.len() {
-        let (start, end) = (offsets[i].at(), offsets[i + 1].at());
-        let sum = blocks(&values[start..], end - start, &mut largest);
+        let list = &values[offsets[i].at()..offsets[i + 1].at()];
+        let sum = blocks(list, &mut largest);
         any_nan |= sum.is_nan();
-        out[i] = -sum / (end - start) as f64 + 0.0;
+        out[i] = -sum / list.len() as f64 + 0.0;
     }
     if any_nan { f32::NAN } else { lanes(largest).into_iter().fold(0.0, f32::max) }
 }
@@ -55,13 +55,14 @@ fn eight<O: Offset>(
     let mut long = 0u32;
     for i in 0..8 {
         let (start, end) = (offsets[i].at(), offsets[i + 1].at());
-        let length = end - start;
-        lengths[i] = length as i32;
-        if length <= SHORT && start + SHORT <= values.len() {
-            // SAFETY: `start + SHORT` lies within the values.
-            halves[i] = unsafe { short(values.as_ptr().add(start), length, largest) };
-        } else if length <= BLOCK {
-            halves[i] = block(&values[start..], length, largest);
+        // The list is cut out first: after that its start is known to lie within the values.
+        let list = &values[start..end];
+        lengths[i] = list.len() as i32;
+        if list.len() <= SHORT && values.len() - start >= SHORT {
+            // SAFETY: `SHORT` values lie between `start` and the end.
+            halves[i] = unsafe { short(list.as_ptr(), list.len(), largest) };
+        } else if list.len() <= BLOCK {
+            halves[i] = block(&values[start..], list.len(), largest);
         } else {
             long |= 1 << i;
         }
@@ -69,10 +70,10 @@ fn eight<O: Offset>(
     let mut any_nan = finish(halves, lengths, out);
     while long != 0 {
         let i = long.trailing_zeros() as usize;
-        let (start, end) = (offsets[i].at(), offsets[i + 1].at());
-        let sum = blocks(&values[start..], end - start, largest);
+        let list = &values[offsets[i].at()..offsets[i + 1].at()];
+        let sum = blocks(list, largest);
         any_nan |= sum.is_nan();
-        out[i] = -sum / (end - start) as f64 + 0.0;
+        out[i] = -sum / list.len() as f64 + 0.0;
         long &= long - 1;
     }
     any_nan
@@ -163,14 +164,13 @@ fn block(values: &[f32], length: usize, largest: &mut __m256) -> __m256 {
     _mm256_add_ps(low, high)
 }
 
-/// The sum of a list of any length: the first `length` of the values.
+/// The sum of a list of any length.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn blocks(values: &[f32], length: usize, largest: &mut __m256) -> f64 {
+fn blocks(list: &[f32], largest: &mut __m256) -> f64 {
     let mut total = 0.0;
-    for start in (0..length).step_by(BLOCK) {
-        let half = block(&values[start..], (length - start).min(BLOCK), largest);
-        total += f64::from(reduce(half));
+    for part in list.chunks(BLOCK) {
+        total += f64::from(reduce(block(part, part.len(), largest)));
     }
     total
 }

@@ -5,16 +5,28 @@ use std::borrow::Cow;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// NFKC, lower case, no punctuation, no articles (a, an, the), single spaces.
+use crate::fold::is_invisible;
+
+/// NFKC, folded case ("Straße" is "strasse"), nothing invisible (zero-width characters, direction
+/// marks), no punctuation, no articles (a, an, the), single spaces.
 ///
 /// Punctuation inside a word goes ("don't" is "dont"); `-`, `/` and `_` part words. What carries a
 /// value stays: `%`, `#`, symbols such as `$`, `+` or `≥`, the point of a decimal, the sign of a
 /// number. A text that consists of articles alone keeps them: "A" is "a".
 pub fn normalize(text: &str) -> String {
-    let mut normal = once(text);
+    normalized(text, false)
+}
+
+/// The same with the articles that do not begin the text: "Vitamin A" is not "vitamin".
+pub fn normalize_leading(text: &str) -> String {
+    normalized(text, true)
+}
+
+fn normalized(text: &str, inner_articles: bool) -> String {
+    let mut normal = once(text, inner_articles);
     // Without the punctuation between them characters may compose: seldom, and never without end.
     while !normal.is_ascii() {
-        let again = once(&normal);
+        let again = once(&normal, inner_articles);
         if again == normal {
             break;
         }
@@ -23,18 +35,22 @@ pub fn normalize(text: &str) -> String {
     normal
 }
 
-fn once(text: &str) -> String {
+fn once(text: &str, inner_articles: bool) -> String {
     let folded: Cow<str> = if text.is_ascii() {
         Cow::Owned(text.to_ascii_lowercase())
     } else {
-        // Lower case may leave NFKC (İ), hence the second pass.
-        let lower: String = text.nfkc().flat_map(char::to_lowercase).collect();
-        Cow::Owned(lower.nfkc().collect())
+        let visible = text.nfkc().filter(|c| !is_invisible(*c));
+        // Folded case may leave NFKC (İ), hence the second pass.
+        let folded: String = visible.flat_map(fold_case).collect();
+        Cow::Owned(folded.nfkc().collect())
     };
     let words = words(&folded);
     let mut out = String::with_capacity(words.len());
-    for word in words.split_ascii_whitespace().filter(|w| !matches!(*w, "a" | "an" | "the")) {
-        push_word(&mut out, word);
+    for word in words.split_ascii_whitespace() {
+        let kept = inner_articles && !out.is_empty() || !matches!(word, "a" | "an" | "the");
+        if kept {
+            push_word(&mut out, word);
+        }
     }
     if out.is_empty() {
         for word in words.split_ascii_whitespace() {
@@ -42,6 +58,11 @@ fn once(text: &str) -> String {
         }
     }
     out
+}
+
+/// The lower case of the upper case of the lower case: one form for ß, ẞ and SS, or σ and ς.
+fn fold_case(c: char) -> impl Iterator<Item = char> {
+    c.to_lowercase().flat_map(char::to_uppercase).flat_map(char::to_lowercase)
 }
 
 fn push_word(out: &mut String, word: &str) {
@@ -108,6 +129,14 @@ mod tests {
             ("**Neutral**", "neutral"),
             ("41&-111", "41 111"),
             ("e\u{2019}\u{301}", "é"),
+            ("Straße", "strasse"),
+            ("STRASSE", "strasse"),
+            ("STRAẞE", "strasse"),
+            ("ΟΔΥΣΣΕΥΣ", "οδυσσευσ"),
+            ("Οδυσσεύς", "οδυσσεύσ"),
+            ("\u{feff}neu\u{200b}tral\u{200e}", "neutral"),
+            ("\u{202b}שלום\u{202c}", "שלום"),
+            ("ne\u{ad}gative", "negative"),
         ] {
             assert_eq!(normalize(text), want, "{text:?}");
         }

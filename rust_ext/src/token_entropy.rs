@@ -1,9 +1,10 @@
 //! Entropy of the next-token distributions of a response, of which only the top k are known.
 //!
 //! What the top k leave over, `r = 1 − Σ p_i`, is bounded and not ignored: every unseen token is at
-//! most as probable as the last one seen, `p_k`, and there are `V − k` of them. The entropy of the
-//! rest is least where it fills as few tokens as it can, each of `p_k`, and largest where it is
-//! spread evenly over all of them.
+//! most as probable as the k-th, `p_k`, and there are `V − k` of them. The entropy of the rest is
+//! least where it fills as few tokens as it can, each of `p_k`, and largest where it is spread
+//! evenly over all of them. Engines put the sampled token beside the top k where it is none of
+//! them: its probability is known, and bounds no other.
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, UInt32Type};
@@ -19,6 +20,13 @@ use crate::scores::ROUNDING;
 /// Bounds of the mean entropy per token, in nats; NaN where a response has no tokens.
 pub type Bounds = (f64, f64);
 
+/// How many tokens there are, and how many of the most probable ones a list is known to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    pub vocabulary: usize,
+    pub k: Option<usize>,
+}
+
 /// A response is a list of tokens, a token the list of its top-k logprobs in any order.
 ///
 /// Raises an error with the row for NaN, for values above 0, for a token whose probabilities add up
@@ -26,7 +34,7 @@ pub type Bounds = (f64, f64);
 pub fn token_entropy(
     outer: &Chunked<Lists>,
     inner: &[FloatLists],
-    vocabulary: usize,
+    limits: Limits,
     control: &Control,
 ) -> Result<Vec<Bounds>> {
     let mut out = vec![(f64::NAN, f64::NAN); outer.len()];
@@ -37,7 +45,7 @@ pub fn token_entropy(
         parallel::fill(here, control, |start, rows| {
             let mut logprobs = Vec::new();
             for (i, out) in rows.iter_mut().enumerate() {
-                *out = response(responses, tokens, start + i, vocabulary, &mut logprobs)
+                *out = response(responses, tokens, start + i, limits, &mut logprobs)
                     .map_err(|message| Error::row(first_row + start + i, message))?;
             }
             Ok(())
@@ -50,7 +58,7 @@ fn response(
     responses: &Lists,
     tokens: &FloatLists,
     row: usize,
-    vocabulary: usize,
+    limits: Limits,
     logprobs: &mut Vec<f64>,
 ) -> std::result::Result<Bounds, String> {
     let mut mean = Mean::default();
@@ -58,7 +66,7 @@ fn response(
         logprobs.clear();
         let span = tokens.lists.span(token).unwrap_or(0..0);
         logprobs.extend(span.filter_map(|i| tokens.value(i)));
-        mean.add(logprobs, vocabulary)?;
+        mean.add(logprobs, limits)?;
     }
     Ok(mean.bounds())
 }
@@ -70,7 +78,7 @@ fn response(
 pub fn token_entropy_by_position(
     logprobs: &Chunked<FloatLists>,
     positions: &Chunked<IntegerLists>,
-    vocabulary: usize,
+    limits: Limits,
     control: &Control,
 ) -> Result<Vec<Bounds>> {
     if logprobs.len() != positions.len() {
@@ -82,9 +90,8 @@ pub fn token_entropy_by_position(
         let mut token = Vec::new();
         for (i, out) in rows.iter_mut().enumerate() {
             let row = start + i;
-            *out =
-                flat_response(logprobs.locate(row), positions.locate(row), vocabulary, &mut token)
-                    .map_err(|message| Error::row(row, message))?;
+            *out = flat_response(logprobs.locate(row), positions.locate(row), limits, &mut token)
+                .map_err(|message| Error::row(row, message))?;
         }
         Ok(())
     })?;
@@ -94,7 +101,7 @@ pub fn token_entropy_by_position(
 fn flat_response(
     (logprobs, row): (&FloatLists, usize),
     (positions, position_row): (&IntegerLists, usize),
-    vocabulary: usize,
+    limits: Limits,
     token: &mut Vec<f64>,
 ) -> std::result::Result<Bounds, String> {
     let values = logprobs.lists.span(row).unwrap_or(0..0);
@@ -111,12 +118,12 @@ fn flat_response(
             return Err(format!("position {position} comes after a later one"));
         }
         if previous.replace(position) != Some(position) {
-            mean.add(token, vocabulary)?;
+            mean.add(token, limits)?;
             token.clear();
         }
         token.extend(logprobs.value(i));
     }
-    mean.add(token, vocabulary)?;
+    mean.add(token, limits)?;
     Ok(mean.bounds())
 }
 
@@ -134,8 +141,8 @@ enum Integers {
 
 impl IntegerLists {
     /// Raises an error for what is no list of int32, int64 or uint32, and for nulls in one.
-    pub fn new(array: &ArrayRef) -> Result<Self> {
-        let lists = Lists::new(array)?;
+    pub fn new(array: &ArrayRef, control: &Control) -> Result<Self> {
+        let lists = Lists::new(array, control)?;
         let Some(inner) = &lists.values else {
             return Ok(Self { lists, values: Integers::I64(vec![].into()) });
         };
@@ -160,8 +167,8 @@ impl IntegerLists {
     }
 }
 
-pub fn integer_lists(arrays: &[ArrayRef]) -> Result<Chunked<IntegerLists>> {
-    Chunked::new(arrays, IntegerLists::new)
+pub fn integer_lists(arrays: &[ArrayRef], control: &Control) -> Result<Chunked<IntegerLists>> {
+    Chunked::new(arrays, |array| IntegerLists::new(array, control))
 }
 
 /// The mean over the tokens of a response.
@@ -174,9 +181,9 @@ struct Mean {
 
 impl Mean {
     /// A token of which nothing is known does not count.
-    fn add(&mut self, logprobs: &[f64], vocabulary: usize) -> std::result::Result<(), String> {
+    fn add(&mut self, logprobs: &mut [f64], limits: Limits) -> std::result::Result<(), String> {
         if !logprobs.is_empty() {
-            let (low, high) = bounds(logprobs, vocabulary)?;
+            let (low, high) = bounds(logprobs, limits)?;
             self.low += low;
             self.high += high;
             self.tokens += 1;
@@ -189,20 +196,20 @@ impl Mean {
     }
 }
 
-/// Bounds of the entropy of one token.
-fn bounds(logprobs: &[f64], vocabulary: usize) -> std::result::Result<Bounds, String> {
+/// Bounds of the entropy of one token; sorts its logprobs, the largest first.
+fn bounds(logprobs: &mut [f64], limits: Limits) -> std::result::Result<Bounds, String> {
+    let vocabulary = limits.vocabulary;
     if logprobs.len() > vocabulary {
         return Err(format!("{} logprobs, the vocabulary has {vocabulary}", logprobs.len()));
     }
-    let (mut known, mut entropy, mut least) = (0.0, 0.0, f64::INFINITY);
-    for &x in logprobs {
+    let (mut known, mut entropy) = (0.0, 0.0);
+    for &x in &*logprobs {
         if x.is_nan() || x > ROUNDING {
             return Err(format!("{x} is not a logprob"));
         }
         let p = x.exp();
         known += p;
         entropy += h(p);
-        least = p.min(least);
     }
     if known > 1.001 {
         return Err(format!("the probabilities of a token add up to {known}"));
@@ -212,10 +219,15 @@ fn bounds(logprobs: &[f64], vocabulary: usize) -> std::result::Result<Bounds, St
     if rest == 0.0 || unseen == 0 {
         return Ok((entropy, entropy));
     }
+    logprobs.sort_unstable_by(|a, b| b.total_cmp(a));
+    // The tokens that are not in the list come after the k-th, the last one or, where the sampled
+    // token may have been put beside the top ones, the last but one.
+    let k = limits.k.unwrap_or(logprobs.len() - 1).min(logprobs.len());
+    let largest = k.checked_sub(1).map_or(rest, |last| logprobs[last].exp());
     let even = unseen as f64 * h(rest / unseen as f64);
-    let packed = if least > 0.0 {
-        let full = (rest / least).floor();
-        full * h(least) + h((rest - full * least).max(0.0))
+    let packed = if largest > 0.0 {
+        let full = (rest / largest).floor();
+        full * h(largest) + h((rest - full * largest).max(0.0))
     } else {
         h(rest)
     };
@@ -232,28 +244,38 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn of(logprobs: &[f64], vocabulary: usize, k: Option<usize>) -> Option<Bounds> {
+        bounds(&mut logprobs.to_vec(), Limits { vocabulary, k }).ok()
+    }
+
     #[test]
     fn what_is_known_in_full_has_one_value() {
-        let (low, high) = bounds(&[0.5f64.ln(), 0.5f64.ln()], 2).unwrap();
+        let (low, high) = of(&[0.5f64.ln(), 0.5f64.ln()], 2, None).unwrap();
         assert!((low - 2f64.ln()).abs() < 1e-12 && (high - low).abs() < 1e-12);
-        assert_eq!(bounds(&[0.0], 100).unwrap(), (0.0, 0.0));
-        assert!(bounds(&[0.0, -0.1], 100).is_err());
-        assert!(bounds(&[-1.0, -1.0], 1).is_err());
-        assert!(bounds(&[f64::NAN], 1).is_err());
+        assert_eq!(of(&[0.0], 100, None), Some((0.0, 0.0)));
+        assert_eq!(of(&[0.0, -0.1], 100, None), None);
+        assert_eq!(of(&[-1.0, -1.0], 1, None), None);
+        assert_eq!(of(&[f64::NAN], 1, None), None);
     }
 
     proptest! {
         #[test]
         fn the_entropy_lies_between_the_bounds(
-            weights in prop::collection::vec(0.001f64..1.0, 2..30), k in 1usize..30)
+            weights in prop::collection::vec(0.001f64..1.0, 2..30), k in 0usize..30, sampled in 0usize..30)
         {
             let total: f64 = weights.iter().sum();
             let mut p: Vec<f64> = weights.iter().map(|w| w / total).collect();
             p.sort_by(|a, b| b.total_cmp(a));
             let exact: f64 = p.iter().map(|p| h(*p)).sum();
-            let top: Vec<f64> = p.iter().take(k).map(|p| p.ln()).collect();
-            let (low, high) = bounds(&top, p.len()).unwrap();
-            prop_assert!(low <= exact + 1e-9 && exact <= high + 1e-9, "{low} {exact} {high}");
+            let (k, sampled) = (k.min(p.len()), sampled % p.len());
+            // The sampled token comes first, whatever its rank.
+            let beside = (sampled >= k).then_some(sampled);
+            let ranks = beside.into_iter().chain(0..k);
+            let logprobs: Vec<f64> = ranks.map(|rank| p[rank].ln()).collect();
+            for k in [None, Some(k)] {
+                let Some((low, high)) = of(&logprobs, p.len(), k) else { panic!("refused") };
+                prop_assert!(low <= exact + 1e-9 && exact <= high + 1e-9, "{low} {exact} {high}");
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 Usable alone, on any table of responses; nothing here knows of a run, of Ray or of an engine.
 
-    extract_answers(texts, *, kind, pattern=None, options=None, labels=None) -> pa.StringArray
+    extract_answers(texts, *, kind, pattern=None, options=None, labels=None, decimal_mark=".")
+        -> pa.StringArray
     answers_equal(left, right, *, kind, relative_tolerance=0.0) -> pa.BooleanArray
     mean_nll(logprobs) -> pa.DoubleArray
     select(responses, justified, *, config, percentile, kind, relative_tolerance=0.0,
@@ -10,17 +11,20 @@ Usable alone, on any table of responses; nothing here knows of a run, of Ray or 
     select_shards(responses, justified, *, filesystem, …as select…, map=map) -> Iterator[pa.Table]
 
 and the kernels that these rest on, each with its formula in its docstring: sequence_score,
-token_entropy, Groups, consensus, collaborator_agreement, average_options, alignment_weights,
-align_options, minhash, near_duplicates, top_by_budget, hash_ids.
+token_entropy, ambiguous_numbers, Groups, consensus, collaborator_agreement, average_options,
+alignment_weights, align_options, minhash, near_duplicates, top_by_budget, hash_ids.
 
-`kind` is "multiple_choice", "label", "numeric" or "text"; arrays are those of any library that
-speaks Arrow's PyCapsule interface; tables are pyarrow's. Errors are ValueError with the row.
+`kind` is "multiple_choice", "label", "numeric" or "text". Arrays are those of any library that
+speaks Arrow's PyCapsule interface (pyarrow, polars, duckdb), or what pyarrow makes arrays of
+(lists, numpy, pandas); tables likewise. Foreign buffers are checked as they come in. Errors are
+ValueError with the argument and the row.
 """
 
 from semievol_ray._native import (
     Groups,
     align_options,
     alignment_weights,
+    ambiguous_numbers,
     answers_equal,
     average_options,
     collaborator_agreement,
@@ -42,6 +46,7 @@ __all__ = [
     "Groups",
     "align_options",
     "alignment_weights",
+    "ambiguous_numbers",
     "answers_equal",
     "average_options",
     "collaborator_agreement",

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from semievol_ray import _native
 from semievol_ray.config import SelectionConfig
 from semievol_ray.schema import SELECTION
+from semievol_ray.selection.distinct import Distinct
 from semievol_ray.selection.examples import Examples, Floats, columns, examples_of
 from semievol_ray.selection.policies import (
     Judged,
@@ -29,7 +30,9 @@ from semievol_ray.selection.policies import (
     judge_upstream,
     table_of,
 )
+from semievol_ray.selection.tables import Table, as_table
 from semievol_ray.selection.thresholds import (
+    ALL,
     Keys,
     at_last,
     class_keys,
@@ -50,8 +53,8 @@ ALIGNMENT_VALUES = 1 << 24
 
 
 def select(
-    responses: pa.Table,
-    justified: pa.Table | None,
+    responses: Table,
+    justified: Table | None,
     *,
     config: SelectionConfig,
     percentile: float,
@@ -63,12 +66,14 @@ def select(
 ) -> pa.Table:
     """The SELECTION table of a table of responses, sorted by example id.
 
-    `responses` has the RESPONSE schema, several rows for each example; `justified` the same with
-    at most one row for each example. `percentile` is the share to keep, in percent. `kind` and
-    `relative_tolerance` say when two votes are one. `classes` are the canonical answers in the
-    order of option_logprobs and `prior` their shares among the labels: both for the policy
-    "balanced". `labeled_entropies` are those that the percentile is taken of for
-    `percentile_over: labeled`.
+    `responses` has the columns example_id, answer, tokens and token_logprobs of the RESPONSE
+    schema (and option_logprobs for "balanced"), several rows for each example; `justified` the
+    same with at most one row for each example. Tables of pyarrow, polars, pandas and duckdb will
+    do, and mappings from names to columns; a null in `tokens` is no token. `percentile` is the
+    share to keep, in percent. `kind` and `relative_tolerance` say when two votes are one. `classes`
+    are the canonical answers in the order of option_logprobs and `prior` their shares among the
+    labels: both for the policy "balanced". `labeled_entropies` are those that the percentile is
+    taken of for `percentile_over: labeled`.
 
     Policies (`config.policy`):
 
@@ -84,7 +89,11 @@ def select(
     with its row.
     """
     job = _job(config, percentile, kind, relative_tolerance, classes, prior, labeled_entropies)
-    examples = job.examples(responses, justified)
+    wanted = columns(closed=job.closed)
+    examples = job.examples(
+        as_table("responses", responses, wanted),
+        None if justified is None else as_table("justified", justified, columns(closed=False)),
+    )
     (table,) = _select(job, [lambda: examples], map)
     return table
 
@@ -105,10 +114,11 @@ def select_shards(
 ) -> Iterator[pa.Table]:
     """`select` over Parquet shards: one SELECTION table for each, in their order, as they are done.
 
-    All rows of an example lie in one shard, and the i-th justified shard goes with the i-th shard
-    of responses (None where there is none). `map(function, shards)` applies a picklable function to
-    each shard, in order; give one that runs Ray tasks to spread the work. Together the tables hold
-    the rows of `select` over all shards as one table, whatever their number and order.
+    All rows of an example lie in one shard (ValueError with its id where they do not), and the
+    i-th justified shard goes with the i-th shard of responses (None where there is none).
+    `map(function, shards)` applies a picklable function to each shard, in order; give one that runs
+    Ray tasks to spread the work. Together the tables hold the rows of `select` over all shards as
+    one table, whatever their number and order.
     """
     job = _job(config, percentile, kind, relative_tolerance, classes, prior, labeled_entropies)
     if justified is not None and len(justified) != len(responses):
@@ -166,6 +176,8 @@ def _job(
             raise ValueError("percentile_over labeled needs labeled_entropies")
         labeled = np.asarray(labeled_entropies, dtype=np.float64)
         labeled = labeled[~np.isnan(labeled)]
+        if not len(labeled):
+            raise ValueError("labeled_entropies: none of them is a number, so no threshold follows")
     return _Job(
         config,
         percentile,
@@ -179,40 +191,86 @@ def _job(
 def _read(
     job: _Job, filesystem: pafs.FileSystem, responses: str, justified: str | None
 ) -> Examples:
-    def table(path: str) -> pa.Table:
-        return pq.read_table(path, columns=columns(closed=job.closed), filesystem=filesystem)
+    def table(path: str, closed: bool) -> pa.Table:
+        return pq.read_table(path, columns=columns(closed=closed), filesystem=filesystem)
 
-    return job.examples(table(responses), None if justified is None else table(justified))
+    return job.examples(
+        table(responses, job.closed), None if justified is None else table(justified, False)
+    )
 
 
 def _select(job: _Job, shards: Sequence[Shard], map: Map) -> Iterator[pa.Table]:
-    if job.config.policy == "balanced":
-        assert job.classes is not None
-        weights = [1.0] * len(job.classes)
-        if job.config.align_prior:
-            weights = _alignment(job, map(partial(_sample, job), shards))
-        last, room, among = quotas(map(partial(_class_keys, job, weights), shards), job.percentile)
-        limit = last_ties(
-            lambda: map(partial(_ties, job, weights, last), shards), last, room, among
+    # One table holds every row of an example: only shards can part them.
+    ids = Distinct() if len(shards) > 1 else None
+    decide = _balanced_decision if job.config.policy == "balanced" else _threshold_decision
+    last_pass = decide(job, shards, map, ids)
+    if ids is not None:
+        ids.check(
+            lambda low, high: map(partial(_hashes, low, high), shards),
+            lambda hashes: map(partial(_ids_of, hashes), shards),
         )
-        return iter(map(partial(_within_quota, job, weights, last, limit), shards))
+    return iter(map(last_pass, shards))
+
+
+Decision = Callable[[Shard], pa.Table]
+
+
+def _balanced_decision(
+    job: _Job, shards: Sequence[Shard], map: Map, ids: Distinct | None
+) -> Decision:
+    assert job.classes is not None
+    weights = [1.0] * len(job.classes)
+    if job.config.align_prior:
+        weights = _alignment(job, map(partial(_sample, job), shards))
+    keys = _noting(ids, map(partial(_class_keys, job, weights, ids is not None), shards))
+    last, room, among = quotas(keys, job.percentile)
+    limit = last_ties(lambda: map(partial(_ties, job, weights, last), shards), last, room, among)
+    return partial(_within_quota, job, weights, last, limit)
+
+
+def _threshold_decision(
+    job: _Job, shards: Sequence[Shard], map: Map, ids: Distinct | None
+) -> Decision:
     if job.labeled_entropies is not None:
         labeled = rising_bits(job.labeled_entropies)
         threshold = percentile_of(lambda *window: [keys_within(labeled, *window)], job.percentile)
+        if ids is not None:
+            for hashes in map(partial(_hashes, 0, ALL), shards):
+                ids.note(hashes)
     else:
+        noted = ids is not None
         threshold = percentile_of(
-            lambda low, high: map(partial(_entropies, job, low, high), shards), job.percentile
+            lambda low, high: _noting(ids, map(partial(_entropies, job, low, high, noted), shards)),
+            job.percentile,
         )
-    return iter(map(partial(_below_threshold, job, threshold), shards))
+    return partial(_below_threshold, job, threshold)
+
+
+def _noting(ids: Distinct | None, parts: Iterable[tuple[Keys, Keys]]) -> Iterable[Keys]:
+    return ids.noting(parts) if ids is not None else (keys for keys, _ in parts)
+
+
+def _hashes(low: int, high: int, shard: Shard) -> Keys:
+    return keys_within(_native.hash_ids(shard().ids).to_numpy(), low, high)
+
+
+def _ids_of(hashes: Keys, shard: Shard) -> list[str]:
+    ids = shard().ids
+    found = np.isin(_native.hash_ids(ids).to_numpy(), hashes)
+    return ids.filter(pa.array(found)).to_pylist()
 
 
 def _judge(job: _Job, examples: Examples) -> Judged:
     return (judge_paper if job.config.policy == "paper" else judge_upstream)(examples)
 
 
-def _entropies(job: _Job, low: int, high: int, shard: Shard) -> Keys:
-    judged = _judge(job, shard())
-    return keys_within(rising_bits(judged.entropy[judged.ranked]), low, high)
+def _entropies(job: _Job, low: int, high: int, noted: bool, shard: Shard) -> tuple[Keys, Keys]:
+    """The keys within a window, and on the first pass the hashes of the ids."""
+    examples = shard()
+    judged = _judge(job, examples)
+    keys = keys_within(rising_bits(judged.entropy[judged.ranked]), low, high)
+    first = noted and (low, high) == (0, ALL)
+    return keys, _native.hash_ids(examples.ids).to_numpy() if first else np.empty(0, np.uint64)
 
 
 def _below_threshold(job: _Job, threshold: float, shard: Shard) -> pa.Table:
@@ -263,8 +321,10 @@ def _balanced(job: _Job, weights: list[float], shard: Shard) -> tuple[Examples, 
     return examples, judged, keys, _native.hash_ids(examples.ids).to_numpy()[ranked]
 
 
-def _class_keys(job: _Job, weights: list[float], shard: Shard) -> Keys:
-    return _balanced(job, weights, shard)[2]
+def _class_keys(job: _Job, weights: list[float], noted: bool, shard: Shard) -> tuple[Keys, Keys]:
+    examples, _, keys, _ = _balanced(job, weights, shard)
+    hashes = _native.hash_ids(examples.ids).to_numpy() if noted else np.empty(0, np.uint64)
+    return keys, hashes
 
 
 def _ties(job: _Job, weights: list[float], last: Keys, shard: Shard) -> tuple[Keys, Keys]:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from semievol_ray import _native
 
@@ -72,37 +71,28 @@ def examples_of(
     Raises ValueError for a justified answer without responses, and for two of one example.
     """
     groups = _native.Groups(responses["example_id"])
-    nll = _native.mean_nll(responses["token_logprobs"])
-    votes = _native.consensus(groups, responses["answer"], nll, tolerance=tolerance)
-    ids = groups.ids()
+    known = groups.examples(
+        responses["answer"], responses["tokens"], responses["token_logprobs"], tolerance=tolerance
+    )
     return Examples(
-        ids=ids,
-        winner=votes["winner"],
-        n_valid=votes["n_valid"],
-        agreement=_floats(votes["agreement"]),
-        margin=_floats(votes["margin"]),
-        vote_entropy=_floats(votes["vote_entropy"]),
-        winner_entropy=_floats(votes["winner_nll"]),
-        first_entropy=_floats(votes["first_nll"]),
-        responded=_responded(groups, responses),
+        ids=known["example_id"],
+        winner=known["winner"],
+        n_valid=known["n_valid"],
+        agreement=_floats(known["agreement"]),
+        margin=_floats(known["margin"]),
+        vote_entropy=_floats(known["vote_entropy"]),
+        winner_entropy=_floats(known["winner_nll"]),
+        first_entropy=_floats(known["first_nll"]),
+        responded=_mask(known["responded"]),
         distribution=None
         if classes is None
         else _native.average_options(groups, responses["option_logprobs"], classes),
-        **_justified(ids, justified),
+        **_justified(groups, justified),
     )
 
 
-def _responded(groups: _native.Groups, responses: pa.Table) -> Mask:
-    tokens = responses["tokens"]
-    # A zero of another type would have the column cast.
-    spoken = pc.greater(tokens, pa.scalar(0, tokens.type))
-    if pc.all(spoken).as_py():
-        return np.ones(len(groups), dtype=bool)
-    return groups.any(spoken).to_numpy(zero_copy_only=False)
-
-
-def _justified(ids: pa.StringArray, justified: pa.Table | None) -> dict[str, Any]:
-    n = len(ids)
+def _justified(groups: _native.Groups, justified: pa.Table | None) -> dict[str, Any]:
+    n = len(groups)
     if justified is None or justified.num_rows == 0:
         return {
             "justified": np.zeros(n, dtype=bool),
@@ -110,29 +100,34 @@ def _justified(ids: pa.StringArray, justified: pa.Table | None) -> dict[str, Any
             "justified_entropy": np.full(n, np.nan),
             "justified_responded": np.zeros(n, dtype=bool),
         }
-    groups = _native.Groups(justified["example_id"])
-    if len(groups) != justified.num_rows:
+    theirs = _native.Groups(justified["example_id"])
+    if len(theirs) != justified.num_rows:
         raise ValueError("justified: an example has more than one row")
-    # Both sides are sorted by id, so places are found by merging; pyarrow does it by hash.
-    rows = pc.index_in(ids, value_set=_one_chunk(justified["example_id"]))
-    found = rows.is_valid().to_numpy(zero_copy_only=False)
-    if found.sum() != justified.num_rows:
-        stray = pc.index_in(justified["example_id"], value_set=ids).is_null()
-        name = justified["example_id"].filter(stray)[0].as_py()
-        raise ValueError(f"justified: example {name!r} has no responses")
+    try:
+        rows = groups.rows_in(theirs)
+    except ValueError as error:
+        raise ValueError(f"justified: {error}") from None
     nll = _native.mean_nll(justified["token_logprobs"])
-    spoken = pc.greater(justified["tokens"], 0)
+    spoken = theirs.any(justified["tokens"])
+    # The groups of single rows are in the order of the ids, not of the rows.
+    spoken_rows = np.empty(len(theirs), dtype=bool)
+    spoken_rows[theirs.first_rows().to_numpy()] = _mask(spoken)
     return {
-        "justified": found,
-        "justified_answer": _one_chunk(justified["answer"].take(rows)),
+        "justified": _mask(rows.is_valid()),
+        "justified_answer": _strings(justified["answer"]).take(rows),
         "justified_entropy": _floats(nll.take(rows)),
-        "justified_responded": spoken.take(rows).fill_null(False).to_numpy(),
+        "justified_responded": _mask(pa.array(spoken_rows).take(rows).fill_null(False)),
     }
 
 
-def _one_chunk(column: pa.ChunkedArray | pa.Array) -> pa.StringArray:
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+def _strings(column: pa.ChunkedArray) -> pa.StringArray:
+    # pyarrow casts views and dictionaries to strings, and takes rows of no view.
+    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
     return array if array.type == pa.string() else array.cast(pa.string())
+
+
+def _mask(array: pa.Array) -> Mask:
+    return array.to_numpy(zero_copy_only=False)
 
 
 def _floats(array: pa.Array) -> Floats:

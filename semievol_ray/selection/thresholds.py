@@ -20,7 +20,7 @@ Pass = Callable[[int, int], Iterable[Keys]]
 # This many keys (128 MiB) are kept; with more of them, counted.
 MOST_KEYS = 1 << 24
 _BIN_BITS = 16
-_ALL = (1 << 64) - 1
+ALL = (1 << 64) - 1
 _SIGN = np.int64(-1 << 63)
 
 
@@ -35,13 +35,13 @@ def rising_bits(values: Floats) -> Keys:
 
 
 def _float_of(key: int) -> float:
-    bits = key ^ (1 << 63) if key >> 63 else key ^ _ALL
+    bits = key ^ (1 << 63) if key >> 63 else key ^ ALL
     return float(np.array(bits, dtype=np.uint64).view(np.float64))
 
 
 def keys_within(keys: Keys, low: int, high: int) -> Keys:
     """The keys in [low, high]."""
-    if low == 0 and high == _ALL:
+    if low == 0 and high == ALL:
         return keys
     return keys[(keys >= np.uint64(low)) & (keys <= np.uint64(high))]
 
@@ -76,7 +76,7 @@ def order_statistics(
     One pass where the keys fit into `MOST_KEYS`; otherwise each pass narrows a window 65536-fold,
     so four at most for each rank.
     """
-    total, kept, counts = _look(passes, 0, _ALL)
+    total, kept, counts = _look(passes, 0, ALL)
     if not total:
         return 0, ()
     wanted = ranks(total)
@@ -150,7 +150,7 @@ def last_ties(
 ) -> Keys:
     """For each class the largest tie-breaker within its quota; `ties` gives the (key, tie-breaker)
     of the examples at `last`, and is asked only where a quota parts such examples."""
-    limit = np.full(len(last), _ALL, dtype=np.uint64)
+    limit = np.full(len(last), ALL, dtype=np.uint64)
     split = room < among
     if split.any():
         parts = list(ties())
@@ -185,12 +185,22 @@ def top_by_budget(
 
     Rows are taken by falling score, equal ones by rising tie-breaker (`hash_ids`), until the next
     one would not fit; NaN scores are never taken. A row costs 1 where there are no `costs`.
+    Raises ValueError for columns of different lengths, and with the row for a cost that is negative
+    or NaN.
     """
-    score = np.asarray(scores, dtype=np.float64)
+    score, breakers = np.asarray(scores, dtype=np.float64), np.asarray(ties)
     cost = np.ones(len(score)) if costs is None else np.asarray(costs, dtype=np.float64)
-    if (cost < 0).any():
-        raise ValueError(f"row {int(np.argmax(cost < 0))}: a cost is not negative")
-    order = np.lexsort((np.asarray(ties), -score))
+    for name, column in (("ties", breakers), ("costs", cost)):
+        if len(column) != len(score):
+            raise ValueError(f"{name}: {len(column)} of them for {len(score)} scores")
+    if np.isnan(budget):
+        raise ValueError("budget: got NaN, wanted a number")
+    # NaN is no number of either sign.
+    wrong = ~(cost >= 0)
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise ValueError(f"costs: row {row}: {cost[row]} is not a cost (0 or more)")
+    order = np.lexsort((breakers, -score))
     order = order[~np.isnan(score[order])]
     taken = np.zeros(len(score), dtype=bool)
     taken[order[np.cumsum(cost[order]) <= budget]] = True

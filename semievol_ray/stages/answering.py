@@ -80,7 +80,8 @@ async def answer_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> 
         dropped = sum(count for _, count in tables)
         table = interleave([t for t, _ in tables])
         job.run.write_table(target, table)
-    return target, count_responses(table, dropped, settled)
+    ambiguous = job.task.ambiguous(table["text"])
+    return target, count_responses(table, dropped, settled, ambiguous)
 
 
 async def _answer(

@@ -23,6 +23,8 @@ class Counts:
     failed: int = 0
     unparsed: int = 0
     dropped_demonstrations: int = 0
+    # Numbers that can be read in two ways; counted as a shard is answered, and not from its file.
+    ambiguous: int = 0
     # Examples that an earlier round has settled: they have no rows here.
     settled: int = 0
 
@@ -35,7 +37,9 @@ class Counts:
         return asdict(self)
 
 
-def count_responses(table: pa.Table, dropped_demonstrations: int = 0, settled: int = 0) -> Counts:
+def count_responses(
+    table: pa.Table, dropped_demonstrations: int = 0, settled: int = 0, ambiguous: int = 0
+) -> Counts:
     """The counts of a RESPONSE table, or of one with its columns COUNTED alone."""
     failed = pc.sum(pc.is_in(table["finish_reason"], pa.array(FAILED))).as_py() or 0
     return Counts(
@@ -45,6 +49,7 @@ def count_responses(table: pa.Table, dropped_demonstrations: int = 0, settled: i
         failed=failed,
         unparsed=table["answer"].null_count - failed,
         dropped_demonstrations=dropped_demonstrations,
+        ambiguous=ambiguous,
         settled=settled,
     )
 

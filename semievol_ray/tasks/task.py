@@ -35,6 +35,7 @@ class Task:
     labels: tuple[str, ...] | None = None
     relative_tolerance: float = 0.0
     first_option_number: int | None = None
+    decimal_mark: str = "."
     use_chat_template: str = "auto"
 
     @classmethod
@@ -138,7 +139,17 @@ class Task:
             pattern=self.answer_pattern,
             options=options if self.kind == "multiple_choice" else None,
             labels=list(self.labels) if self.labels else None,
+            decimal_mark=self.decimal_mark,
         )
+
+    def ambiguous(self, texts: pa.Array) -> int:
+        """How many texts hold a number that can be read in two ways, and so have no answer."""
+        if self.kind != "numeric":
+            return 0
+        found = ambiguous_numbers(
+            texts, pattern=self.answer_pattern, decimal_mark=self.decimal_mark
+        )
+        return found.true_count
 
     def correct(self, answers: pa.Array, gold: pa.Array) -> pa.Array:
         """Whether each answer counts as its gold one; a null answer never does."""

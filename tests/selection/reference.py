@@ -22,14 +22,26 @@ def consensus(rows):
     first = next(iter(votes.values()))[0]
 
     def best(values):
+        # An NLL that is not known loses to any other, an infinite one too.
         known = [v for v in values if v is not None]
-        return min(known) if known else math.inf
+        return (0, min(known)) if known else (1, None)
 
-    winner = min(votes, key=lambda a: (-len(votes[a]), best(votes[a])))
-    entropy = best(votes[winner])
+    winner = min(votes, key=lambda a: (-len(votes[a]), *best(votes[a])))
+    entropy = best(votes[winner])[1]
     total = sum(map(len, votes.values()))
     shares = sorted((len(v) / total for v in votes.values()), reverse=True)
-    return winner, None if entropy == math.inf else entropy, first, shares
+    return winner, entropy, first, shares
+
+
+def threshold(values, percentile):
+    """numpy's percentile; between a finite value and an infinite one it is the finite one."""
+    if not values:
+        return math.nan
+    at = (len(values) - 1) * percentile / 100
+    low, high = (sorted(values)[min(int(at) + i, len(values) - 1)] for i in range(2))
+    if math.isinf(high):
+        return low
+    return np.percentile([min(value, 1e9) for value in values], percentile)
 
 
 def select(responses, justified, *, policy, percentile, labeled=None):
@@ -48,16 +60,14 @@ def select(responses, justified, *, policy, percentile, labeled=None):
             "margin": shares[0] - (shares[1] if len(shares) > 1 else 0.0) if shares else 0.0,
             "vote_entropy": -math.fsum(p * math.log(p) for p in shares),
             "pseudo_answer": winner,
-            "entropy": best,
+            "entropy": first if policy == "upstream" else best,
         }
-        spoke = any(r["tokens"] > 0 for r in rows)
+        spoke = any((r["tokens"] or 0) > 0 for r in rows)
         unanimous = policy == "upstream" and len(shares) == 1
-        if unanimous:
-            row["entropy"] = first
-        elif name in decided:
+        if not unanimous and name in decided:
             row["pseudo_answer"] = decided[name]["answer"]
             row["entropy"] = nll(decided[name]["token_logprobs"])
-            spoke = decided[name]["tokens"] > 0
+            spoke = (decided[name]["tokens"] or 0) > 0
         if unanimous:
             row["reason"] = "selected"
         elif not spoke:
@@ -74,7 +84,7 @@ def select(responses, justified, *, policy, percentile, labeled=None):
             ranked[name] = row["entropy"]
         out[name] = row
     values = list(ranked.values()) if labeled is None else labeled
-    tau = np.percentile(values, percentile) if values else math.nan
+    tau = threshold(values, percentile)
     for name, entropy in ranked.items():
         if not (entropy <= tau if policy == "paper" else entropy < tau):
             out[name]["reason"] = "above_threshold"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -106,6 +107,72 @@ def test_threads_come_from_the_grant_and_change_no_bits(monkeypatch):
     finally:
         selection.set_num_threads(0)
     assert results[0].equals(results[1]) and results[0].equals(results[2])
+
+
+@pytest.mark.parametrize("wrong", ["0", "-1", "many", ""])
+def test_a_thread_count_that_is_none_is_refused(monkeypatch, wrong):
+    monkeypatch.setenv("SEMIEVOL_NUM_THREADS", wrong)
+    with pytest.raises(ValueError, match=f'SEMIEVOL_NUM_THREADS: "{wrong}" is not a number'):
+        selection.num_threads()
+    monkeypatch.delenv("SEMIEVOL_NUM_THREADS")
+    # OpenMP's own variable is read as OpenMP reads it: what it cannot use counts for nothing.
+    monkeypatch.setenv("OMP_NUM_THREADS", wrong)
+    assert selection.num_threads() == os.cpu_count()
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert selection.num_threads() == 3
+
+
+def test_a_change_of_the_thread_count_leaves_no_threads_behind():
+    def ours():
+        names = Path("/proc/self/task").glob("*/comm")
+        return sum(name.read_text().startswith("semievol-") for name in names)
+
+    array = pa.array([[-1.0]] * 50_000, pa.list_(pa.float32()))
+    try:
+        for turn in range(30):
+            selection.set_num_threads(2 + turn % 3)
+            selection.mean_nll(array)
+        for _ in range(100):
+            if ours() <= 4:
+                break
+            time.sleep(0.1)
+        assert ours() <= 4
+    finally:
+        selection.set_num_threads(0)
+
+
+# Seconds and more of work in fewer rows than a block has: many long texts, and one on which this
+# pattern is quadratic in any engine.
+LONG = [
+    "['a' * 3_000_000], pattern='[a-z]+[0-9]|[a-z]'",
+    "pa.array([SLOW * 40]).take(pa.array([0] * 8_000))",
+]
+
+
+@pytest.mark.parametrize("call", LONG)
+def test_ctrl_c_is_heard_whatever_the_number_of_rows(call):
+    code = (
+        "import sys\n"
+        "import pyarrow as pa\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from test_process import SLOW\n"
+        "from semievol_ray import selection\n"
+        "print('go', flush=True)\n"
+        "try:\n"
+        f"    selection.extract_answers({call}, kind='text')\n"
+        "    print('finished')\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    here = os.path.dirname(__file__)  # noqa: PTH120
+    child = subprocess.Popen([sys.executable, "-c", code, here], stdout=subprocess.PIPE, text=True)
+    assert child.stdout.readline() == "go\n"
+    time.sleep(0.5)
+    start = time.perf_counter()
+    child.send_signal(signal.SIGINT)
+    output, _ = child.communicate(timeout=60)
+    assert output == "interrupted\n"
+    assert time.perf_counter() - start < 3
 
 
 @pytest.mark.parametrize("rows", [1, 100_000])

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import math
+import tempfile
+import warnings
 
+import duckdb
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -12,7 +16,7 @@ from hypothesis import strategies as st
 
 from semievol_ray.config import SelectionConfig
 from semievol_ray.schema import RESPONSE, SELECTION
-from semievol_ray.selection import select, select_shards
+from semievol_ray.selection import select, select_shards, thresholds
 from tests.selection import reference
 
 LETTERS = ["A", "B", "C"]
@@ -34,7 +38,8 @@ def response(example_id, answer="A", logprobs=(-1.0,), options=None, tokens=None
 
 
 def table(rows):
-    return pa.Table.from_pylist(rows, schema=RESPONSE)
+    # Other people's tables may hold nulls where ours never do.
+    return pa.Table.from_pylist(rows, schema=pa.schema([f.with_nullable(True) for f in RESPONSE]))
 
 
 def run(rows, justified=(), *, policy="paper", percentile=50.0, kind="multiple_choice", **more):
@@ -58,7 +63,8 @@ def by_id(selection):
 
 
 # float32 values, so that the reference sees what Arrow holds.
-logprobs = st.none() | st.lists(st.floats(-9, 0, width=32), max_size=5)
+logprobs = st.none() | st.lists(st.floats(-9, 0, width=32) | st.just(-math.inf), max_size=5)
+tokens = st.none() | st.integers(0, 2)
 answers = st.none() | st.sampled_from(LETTERS)
 
 
@@ -72,9 +78,12 @@ def shards(draw):
         rows, justified = [], []
         for name in names[part::n_parts]:
             for _ in range(draw(st.integers(1, 4))):
-                rows.append(response(name, draw(answers), draw(logprobs)))
+                rows.append(
+                    response(name, draw(answers), draw(logprobs)) | {"tokens": draw(tokens)}
+                )
             if draw(st.booleans()):
-                justified.append(response(name, draw(answers), draw(logprobs)))
+                row = response(name, draw(answers), draw(logprobs)) | {"tokens": draw(tokens)}
+                justified.append(row)
         parts.append((draw(st.permutations(rows)), justified))
     return parts
 
@@ -94,6 +103,20 @@ def test_rows_are_those_of_the_naive_reference(parts, policy, percentile, labele
     assert got.schema == SELECTION
     got.validate(full=True)
     want = reference.select(rows, justified, policy=policy, percentile=percentile, labeled=labeled)
+    # Part by part it is the same, whatever else a shard holds.
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [[f"{folder}/{kind}{i}.parquet" for i in range(len(parts))] for kind in "rj"]
+        for i, part in enumerate(parts):
+            for of, path in zip(part, paths, strict=True):
+                pq.write_table(table(of), path[i])
+        config = SelectionConfig(
+            policy=policy, percentile_over="labeled" if labeled else "unlabeled"
+        )
+        shards = select_shards(
+            *paths, filesystem=pafs.LocalFileSystem(), config=config, percentile=percentile,
+            kind="multiple_choice", labeled_entropies=labeled,
+        )  # fmt: skip
+        check_merged(shards, got)
     assert got["example_id"].to_pylist() == sorted(want, key=str.encode)
     for name, row in by_id(got).items():
         assert row["selected"] == (row["reason"] == "selected")
@@ -266,6 +289,99 @@ def test_an_infinite_entropy_is_last():
     got = by_id(run(rows, percentile=60))
     assert [got[name]["selected"] for name in "abc"] == [True, False, True]
     assert got["b"]["entropy"] == math.inf
+
+
+def test_a_null_count_of_tokens_is_no_token_whatever_lies_in_the_shard(tmp_path):
+    for others in ([], [response("b", None, None, tokens=0)], [response("b")]):
+        rows = [response("a", None, [-1.0]) | {"tokens": None}, *others]
+        assert by_id(run(rows))["a"]["reason"] == "no_response"
+    rows += [response("a", "A", [-1.0])]
+    assert by_id(run(rows))["a"]["reason"] == "selected"
+
+
+def test_an_example_in_two_shards_is_refused(tmp_path):
+    rows = [[response("a"), response("b")], [response("c")], [response("b"), response("d")]]
+    paths = [str(tmp_path / f"{i}.parquet") for i in range(3)]
+    for part, path in zip(rows, paths, strict=True):
+        pq.write_table(table(part), path)
+    for policy in ("paper", "upstream", "balanced"):
+        for most_keys in (0, 1 << 24):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(thresholds, "MOST_KEYS", most_keys)
+                more = settings_of(policy) | {"config": SelectionConfig(policy=policy)}
+                if policy == "balanced":
+                    for part, path in zip(rows, paths, strict=True):
+                        options = [row | {"option_logprobs": [-1.0] * 3} for row in part]
+                        pq.write_table(table(options), path)
+                with pytest.raises(ValueError, match="'b' lies in the shards 0 and 2"):
+                    select_shards(paths, None, filesystem=pafs.LocalFileSystem(), **more)
+    labeled = SelectionConfig(percentile_over="labeled")
+    more = settings_of("paper") | {"config": labeled, "labeled_entropies": [1.0]}
+    with pytest.raises(ValueError, match="'b' lies in the shards 0 and 2"):
+        select_shards(paths, None, filesystem=pafs.LocalFileSystem(), **more)
+    assert len(list(select_shards(paths[:2], None, filesystem=pafs.LocalFileSystem(), **more))) == 2
+
+
+def test_rows_without_an_nll_lose_ties_in_any_order():
+    rows = [response("a", "A", None), response("a", "B", [-math.inf])]
+    for order in (rows, rows[::-1]):
+        got = by_id(run(order))["a"]
+        assert got["pseudo_answer"] == "B" and got["entropy"] == math.inf
+
+
+def test_options_outside_the_top_logprobs_leave_no_row_without_a_distribution():
+    # An endpoint gives −inf for options outside its top logprobs.
+    rows = [response(f"{i:03}", "A", [-1.0], [0.0, -math.inf]) for i in range(990)]
+    rows += [response(f"b{i:02}", "B", [-1.0], [-math.inf, 0.0]) for i in range(10)]
+    with pytest.warns(UserWarning, match=r"out of reach: .* stays 49\.00 %"):
+        got = run(rows, policy="balanced", classes=LETTERS[:2], prior=[0.5, 0.5])
+    assert set(got["reason"].to_pylist()) == {"selected", "outside_quota"}
+    assert got["score"].to_numpy().tolist() == [1.0] * 1000
+    # Classes that no row has, and rows of fewer options, change nothing for the others.
+    p = np.log([[0.75, 0.25], [0.5, 0.5]]).tolist()
+    rows = [response("a", "A", [-1.0], p[0]), response("b", "A", [-1.0], p[1])]
+    for prior in ([0.0, 0.0, 1.0], [0.1, 0.1, 0.8]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore" if prior[0] == 0 else "error")
+            got = by_id(run(rows, policy="balanced", classes=LETTERS, prior=prior))
+        assert all(sum(row["distribution"]) == pytest.approx(1) for row in got.values())
+
+
+def test_tables_of_any_library():
+    rows, justified = many_examples()
+    arrow = [table(rows), table(justified)]
+    for policy in ("paper", "balanced"):
+        want = select(*arrow, **settings_of(policy))
+        for form in (
+            pl.from_arrow,
+            lambda t: pl.from_arrow(t).lazy(),
+            lambda t: t.to_pandas(),
+            lambda t: t.to_reader(),
+            lambda t: t.to_pydict(),
+            lambda t: {name: t[name] for name in t.column_names},
+            lambda t: duckdb.from_arrow(t),
+        ):
+            assert select(*map(form, arrow), **settings_of(policy)).equals(want)
+    with pytest.raises(ValueError, match="justified: example 'x' has no responses"):
+        select(arrow[0], pl.from_arrow(table([response("x")])), **settings_of("paper"))
+
+
+def test_what_is_no_table_is_named():
+    for wrong, message in (
+        (5, "responses: got a int, wanted a table"),
+        ([1], "responses: got a list, wanted a table"),
+        (None, "responses: got a NoneType, wanted a table"),
+        ({"example_id": ["a"]}, "responses: no column 'answer'; its columns are example_id"),
+        ({"example_id": ["a"], "answer": []}, "responses: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            select(wrong, None, **settings_of("paper"))
+    with pytest.raises(ValueError, match="justified: got a str, wanted a table"):
+        select(table([response("a")]), "b", **settings_of("paper"))
+    with pytest.raises(ValueError, match="labeled_entropies: none of them is a number"):
+        run([response("a")], labeled_entropies=[math.nan])
+    with pytest.raises(ValueError, match="labeled_entropies"):
+        run([response("a")], labeled_entropies=[])
 
 
 def test_an_empty_table_gives_an_empty_selection():

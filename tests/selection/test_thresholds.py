@@ -76,5 +76,12 @@ def test_a_budget_takes_the_best_that_fit():
     assert top_by_budget(scores, [5, 4, 3, 2, 1], 2).tolist() == [False, True, False, True, False]
     got = top_by_budget(scores, [5, 4, 3, 2, 1], 8, costs=[1, 3, 1, 3, 5])
     assert got.tolist() == [False, True, False, True, False]
-    with pytest.raises(ValueError, match="row 1"):
-        top_by_budget([1, 2], [0, 1], 1, costs=[1, -1])
+    for bad in (-1, math.nan):
+        with pytest.raises(ValueError, match=r"costs: row 1: (-1\.0|nan) is not a cost"):
+            top_by_budget([1, 2], [0, 1], 1, costs=[1, bad])
+    with pytest.raises(ValueError, match="costs: 1 of them for 2 scores"):
+        top_by_budget([1, 2], [0, 1], 1, costs=[1])
+    with pytest.raises(ValueError, match="ties: 3 of them for 2 scores"):
+        top_by_budget([1, 2], [0, 1, 2], 1)
+    with pytest.raises(ValueError, match="budget"):
+        top_by_budget([1, 2], [0, 1], math.nan)

@@ -100,6 +100,17 @@ def test_a_users_own_task_in_yaml() -> None:
     assert found.to_pylist() == ["spam", None, None]
 
 
+def test_numbers_with_a_decimal_comma() -> None:
+    task = Task.from_config(TaskConfig(kind="numeric", decimal_mark=","))
+    texts = pa.array(["Das sind 1.234,5.", "rund 12,5 %", "1,2,3", None])
+    assert task.parse(texts).to_pylist() == ["1234.5", "0.125", None, None]
+    assert task.ambiguous(texts) == 1
+    right = task.correct(task.parse(texts), pa.array(["1234,5", "12,5%", "3", "1"]))
+    assert right.to_pylist() == [True, True, False, False]
+    assert Task.from_config(TaskConfig(kind="numeric")).ambiguous(texts) == 3
+    assert Task.from_config(TaskConfig(kind="text")).ambiguous(texts) == 0
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

@@ -2,10 +2,11 @@
 #![no_main]
 
 use _native::answers::{Closed, Kind, extract, same};
-use _native::arrays::{text_lists, texts};
 use _native::labels::Labels;
+use _native::numbers::DecimalMark;
 use _native::parallel::Control;
 use _native::pattern::Pattern;
+use _native::texts::{text_lists, texts};
 use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::{Array, ArrayRef, StringArray};
 use libfuzzer_sys::fuzz_target;
@@ -33,7 +34,7 @@ fuzz_target!(|input: (u8, &str)| {
     let mut options = ListBuilder::new(StringBuilder::new());
     options.append_value(head.lines().map(Some));
     let options: ArrayRef = Arc::new(options.finish());
-    let options = text_lists(&[options]).unwrap();
+    let options = text_lists(&[options], &control).unwrap();
     let (kind, closed) = match choice % 4 {
         0 => (Kind::MultipleChoice, Closed::Options(&options)),
         1 => (Kind::Label, Closed::Labels(&LABELS)),
@@ -42,12 +43,13 @@ fuzz_target!(|input: (u8, &str)| {
     };
     let candidate =
         PATTERNS.with_borrow_mut(|patterns| match patterns.get_mut(usize::from(choice / 4 % 4)) {
-            Some(pattern) => pattern.candidate(tail),
+            Some(pattern) => pattern.candidate(tail, &control).unwrap(),
             None => tail,
         });
     let read = |text: &str| {
-        let column = texts(&[Arc::new(StringArray::from(vec![text])) as ArrayRef]).unwrap();
-        extract(&column, kind, None, &closed, &control).unwrap()
+        let column =
+            texts(&[Arc::new(StringArray::from(vec![text])) as ArrayRef], &control).unwrap();
+        extract(&column, kind, DecimalMark::Point, None, &closed, &control).unwrap()
     };
     let once = read(candidate);
     if once.is_valid(0) {

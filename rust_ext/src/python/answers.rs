@@ -2,13 +2,13 @@
 
 use arrow_array::BooleanArray;
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyArray;
 
+use super::column::Column;
 use super::run::{run, to_py_error};
-use super::{chunks, rows, to_pyarrow};
-use crate::answers::{Closed, Kind, equal, extract};
-use crate::arrays::{text_lists, texts as text_column};
+use super::to_pyarrow;
+use crate::answers::{Closed, Kind, ambiguous, equal, extract};
 use crate::labels::Labels;
+use crate::numbers::DecimalMark;
 use crate::pattern::Pattern;
 
 /// The canonical answer of each text; null where it holds none, or two different ones.
@@ -18,35 +18,62 @@ use crate::pattern::Pattern;
 ///
 /// - "multiple_choice": the letter (A ... Z, AA ...) of the option that is picked by its letter
 ///   ("B", "(b)", "B) text", "The answer is B"), its text, or its number alone. `options` holds the
-///   options of each row; without it a letter alone counts.
+///   options of each row; without it a letter alone counts. A text that names two options, or
+///   denies the one it names, has none.
 /// - "label": the one of `labels` that the text is after normalisation, or the only one that it
 ///   contains in whole words (at each word the longest).
-/// - "numeric": the last number in canonical decimal spelling; "45%" is 0.45, "(3.2)" is -3.2.
-/// - "text": the text in NFKC and lower case, without punctuation and articles; null when empty.
+/// - "numeric": the last number in canonical decimal spelling, that of the last \\boxed{} or "####"
+///   before any other; "45%" is 0.45, "(3.2)" is -3.2, "3x10^5" is 300000. `decimal_mark` is "." or
+///   ","; what can be read in two ways ("1,5" with ".") is null, and `ambiguous_numbers` says so.
+/// - "text": the text in NFKC and folded case, without punctuation, articles and what nobody sees;
+///   null when empty.
 ///
 /// Raises ValueError for a pattern that does not compile, for labels that are equal after
 /// normalisation, and for options or labels that are missing or of no use to the kind.
 #[pyfunction]
-#[pyo3(signature = (texts, *, kind, pattern=None, options=None, labels=None))]
+#[pyo3(signature = (texts, *, kind, pattern=None, options=None, labels=None, decimal_mark="."))]
 pub fn extract_answers<'py>(
     py: Python<'py>,
-    texts: AnyArray,
+    texts: &Bound<'py, PyAny>,
     kind: &str,
     pattern: Option<&str>,
-    options: Option<AnyArray>,
+    options: Option<&Bound<'py, PyAny>>,
     labels: Option<Vec<String>>,
+    decimal_mark: &str,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let texts = chunks(texts)?;
-    let options = options.map(chunks).transpose()?;
+    let texts = Column::new("texts", texts)?;
+    let options = Column::optional("options", options)?;
     let kind: Kind = kind.parse().map_err(to_py_error)?;
-    let answers = run(py, rows(&texts), |control| {
+    let mark: DecimalMark = decimal_mark.parse().map_err(to_py_error)?;
+    let size = options.iter().fold(texts.size(), |size, options| size + options.size());
+    let answers = run(py, size, |control| {
         let pattern = pattern.map(Pattern::new).transpose()?;
-        let options = options.as_deref().map(text_lists).transpose()?;
+        let options = options.as_ref().map(|options| options.text_lists(control)).transpose()?;
         let labels = labels.map(Labels::new).transpose()?;
         let closed = Closed::new(kind, options.as_ref(), labels.as_ref())?;
-        extract(&text_column(&texts)?, kind, pattern.as_ref(), &closed, control)
+        extract(&texts.texts(control)?, kind, mark, pattern.as_ref(), &closed, control)
     })?;
     to_pyarrow(py, answers)
+}
+
+/// For each text whether its last number can be read in two ways, such as "1,5" or "1.234,5" with a
+/// decimal point: `extract_answers` gives null for it. `pattern` and `decimal_mark` as there.
+#[pyfunction]
+#[pyo3(signature = (texts, *, pattern=None, decimal_mark="."))]
+pub fn ambiguous_numbers<'py>(
+    py: Python<'py>,
+    texts: &Bound<'py, PyAny>,
+    pattern: Option<&str>,
+    decimal_mark: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let texts = Column::new("texts", texts)?;
+    let mark: DecimalMark = decimal_mark.parse().map_err(to_py_error)?;
+    let flags = run(py, texts.size(), |control| {
+        let pattern = pattern.map(Pattern::new).transpose()?;
+        let texts = texts.texts(control)?;
+        ambiguous(&texts, mark, pattern.as_ref(), control).map(BooleanArray::from)
+    })?;
+    to_pyarrow(py, flags)
 }
 
 /// Whether two columns of answers say the same, row by row; null equals nothing.
@@ -58,15 +85,15 @@ pub fn extract_answers<'py>(
 #[pyo3(signature = (left, right, *, kind, relative_tolerance=0.0))]
 pub fn answers_equal<'py>(
     py: Python<'py>,
-    left: AnyArray,
-    right: AnyArray,
+    left: &Bound<'py, PyAny>,
+    right: &Bound<'py, PyAny>,
     kind: &str,
     relative_tolerance: f64,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (left, right) = (chunks(left)?, chunks(right)?);
+    let (left, right) = (Column::new("left", left)?, Column::new("right", right)?);
     let kind: Kind = kind.parse().map_err(to_py_error)?;
-    let same = run(py, rows(&left), |control| {
-        let (left, right) = (text_column(&left)?, text_column(&right)?);
+    let same = run(py, left.size() + right.size(), |control| {
+        let (left, right) = (left.texts(control)?, right.texts(control)?);
         equal(&left, &right, kind, relative_tolerance, control).map(BooleanArray::from)
     })?;
     to_pyarrow(py, same)

@@ -7,13 +7,12 @@ use arrow_buffer::NullBuffer;
 use arrow_schema::{DataType, Field};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use pyo3_arrow::input::AnyArray;
 use std::sync::Arc;
 
+use super::column::Column;
 use super::examples::Groups;
 use super::run::run;
-use super::{chunks, rows, to_pyarrow};
-use crate::arrays::texts as text_column;
+use super::to_pyarrow;
 use crate::duplicates::{self, HASHES, Signature};
 use crate::error::{Error, Result};
 
@@ -27,12 +26,13 @@ use crate::error::{Error, Result};
 pub fn collaborator_agreement<'py>(
     py: Python<'py>,
     groups: &Groups,
-    collaborators: AnyArray,
-    answers: AnyArray,
+    collaborators: &Bound<'py, PyAny>,
+    answers: &Bound<'py, PyAny>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let (names, answers) = (chunks(collaborators)?, chunks(answers)?);
-    let found = run(py, groups.groups.rows(), |control| {
-        let (names, answers) = (text_column(&names)?, text_column(&answers)?);
+    let names = Column::new("collaborators", collaborators)?;
+    let answers = Column::new("answers", answers)?;
+    let found = run(py, names.size() + answers.size(), |control| {
+        let (names, answers) = (names.texts(control)?, answers.texts(control)?);
         crate::agreement::agreement(&groups.groups, &names, &answers, control)
     })?;
     let n = found.collaborators.len().max(1);
@@ -49,10 +49,10 @@ pub fn collaborator_agreement<'py>(
 /// shingles of the normalised text; null for a null or empty one. Signatures of shards are merged
 /// by appending.
 #[pyfunction]
-pub fn minhash(py: Python<'_>, texts: AnyArray) -> PyResult<Bound<'_, PyAny>> {
-    let texts = chunks(texts)?;
-    let signatures = run(py, rows(&texts), |control| {
-        let signatures = duplicates::signatures(&text_column(&texts)?, control)?;
+pub fn minhash<'py>(py: Python<'py>, texts: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let texts = Column::new("texts", texts)?;
+    let signatures = run(py, texts.size(), |control| {
+        let signatures = duplicates::signatures(&texts.texts(control)?, control)?;
         let valid = NullBuffer::from_iter(signatures.iter().map(Option::is_some));
         let words = signatures.iter().flat_map(|s| s.unwrap_or([0; HASHES]));
         let words: ArrayRef = Arc::new(UInt32Array::from_iter_values(words));
@@ -71,16 +71,16 @@ pub fn minhash(py: Python<'_>, texts: AnyArray) -> PyResult<Bound<'_, PyAny>> {
 /// standard error of sqrt(s (1 - s) / 128). Rows without a signature are clusters of their own.
 #[pyfunction]
 #[pyo3(signature = (signatures, *, threshold=0.8))]
-pub fn near_duplicates(
-    py: Python<'_>,
-    signatures: AnyArray,
+pub fn near_duplicates<'py>(
+    py: Python<'py>,
+    signatures: &Bound<'py, PyAny>,
     threshold: f64,
-) -> PyResult<Bound<'_, PyAny>> {
-    let signatures = chunks(signatures)?;
-    let first = run(py, rows(&signatures), |control| {
-        let mut all = Vec::with_capacity(rows(&signatures));
-        for chunk in &signatures {
-            all.extend(signatures_of(chunk)?);
+) -> PyResult<Bound<'py, PyAny>> {
+    let signatures = Column::new("signatures", signatures)?;
+    let first = run(py, signatures.size(), |control| {
+        let mut all = Vec::with_capacity(signatures.rows());
+        for chunk in &signatures.chunks {
+            all.extend(signatures.named(signatures_of(chunk))?);
         }
         duplicates::near_duplicates(&all, threshold, control)
     })?;
@@ -95,5 +95,8 @@ fn signatures_of(chunk: &ArrayRef) -> Result<Vec<Option<Signature>>> {
         return Err(wrong());
     }
     let (words, _) = words.values().as_chunks::<HASHES>();
+    if words.len() < list.len() {
+        return Err(Error::input("the signatures are cut short"));
+    }
     Ok((0..list.len()).map(|i| list.is_valid(i).then(|| words[i])).collect())
 }

@@ -1,5 +1,6 @@
 //! Kernels over the rows of each example.
 
+use std::ffi::CString;
 use std::sync::Arc;
 
 use arrow_array::{
@@ -8,16 +9,19 @@ use arrow_array::{
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_schema::{DataType, Field};
+use pyo3::exceptions::PyUserWarning;
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyArray;
 
-use super::run::run;
-use super::{batch_to_pyarrow, booleans, chunks, floats, nullable, rows, to_pyarrow};
-use crate::arrays::{float_lists, texts};
+use super::column::Column;
+use super::run::{Size, run};
+use super::{batch_to_pyarrow, nullable, to_pyarrow};
+use crate::arrays::Chunked;
 use crate::consensus::{Verdicts, Votes};
 use crate::distribution::{self, Distributions};
 use crate::error::{Error, Result};
-use crate::{consensus as votes, groups, ranks};
+use crate::scores::{Score, score};
+use crate::texts::Texts;
+use crate::{alignment, consensus as votes, groups, ranks};
 
 /// The rows of a table by example: examples in the byte order of their ids, the rows of one example
 /// in the order of the table, wherever in the table they lie.
@@ -26,22 +30,30 @@ use crate::{consensus as votes, groups, ranks};
 #[pyclass(frozen, module = "semievol_ray._native")]
 pub struct Groups {
     pub groups: groups::Groups,
-    ids: Vec<ArrayRef>,
+    ids: Chunked<Texts>,
+}
+
+impl Groups {
+    fn size(&self) -> Size {
+        let rows = self.groups.rows();
+        Size { rows, bytes: rows }
+    }
 }
 
 #[pymethods]
 impl Groups {
     #[new]
-    fn new(py: Python<'_>, example_ids: AnyArray) -> PyResult<Self> {
-        let ids = chunks(example_ids)?;
-        let groups = run(py, rows(&ids), |control| groups::Groups::new(&texts(&ids)?, control))?;
-        Ok(Self { groups, ids })
+    fn new(py: Python<'_>, example_ids: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let column = Column::new("example_ids", example_ids)?;
+        run(py, column.size(), |control| {
+            let ids = column.ids(control)?;
+            Ok(Self { groups: column.named(groups::Groups::new(&ids, control))?, ids })
+        })
     }
 
     /// The id of each example, as strings.
     fn ids<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let ids =
-            run(py, self.groups.rows(), |control| self.groups.ids(&texts(&self.ids)?, control))?;
+        let ids = run(py, self.size(), |control| self.groups.ids(&self.ids, control))?;
         to_pyarrow(py, ids)
     }
 
@@ -55,19 +67,70 @@ impl Groups {
         to_pyarrow(py, Int64Array::from_iter_values(self.groups.first_rows().map(|row| row as i64)))
     }
 
-    /// Whether any row of each example has true; null is false.
-    fn any<'py>(&self, py: Python<'py>, values: AnyArray) -> PyResult<Bound<'py, PyAny>> {
-        let values = chunks(values)?;
-        let any = run(py, self.groups.rows(), |_| {
-            let flags = booleans(&values)?;
-            if flags.len() != self.groups.rows() {
-                let (have, need) = (flags.len(), self.groups.rows());
-                return Err(Error::input(format!("{need} example ids, but {have} values")));
-            }
-            let any = (0..self.groups.len()).map(|g| self.groups.rows_of(g).any(|row| flags[row]));
-            Ok(BooleanArray::from_iter(any.map(Some)))
+    /// Whether any row of each example has true, or a number above 0; null is false.
+    fn any<'py>(&self, py: Python<'py>, values: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let values = Column::new("values", values)?;
+        let any = run(py, values.size(), |control| {
+            let flags = self.flags(&values)?;
+            Ok(BooleanArray::from(self.groups.any(&flags, control)?))
         })?;
         to_pyarrow(py, any)
+    }
+
+    /// For each example the first row that it has in `others`, as int64; null where it has none.
+    ///
+    /// Raises ValueError for an example of `others` that is none of these.
+    fn rows_in<'py>(&self, py: Python<'py>, others: &Groups) -> PyResult<Bound<'py, PyAny>> {
+        let rows = run(py, self.size() + others.size(), |_| {
+            let (rows, stray) = self.groups.rows_in(&self.ids, &others.groups, &others.ids);
+            match stray {
+                Some(id) => Err(Error::input(format!("example '{id}' has no responses"))),
+                None => Ok(rows),
+            }
+        })?;
+        let rows: Int64Array = rows.into_iter().map(|row| row.map(|row| row as i64)).collect();
+        to_pyarrow(py, rows)
+    }
+
+    /// All that is known of each example from its responses, in one pass: `example_id`, the columns
+    /// of `consensus` over `answers` and the mean NLL of `token_logprobs`, and `responded`, whether
+    /// any of its rows has `tokens` (null is none). Errors are those of the parts.
+    #[pyo3(signature = (answers, tokens, token_logprobs, *, tolerance=0.0))]
+    fn examples<'py>(
+        &self,
+        py: Python<'py>,
+        answers: &Bound<'py, PyAny>,
+        tokens: &Bound<'py, PyAny>,
+        token_logprobs: &Bound<'py, PyAny>,
+        tolerance: f64,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (answers, tokens) = (Column::new("answer", answers)?, Column::new("tokens", tokens)?);
+        let logprobs = Column::new("token_logprobs", token_logprobs)?;
+        let columns = run(py, self.size() + answers.size() + logprobs.size(), |control| {
+            let nll = score(&logprobs.float_lists(control)?, Score::MeanNll, control);
+            let (nll, answers) = (logprobs.named(nll)?, answers.texts(control)?);
+            let given = Votes { answers: &answers, nll: &nll, weights: None, tolerance };
+            let verdicts = votes::consensus(&self.groups, &given, control)?;
+            let winners = votes::winners(&verdicts, &answers, control)?;
+            let responded = self.groups.any(&self.flags(&tokens)?, control)?;
+            let mut columns = verdict_columns(verdicts, winners);
+            columns.push(("example_id", Arc::new(self.groups.ids(&self.ids, control)?)));
+            columns.push(("responded", Arc::new(BooleanArray::from(responded))));
+            Ok(columns)
+        })?;
+        batch_to_pyarrow(py, columns)
+    }
+}
+
+impl Groups {
+    /// A flag for each row.
+    fn flags(&self, values: &Column) -> Result<Vec<bool>> {
+        let flags = values.booleans()?;
+        let (have, need) = (flags.len(), self.groups.rows());
+        if have != need {
+            return Err(Error::input(format!("{need} example ids, but {have} {}", values.name)));
+        }
+        Ok(flags)
     }
 }
 
@@ -85,16 +148,16 @@ impl Groups {
 pub fn consensus<'py>(
     py: Python<'py>,
     groups: &Groups,
-    answers: AnyArray,
-    nll: AnyArray,
-    weights: Option<AnyArray>,
+    answers: &Bound<'py, PyAny>,
+    nll: &Bound<'py, PyAny>,
+    weights: Option<&Bound<'py, PyAny>>,
     tolerance: f64,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let (answers, nll) = (chunks(answers)?, chunks(nll)?);
-    let weights = weights.map(chunks).transpose()?;
-    let columns = run(py, groups.groups.rows(), |control| {
-        let (answers, nll) = (texts(&answers)?, floats(&nll)?);
-        let weights = weights.as_deref().map(floats).transpose()?;
+    let (answers, nll) = (Column::new("answers", answers)?, Column::new("nll", nll)?);
+    let weights = Column::optional("weights", weights)?;
+    let columns = run(py, groups.size() + answers.size(), |control| {
+        let (answers, nll) = (answers.texts(control)?, nll.floats()?);
+        let weights = weights.as_ref().map(Column::floats).transpose()?;
         let nll = nll.as_ref();
         let given = Votes { answers: &answers, nll, weights: weights.as_deref(), tolerance };
         let verdicts = votes::consensus(&groups.groups, &given, control)?;
@@ -129,50 +192,69 @@ fn verdict_columns(verdicts: Verdicts, winners: StringArray) -> Vec<(&'static st
 pub fn average_options<'py>(
     py: Python<'py>,
     groups: &Groups,
-    option_logprobs: AnyArray,
+    option_logprobs: &Bound<'py, PyAny>,
     classes: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let logprobs = chunks(option_logprobs)?;
-    let lists = run(py, groups.groups.rows(), |control| {
-        distribution::average(&groups.groups, &float_lists(&logprobs)?, classes, control)
-            .and_then(to_lists)
+    let logprobs = Column::new("option_logprobs", option_logprobs)?;
+    let lists = run(py, groups.size() + logprobs.size(), |control| {
+        let lists = logprobs.float_lists(control)?;
+        let mean = distribution::average(&groups.groups, &lists, classes, control);
+        logprobs.named(mean).and_then(to_lists)
     })?;
     to_pyarrow(py, lists)
 }
 
 /// The class weights w with which the mean over the rows of p_c w_c / sum_k p_k w_k is the prior, by
-/// iterated scaling: w_c becomes w_c * prior_c / mean_c until no mean is off by 1e-9.
+/// iterated scaling: w_c becomes w_c * prior_c / mean_c until the means are within 1e-9 of it.
 ///
-/// `distributions` holds lists of probabilities, a null list is left out; `prior` is normalised.
-/// A class of prior 0 gets the weight 0. Raises ValueError for a prior with a negative share, or
-/// without a positive one.
+/// `distributions` holds lists of probabilities, a null list is left out. `prior` is normalised over
+/// the classes that some row can be; without any of them all weights are 1. Rows that rule classes
+/// out may put the prior out of reach: then the weights are those that came nearest (never further
+/// from it than no weights), and a UserWarning says how far that is. The largest weight is 1, all
+/// are finite, and 0 is that of a class of prior 0. Raises ValueError for a prior with a share that
+/// is negative or not finite, or without a positive one.
 #[pyfunction]
 pub fn alignment_weights(
     py: Python<'_>,
-    distributions: AnyArray,
+    distributions: &Bound<'_, PyAny>,
     prior: Vec<f64>,
 ) -> PyResult<Vec<f64>> {
-    let lists = chunks(distributions)?;
-    run(py, rows(&lists), |control| {
-        let given = distribution::from_lists(&float_lists(&lists)?, prior.len())?;
-        distribution::alignment(&given, &prior, control)
-    })
+    let lists = Column::new("distributions", distributions)?;
+    let found = run(py, lists.size(), |control| {
+        let given = distribution::from_lists(&lists.float_lists(control)?, prior.len());
+        alignment::alignment(&lists.named(given)?, &prior, control)
+    })?;
+    if found.distance > FAR && lists.rows() > 0 {
+        let message = format!(
+            "the prior is out of reach: the rows rule classes out, and their mean stays {:.2} % of \
+             the probability away from it",
+            100.0 * found.distance
+        );
+        let warning = py.get_type::<PyUserWarning>();
+        PyErr::warn(py, &warning, &CString::new(message)?, 1)?;
+    }
+    Ok(found.weights)
 }
+
+/// Means that stay this far from the prior are worth a warning.
+const FAR: f64 = 1e-4;
 
 /// Each distribution under class weights, normalised anew: a record batch of `distribution`, the
 /// most probable `class` (the first of equal ones, as int32) and its `probability` (float32).
 ///
-/// All three are null where there is no distribution, or none of its mass has a weight.
+/// All three are null where there is no distribution, or none of its mass has a weight. Raises
+/// ValueError for weights that are negative, not finite, or all 0.
 #[pyfunction]
 pub fn align_options<'py>(
     py: Python<'py>,
-    distributions: AnyArray,
+    distributions: &Bound<'py, PyAny>,
     weights: Vec<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let lists = chunks(distributions)?;
-    let columns = run(py, rows(&lists), |control| {
-        let given = distribution::from_lists(&float_lists(&lists)?, weights.len())?;
-        let (scaled, best) = distribution::apply(&given, &weights, control)?;
+    let lists = Column::new("distributions", distributions)?;
+    let columns = run(py, lists.size(), |control| {
+        let given = distribution::from_lists(&lists.float_lists(control)?, weights.len());
+        let given = lists.named(given)?;
+        let (scaled, best) = alignment::apply(&given, &weights, control)?;
         let class: Int32Array = best.iter().map(|best| best.map(|b| b.0 as i32)).collect();
         let probability: Float32Array = best.iter().map(|best| best.map(|b| b.1)).collect();
         Ok(vec![
@@ -197,8 +279,12 @@ fn to_lists(p: Distributions) -> Result<ListArray> {
 
 /// A hash of each id, as uint64: the same on every machine and in every version.
 #[pyfunction]
-pub fn hash_ids(py: Python<'_>, example_ids: AnyArray) -> PyResult<Bound<'_, PyAny>> {
-    let ids = chunks(example_ids)?;
-    let hashes = run(py, rows(&ids), |control| ranks::hashes(&texts(&ids)?, control))?;
+pub fn hash_ids<'py>(
+    py: Python<'py>,
+    example_ids: &Bound<'py, PyAny>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let ids = Column::new("example_ids", example_ids)?;
+    let hashes =
+        run(py, ids.size(), |control| ids.named(ranks::hashes(&ids.ids(control)?, control)))?;
     to_pyarrow(py, UInt64Array::from(hashes))
 }

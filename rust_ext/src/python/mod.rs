@@ -2,24 +2,21 @@
 //! PyCapsule interface, releases the GIL, calls one kernel and gives pyarrow data back.
 
 mod answers;
+mod column;
 mod corpus;
 mod examples;
 mod run;
 mod scores;
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Float64Type;
 use arrow_array::{Array, ArrayRef, Float64Array, RecordBatch};
 use arrow_buffer::{BooleanBuffer, NullBuffer};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{Field, Schema};
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyArray;
 use pyo3_arrow::{PyArray, PyRecordBatch};
 
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::parallel;
 
 #[pymodule]
@@ -27,11 +24,13 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(scores::mean_nll, module)?)?;
     module.add_function(wrap_pyfunction!(scores::sequence_score, module)?)?;
     module.add_function(wrap_pyfunction!(scores::token_entropy, module)?)?;
+    module.add_function(wrap_pyfunction!(scores::_check, module)?)?;
     module.add_function(wrap_pyfunction!(scores::_read, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::collaborator_agreement, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::minhash, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::near_duplicates, module)?)?;
     module.add_function(wrap_pyfunction!(answers::extract_answers, module)?)?;
+    module.add_function(wrap_pyfunction!(answers::ambiguous_numbers, module)?)?;
     module.add_function(wrap_pyfunction!(answers::answers_equal, module)?)?;
     module.add_class::<examples::Groups>()?;
     module.add_function(wrap_pyfunction!(examples::consensus, module)?)?;
@@ -43,15 +42,6 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(run::num_threads, module)?)?;
     module.add_function(wrap_pyfunction!(run::set_num_threads, module)?)?;
     Ok(())
-}
-
-/// The chunks of an array or of a stream of arrays, not copied.
-fn chunks(data: AnyArray) -> PyResult<Vec<ArrayRef>> {
-    Ok(data.into_chunked_array()?.into_inner().0)
-}
-
-fn rows(chunks: &[ArrayRef]) -> usize {
-    chunks.iter().map(|chunk| chunk.len()).sum()
 }
 
 fn to_pyarrow(py: Python<'_>, array: impl Array + 'static) -> PyResult<Bound<'_, PyAny>> {
@@ -78,43 +68,4 @@ fn nullable(values: Vec<f64>) -> Float64Array {
         NullBuffer::new(BooleanBuffer::collect_bool(values.len(), |i| !values[i].is_nan()))
     });
     Float64Array::new(values.into(), nulls)
-}
-
-/// float64 chunks as one slice, NaN for null; not copied where it is one already.
-fn floats(chunks: &[ArrayRef]) -> Result<Cow<'_, [f64]>> {
-    if let [only] = chunks
-        && let Some(array) = only.as_primitive_opt::<Float64Type>()
-        && array.null_count() == 0
-    {
-        return Ok(Cow::Borrowed(array.values()));
-    }
-    let mut out = Vec::with_capacity(rows(chunks));
-    for chunk in chunks {
-        match chunk.data_type() {
-            DataType::Float64 if chunk.null_count() == 0 => {
-                out.extend_from_slice(chunk.as_primitive::<Float64Type>().values());
-            }
-            DataType::Float64 => {
-                out.extend(
-                    chunk.as_primitive::<Float64Type>().iter().map(|x| x.unwrap_or(f64::NAN)),
-                );
-            }
-            DataType::Null => out.resize(out.len() + chunk.len(), f64::NAN),
-            other => return Err(Error::input(format!("expected float64, got {other}"))),
-        }
-    }
-    Ok(Cow::Owned(out))
-}
-
-/// Boolean chunks as one slice, false for null.
-fn booleans(chunks: &[ArrayRef]) -> Result<Vec<bool>> {
-    let mut out = Vec::with_capacity(rows(chunks));
-    for chunk in chunks {
-        match chunk.data_type() {
-            DataType::Boolean => out.extend(chunk.as_boolean().iter().map(|x| x == Some(true))),
-            DataType::Null => out.resize(out.len() + chunk.len(), false),
-            other => return Err(Error::input(format!("expected booleans, got {other}"))),
-        }
-    }
-    Ok(out)
 }

@@ -2,8 +2,9 @@
 //! of our own while the calling thread looks out for Ctrl-C. A panic becomes a RuntimeError.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pyo3::exceptions::{PyKeyboardInterrupt, PyRuntimeError, PyValueError};
@@ -24,13 +25,31 @@ pub fn to_py_error(error: Error) -> PyErr {
     }
 }
 
-/// The value of `work`, which handles this many rows.
+/// Up to this much is done on the calling thread, without an eye on signals.
+const LITTLE_BYTES: usize = 1 << 16;
+
+/// How much there is to do.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub rows: usize,
+    pub bytes: usize,
+}
+
+impl std::ops::Add for Size {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rows: self.rows.max(other.rows), bytes: self.bytes.saturating_add(other.bytes) }
+    }
+}
+
+/// The value of `work`, which handles this much.
 pub fn run<T: Send>(
     py: Python<'_>,
-    rows: usize,
+    size: Size,
     work: impl FnOnce(&Control) -> Result<T> + Send,
 ) -> PyResult<T> {
-    if rows <= BLOCK_ROWS {
+    if size.rows <= BLOCK_ROWS && size.bytes <= LITTLE_BYTES {
         return py.detach(|| caught(work, &Control::default())).map_err(to_py_error);
     }
     let pool = pool()?;
@@ -72,7 +91,7 @@ fn caught<T>(work: impl FnOnce(&Control) -> Result<T>, control: &Control) -> Res
 /// Panics in the last of this many rows: for the test that a panic is an exception.
 #[pyfunction]
 pub fn _panic(py: Python<'_>, rows: usize) -> PyResult<()> {
-    run(py, rows, |control| {
+    run(py, Size { rows, bytes: rows }, |control| {
         let mut out = vec![0u8; rows];
         parallel::fill(&mut out[..], control, |start, block| {
             assert!(start + block.len() < rows, "row {} was asked to panic", rows - 1);
@@ -86,15 +105,29 @@ static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 /// How many threads the kernels use: what `set_num_threads` said, else SEMIEVOL_NUM_THREADS, else
 /// OMP_NUM_THREADS (Ray sets it to the CPUs it granted), else every core.
+///
+/// Raises ValueError where SEMIEVOL_NUM_THREADS is no whole number above 0.
 #[pyfunction]
-pub fn num_threads() -> usize {
-    let of_env = |name| std::env::var(name).ok()?.trim().parse::<usize>().ok();
-    Some(THREADS.load(Ordering::Relaxed))
-        .filter(|&n| n > 0)
-        .or_else(|| of_env("SEMIEVOL_NUM_THREADS"))
-        .or_else(|| of_env("OMP_NUM_THREADS"))
-        .filter(|&n| n > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+pub fn num_threads() -> PyResult<usize> {
+    let set = THREADS.load(Ordering::Relaxed);
+    if set > 0 {
+        return Ok(set);
+    }
+    if let Ok(text) = std::env::var("SEMIEVOL_NUM_THREADS") {
+        return threads_of(&text).ok_or_else(|| {
+            PyValueError::new_err(format!(
+                "SEMIEVOL_NUM_THREADS: {text:?} is not a number of threads; leave it out for all"
+            ))
+        });
+    }
+    // OpenMP takes one number for each level of nesting, and ignores what it cannot read.
+    let omp = std::env::var("OMP_NUM_THREADS").ok();
+    let omp = omp.and_then(|text| threads_of(text.split(',').next().unwrap_or("")));
+    Ok(omp.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)))
+}
+
+fn threads_of(text: &str) -> Option<usize> {
+    text.trim().parse().ok().filter(|&n| n > 0)
 }
 
 /// Sets how many threads the kernels use in this process; 0 goes back to the environment.
@@ -106,30 +139,33 @@ pub fn set_num_threads(threads: usize) {
 struct Owned {
     process: u32,
     threads: usize,
-    pool: ThreadPool,
+    pool: Arc<ThreadPool>,
 }
 
-static POOL: AtomicPtr<Owned> = AtomicPtr::new(std::ptr::null_mut());
+// Held with the GIL alone and never across a call, so a fork by Python never finds it locked.
+static POOL: Mutex<Option<Owned>> = Mutex::new(None);
 
-/// The pool of this process. A fork has its parent's pool but none of its threads: it makes one of
-/// its own, as does a change of the thread count. A pool that was replaced is never freed, because
-/// a call may still use it; there are as many as such changes.
-fn pool() -> PyResult<&'static ThreadPool> {
-    let (process, threads) = (std::process::id(), num_threads());
-    let current = POOL.load(Ordering::Acquire);
-    // SAFETY: the pointer is null or comes from `Box::into_raw` below and is never freed.
-    if let Some(owned) = unsafe { current.as_ref() }
+/// The pool of this process, made anew where the thread count has changed; the threads of the one
+/// before end with the last call that uses it. A fork has its parent's pool but none of its
+/// threads: it makes one of its own, and leaves the other alone.
+fn pool() -> PyResult<Arc<ThreadPool>> {
+    let (process, threads) = (std::process::id(), num_threads()?);
+    let mut current = POOL.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(owned) = current.as_ref()
         && owned.process == process
         && owned.threads == threads
     {
-        return Ok(&owned.pool);
+        return Ok(owned.pool.clone());
     }
     let pool = ThreadPoolBuilder::new()
         .num_threads(threads)
         .thread_name(|i| format!("semievol-{i}"))
         .build()
         .map_err(|error| PyRuntimeError::new_err(format!("no thread pool: {error}")))?;
-    let owned = Box::leak(Box::new(Owned { process, threads, pool }));
-    POOL.store(owned, Ordering::Release);
-    Ok(&owned.pool)
+    let pool = Arc::new(pool);
+    let before = current.replace(Owned { process, threads, pool: pool.clone() });
+    if let Some(before) = before.filter(|before| before.process != process) {
+        std::mem::forget(before);
+    }
+    Ok(pool)
 }

@@ -7,28 +7,28 @@ use arrow_array::types::Float32Type;
 use arrow_array::{ArrayRef, new_null_array};
 use arrow_schema::DataType;
 use pyo3::prelude::*;
-use pyo3_arrow::input::AnyArray;
 
+use super::column::Column;
 use super::run::{run, to_py_error};
-use super::{batch_to_pyarrow, chunks, nullable, rows, to_pyarrow};
-use crate::arrays::{FloatLists, float_lists, lists};
+use super::{batch_to_pyarrow, nullable, to_pyarrow};
+use crate::arrays::FloatLists;
 use crate::error::Error;
 use crate::parallel;
 use crate::scores::{Score, score};
 use crate::sums;
-use crate::token_entropy::{integer_lists, token_entropy as bounds_of, token_entropy_by_position};
+use crate::token_entropy::{Limits, token_entropy as bounds_of, token_entropy_by_position};
 
 /// Length-normalised negative log-likelihood of each response, in nats: -(1/L) sum(r_k) (Eq. 6).
 ///
 /// `logprobs` holds lists of float16, float32 or float64. Null for a null or empty list; a null in
 /// a list is left out; -inf gives +inf. Raises ValueError with the row for NaN and for values above 0.
 #[pyfunction]
-pub fn mean_nll(py: Python<'_>, logprobs: AnyArray) -> PyResult<Bound<'_, PyAny>> {
-    let logprobs = chunks(logprobs)?;
-    let values = run(py, rows(&logprobs), |control| {
-        score(&float_lists(&logprobs)?, Score::MeanNll, control).map(nullable)
+pub fn mean_nll<'py>(py: Python<'py>, logprobs: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    let logprobs = Column::new("logprobs", logprobs)?;
+    let values = run(py, logprobs.size(), |control| {
+        logprobs.named(score(&logprobs.float_lists(control)?, Score::MeanNll, control))
     })?;
-    to_pyarrow(py, values)
+    to_pyarrow(py, nullable(values))
 }
 
 /// A score of each response from the logprobs r_1 ... r_L of its tokens, in nats:
@@ -43,7 +43,7 @@ pub fn mean_nll(py: Python<'_>, logprobs: AnyArray) -> PyResult<Bound<'_, PyAny>
 #[pyo3(signature = (logprobs, *, kind="mean_nll", tail=8))]
 pub fn sequence_score<'py>(
     py: Python<'py>,
-    logprobs: AnyArray,
+    logprobs: &Bound<'py, PyAny>,
     kind: &str,
     tail: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
@@ -56,46 +56,52 @@ pub fn sequence_score<'py>(
         "tail_mean_nll" => Score::TailMeanNll(tail),
         _ => return Err(to_py_error(Error::input(format!("kind: unknown score {kind:?}")))),
     };
-    let logprobs = chunks(logprobs)?;
-    let values = run(py, rows(&logprobs), |control| {
-        score(&float_lists(&logprobs)?, kind, control).map(nullable)
+    let logprobs = Column::new("logprobs", logprobs)?;
+    let values = run(py, logprobs.size(), |control| {
+        logprobs.named(score(&logprobs.float_lists(control)?, kind, control))
     })?;
-    to_pyarrow(py, values)
+    to_pyarrow(py, nullable(values))
 }
 
 /// Bounds of the mean entropy per token, in nats, from the top-k logprobs of each token: a record
 /// batch of `low` and `high`.
 ///
 /// `logprobs` holds a list of tokens for each response, a token being the list of its top-k
-/// logprobs. The mass that these leave over is on tokens of at most the least probability seen:
-/// `low` packs it as tightly as that allows, `high` spreads it over the rest of `vocabulary`. Null
-/// for a response without tokens. Raises ValueError with the row for what is no distribution.
+/// logprobs, in any order, with or without that of the sampled token beside them. What these leave
+/// over is on tokens of at most the k-th probability: `low` packs it as tightly as that allows,
+/// `high` spreads it over the rest of `vocabulary`. Without `k` the least of a token's logprobs is
+/// taken for the sampled one's, which says nothing about the others: then `low` is lower. Null for
+/// a response without tokens. Raises ValueError with the row for what is no distribution.
 ///
 /// With `positions` the two are parallel lists: `logprobs` holds those of all tokens of a response
 /// one after another, `positions` (int32, int64 or uint32) the place of each one's token, which
 /// never falls. Raises ValueError with the row where the two do not fit.
 #[pyfunction]
-#[pyo3(signature = (logprobs, *, vocabulary, positions=None))]
+#[pyo3(signature = (logprobs, *, vocabulary, k=None, positions=None))]
 pub fn token_entropy<'py>(
     py: Python<'py>,
-    logprobs: AnyArray,
+    logprobs: &Bound<'py, PyAny>,
     vocabulary: usize,
-    positions: Option<AnyArray>,
+    k: Option<usize>,
+    positions: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let logprobs = chunks(logprobs)?;
-    let positions = positions.map(chunks).transpose()?;
-    let bounds = run(py, rows(&logprobs), |control| {
+    let logprobs = Column::new("logprobs", logprobs)?;
+    let positions = Column::optional("positions", positions)?;
+    let limits = Limits { vocabulary, k };
+    let size = positions.iter().fold(logprobs.size(), |size, column| size + column.size());
+    let bounds = run(py, size, |control| {
         if let Some(positions) = &positions {
-            let (values, positions) = (float_lists(&logprobs)?, integer_lists(positions)?);
-            return token_entropy_by_position(&values, &positions, vocabulary, control);
+            let values = logprobs.float_lists(control)?;
+            let positions = positions.integer_lists(control)?;
+            return token_entropy_by_position(&values, &positions, limits, control);
         }
-        let outer = lists(&logprobs)?;
+        let outer = logprobs.lists(control)?;
         let inner = outer.chunks.iter().map(|chunk| match &chunk.values {
-            Some(values) => FloatLists::new(values),
-            None => FloatLists::new(&new_null_array(&DataType::Null, 0)),
+            Some(values) => FloatLists::new(values, control),
+            None => FloatLists::new(&new_null_array(&DataType::Null, 0), control),
         });
-        let inner = inner.collect::<crate::error::Result<Vec<_>>>()?;
-        bounds_of(&outer, &inner, vocabulary, control)
+        let inner = logprobs.named(inner.collect::<crate::error::Result<Vec<_>>>())?;
+        logprobs.named(bounds_of(&outer, &inner, limits, control))
     })?;
     let column = |values: Vec<f64>| -> ArrayRef { Arc::new(nullable(values)) };
     let low = column(bounds.iter().map(|b| b.0).collect());
@@ -103,13 +109,20 @@ pub fn token_entropy<'py>(
     batch_to_pyarrow(py, vec![("low", low), ("high", high)])
 }
 
+/// Checks texts as every kernel does that takes them, and nothing else: for benchmarks/selection.py.
+#[pyfunction]
+pub fn _check(py: Python<'_>, texts: &Bound<'_, PyAny>) -> PyResult<()> {
+    let texts = Column::new("texts", texts)?;
+    run(py, texts.size(), |control| texts.texts(control).map(|_| ()))
+}
+
 /// Reads a float32 array once, on all threads: the yardstick of benchmarks/selection.py.
 #[pyfunction]
-pub fn _read(py: Python<'_>, values: AnyArray) -> PyResult<u32> {
-    let values = chunks(values)?;
-    run(py, rows(&values), |control| {
+pub fn _read(py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let values = Column::new("values", values)?;
+    run(py, values.size(), |control| {
         let mut all = 0;
-        for chunk in &values {
+        for chunk in &values.chunks {
             let chunk = chunk
                 .as_primitive_opt::<Float32Type>()
                 .ok_or_else(|| Error::input("expected float32"))?;
