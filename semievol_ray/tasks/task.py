@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from semievol_ray.config import TaskConfig
 from semievol_ray.errors import UserError
-from semievol_ray.selection import answers_equal, extract_answers
+from semievol_ray.selection import ambiguous_numbers, answers_equal, extract_answers
 from semievol_ray.tasks.forms import option_letters
 from semievol_ray.tasks.presets import KIND_DEFAULTS, TASK_PRESETS
 from semievol_ray.tasks.prompts import Message
