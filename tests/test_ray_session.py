@@ -9,7 +9,7 @@ import threading
 import pytest
 import ray
 
-from semievol_ray import ray_session
+from semievol_ray import SemiEvolError, ray_session
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_session")]
 
@@ -34,3 +34,14 @@ def test_tasks_that_wait_for_cpus_of_others_say_so(
         found = list(ray_session.bounded_map(os.path.basename, [f"run/{i}" for i in range(5)]))
     assert found == ["0", "1", "2", "3", "4"]
     assert "waiting for CPUs of the cluster" in caplog.text
+
+
+def test_what_is_waited_for_is_said_and_the_wait_ends(ray_session) -> None:
+    from semievol_ray.ray_session import await_resources
+
+    await_resources({"CPU": 1, "GPU": 0}, 2, "the training's workers", 30)
+    wanted = r"waited 2 s in vain for the training's workers: 3 x \(1 CPU\); the cluster has 2 CPU"
+    with pytest.raises(SemiEvolError, match=wanted):
+        await_resources({"CPU": 1}, 3, "the training's workers", 2)
+    # What was asked for in vain is not held.
+    await_resources({"CPU": 2}, 1, "the training's workers", 30)

@@ -1,0 +1,42 @@
+"""What a run needs is decided once: no node that is away turns a run on GPUs into one on CPUs."""
+
+from __future__ import annotations
+
+import pytest
+
+from semievol_ray.config import GenerationConfig, ModelConfig
+from semievol_ray.config_file import load_config
+from semievol_ray.engines import with_gpus
+from semievol_ray.stages import context as context_module
+from semievol_ray.stages.context import Context
+from semievol_ray.store import RunDirectory, StageLedger
+
+
+def test_a_run_on_gpus_stays_one(tmp_path, monkeypatch) -> None:
+    there = {"gpus": 0.0}
+    monkeypatch.setattr(context_module, "most_gpus", lambda: there["gpus"])
+
+    def new() -> Context:
+        run = RunDirectory(str(tmp_path / "run"))
+        config = load_config(
+            {"run_dir": run.uri, "model": {"name": "m"}, "task": {"kind": "label"},
+             "data": {"labeled": "l", "unlabeled": "u"}}
+        )  # fmt: skip
+        return Context(config, run, StageLedger(run))
+
+    assert not new().has_gpus, "there is none, and none may come"
+    there["gpus"] = 8.0
+    assert new().has_gpus, "a run that began on CPUs takes the GPUs that came"
+    there["gpus"] = 0.0
+    assert new().has_gpus, "the spot nodes went: they are waited for"
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpus", "asked", "decided"),
+    [("vllm", True, None, 4), ("vllm", False, None, 0), ("openai", True, None, 0),
+     ("vllm", True, 0.5, 0.5), ("transformers", True, 0, 0)],
+)  # fmt: skip
+def test_a_replicas_gpus(engine, gpus, asked, decided) -> None:
+    config = GenerationConfig(gpus_per_replica=asked, tensor_parallel=4)
+    found = with_gpus(config, ModelConfig(name="m", engine=engine), gpus=gpus)
+    assert found.gpus_per_replica == decided
