@@ -65,7 +65,7 @@ def connect(config: RayConfig) -> bool:
         if in_main:
             # Ray puts a handler of its own in its place, which ends the process untidily.
             signal.signal(signal.SIGTERM, terminated)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # a node that does not come up is a bare Exception of Ray's
         reason = " ".join(redact(str(error), secrets).split())[:300]
         if attach:
             raise UserError(f"ray.address: {attach}: no Ray cluster answers ({reason})") from None

@@ -35,8 +35,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(SECONDS + 
 STAGES = ("ingest", "warmup", "retrieve", "round-1/generate", "round-1/justify", "round-1/select",
           "round-1/evolve", "round-2/generate", "round-2/justify", "round-2/select",
           "round-2/evolve", "round-2/evaluate")  # fmt: skip
-# Mean seconds between two kills: a replica is back in two, a training in ten.
-PAUSES = {"generate": 1.5, "warmup": 9.0, "evolve": 9.0}
+# Mean seconds between two kills: a replica is back in two, a training in ten or more.
+PAUSES = {"generate": 2.0, "warmup": 15.0, "evolve": 15.0}
 
 
 def config(folder: Path) -> Path:
@@ -98,7 +98,7 @@ class Storm:
         """Kill at random until the driver is dead or done."""
         while True:
             stage = self.stage()
-            pause = self.dice.expovariate(1 / PAUSES.get(stage, 3.0))
+            pause = self.dice.expovariate(1 / PAUSES.get(stage, 6.0))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return driver.wait(timeout=pause)
             if self.dice.random() < 0.03:
@@ -120,11 +120,14 @@ class Storm:
         self.refused += other.returncode == 2
 
     def stage(self) -> str:
-        """What the run says it is doing."""
-        with contextlib.suppress(OSError, ValueError):
-            text = (self.path.parent / "run" / "live.json").read_text()
-            return str(yaml.safe_load(text)["stage"])
-        return "between stages"
+        """The stage that is being done, by the manifests: the last one that was begun."""
+        running = []
+        for path in (self.path.parent / "run" / "manifests").glob("*.json"):
+            with contextlib.suppress(OSError):
+                if '"state": "running"' in path.read_text():
+                    running.append(path.stem.rpartition(".")[2])
+        order = ("generate", *(stage.rpartition("/")[2] for stage in STAGES))
+        return min(running, key=order.index, default="no stage")
 
     def dropped(self, stage: str) -> bool:
         manifest = self.path.parent / "run" / "manifests" / f"{stage.replace('/', '.')}.json"
