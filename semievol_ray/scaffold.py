@@ -50,7 +50,8 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
     if kind in ("multiple_choice", "label"):
         lines += [
             "# For closed answers the policy `balanced` was better than `paper` in our benchmarks:",
-            "# selection: {policy: balanced, soft_targets: true}",
+            "# selection: {policy: balanced}",
+            "# evolve: {soft_targets: true}",
             "# justify: {when: never}   # balanced reads the options' probabilities instead",
         ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
