@@ -147,8 +147,9 @@ class StageLedger:
     @property
     def _manifests(self) -> dict[str, Manifest]:
         if self._known is None:
-            found = (self.run.read_json(name) for name in self.run.files(layout.MANIFESTS, ".json"))
-            self._known = {values["stage"]: _parse(values) for values in found}
+            names = self.run.files(layout.MANIFESTS, ".json")
+            found = [_parse(f"{self.run.uri}/{name}", self.run.read_json(name)) for name in names]
+            self._known = {manifest.stage: manifest for manifest in found}
         return self._known
 
     def _put(self, manifest: Manifest) -> None:
@@ -187,9 +188,15 @@ def check_unchanged(
                 )
 
 
-def _parse(values: dict[str, Any]) -> Manifest:
-    tuples = {key: tuple(values[key]) for key in ("writes", "files")}
-    return Manifest(**(values | tuples))
+def _parse(where: str, values: Any) -> Manifest:
+    try:
+        tuples = {key: tuple(values[key]) for key in ("writes", "files")}
+        return Manifest(**(values | tuples))
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{where}: no manifest of this version of semievol; a run of another version is not "
+            "gone on with: use another run_dir"
+        ) from None
 
 
 def _numeric(versions: Mapping[str, str]) -> dict[str, str]:

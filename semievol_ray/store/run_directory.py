@@ -130,12 +130,14 @@ class RunDirectory:
             return None
 
     def read_json(self, name: str) -> Any:
-        """A JSON file, or null where there is none."""
+        """A JSON file, or null where there is none. Raises SemiEvolError where it is damaged."""
         try:
             with self.filesystem.open_input_stream(self.full_path(name)) as source:
                 return json.loads(source.read().decode())
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise SemiEvolError(f"{self.uri}/{name}: is damaged: {error}") from None
 
     # -- writing ---------------------------------------------------------------------------------
 

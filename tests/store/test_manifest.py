@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from semievol_ray import UserError
+from semievol_ray import SemiEvolError, UserError
 from semievol_ray.store import RunDirectory, StageLedger, check_unchanged
 
 SETTINGS, INPUTS = {"selection.percentile": 50}, {"round-2/generate": "f00"}
@@ -87,3 +87,12 @@ def test_a_sweep_that_is_killed_is_finished_by_the_next(run, monkeypatch) -> Non
     StageLedger(again).sweep()
     assert not again.exists(folder)
     StageLedger(again).sweep()
+
+
+def test_a_run_of_another_version_and_a_damaged_manifest_are_one_line(run) -> None:
+    run.write_json("manifests/ingest.json", {"stage": "ingest", "state": "done"})
+    with pytest.raises(UserError, match=r"ingest.json: no manifest of this version"):
+        StageLedger(run).all()
+    run.write_bytes("manifests/ingest.json", b"{")
+    with pytest.raises(SemiEvolError, match=r"ingest.json: is damaged"):
+        StageLedger(run).all()
