@@ -61,7 +61,7 @@ class Host:
         self.deaths: dict[int, asyncio.Future[None]] = {}
         self.calls: list[Call] = []
 
-    async def ready(self, number: int) -> int:
+    async def ready(self, number: int) -> str:
         """Load: the engine is there after some seconds, and its death is set."""
         if number not in self.engines:
             if self.model.engine_options.get("tokens_per_second"):
@@ -72,7 +72,11 @@ class Host:
                 asyncio.get_running_loop().call_later(
                     self.dies_after[number], death.set_result, None
                 )
-        return number
+        return "virtual"
+
+    async def pulse(self, number: int) -> int:
+        """See Engine.pulse."""
+        return len(self.calls)
 
     async def run(self, number: int, work: Any, *arguments: Any) -> Any:
         """`work`, unless the replica dies before it is done: then as Ray reports a death."""
@@ -95,7 +99,7 @@ class VirtualPool(EnginePool):
         super().__init__(*arguments, **options)
         self.hosts = hosts
 
-    def _start(self, number: int) -> Any:
+    def _start(self, number: int, avoided: Any) -> Any:
         return _Seat(_Handle(self.hosts[number % len(self.hosts)], number))
 
     def close(self) -> None:

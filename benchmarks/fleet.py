@@ -221,8 +221,10 @@ def make_context(
 @contextmanager
 def corpus(rows: int, shard_rows: int) -> Iterator[RunDirectory]:
     """A run directory that holds an ingested corpus."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = RunDirectory(str(Path(folder) / "run"))
+    with tempfile.TemporaryDirectory() as root:
+        run = RunDirectory(str(Path(root) / "run"))
+        ledger = StageLedger(run)
+        folder = ledger.begin("ingest", {}, {}).folder
         outputs = {}
         for number, first in enumerate(range(0, rows, shard_rows)):
             count = min(shard_rows, rows - first)
@@ -232,10 +234,8 @@ def corpus(rows: int, shard_rows: int) -> Iterator[RunDirectory]:
             )
             empty = {field.name: pa.nulls(count, field.type) for field in EXAMPLE}
             table = pa.table(empty | {"example_id": index, "question": question}, schema=EXAMPLE)
-            name = f"ingest/attempt-1/unlabeled/shard-{number:05}.parquet"
+            name = f"{folder}/unlabeled/shard-{number:05}.parquet"
             outputs[name] = run.write_table(name, table)
-        ledger = StageLedger(run)
-        ledger.begin("ingest", {}, {})
         found = {"rows": {"unlabeled": rows}, "labels": list("ABCD"), "label_counts": {},
                  "most_options": 0}  # fmt: skip
         ledger.finish("ingest", outputs, (), found, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ class EnginePool:
             "request_timeout_seconds": config.request_timeout_seconds,
             "threads": max(1, int(config.cpus_per_replica)),
         }
+        self._asked_who_goes = 0.0
         self._living: dict[int, _Living] = {}
         self._idle: list[_Living] = []
 
@@ -182,12 +184,13 @@ class EnginePool:
 
     def _send_off(self, fleet: Fleet) -> None:
         """Replicas on machines that are going finish what they hold, and end."""
-        if not fleet.nodes:
-            return
-        going = draining_nodes()
-        for replica in list(fleet.ready):
-            if fleet.nodes.get(replica) in going:
-                fleet.leave(replica)
+        now = time.monotonic()
+        if fleet.nodes and now - self._asked_who_goes > _POLL_SECONDS:
+            self._asked_who_goes = now
+            going = draining_nodes()
+            for replica in list(fleet.ready):
+                if fleet.nodes.get(replica) in going:
+                    fleet.leave(replica)
         for replica in fleet.left:
             fleet.gone(replica)
             self._living.pop(replica).end()
