@@ -9,7 +9,7 @@ comma := ,
 EXTRAS := dev$(if $(ENGINE),$(comma)$(ENGINE))
 UV := $(BIN)/python -m uv pip install --python $(BIN)/python --constraint constraints.txt --overrides .ci/overrides.txt
 
-.PHONY: setup demo test lint rust-test miri fuzz clean
+.PHONY: setup demo test lint rust-test chaos miri fuzz clean
 
 setup: $(STAMP)
 
@@ -38,6 +38,11 @@ lint: setup
 
 rust-test: setup
 	cargo test --workspace --locked --quiet
+
+# The soak: a two-round run killed so many times in every stage, and still the same to the byte.
+CHAOS_KILLS ?= 1000
+chaos: setup
+	SEMIEVOL_CHAOS_KILLS=$(CHAOS_KILLS) $(BIN)/python -m pytest -s tests/chaos/test_killed_runs.py
 
 # The unsafe parts under Miri, which knows AVX2 but not AVX-512: needs a nightly toolchain with miri.
 miri:

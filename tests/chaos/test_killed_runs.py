@@ -4,7 +4,8 @@ Drivers, replicas and training workers get SIGKILL at random moments; two driver
 finished run is begun anew at a random stage and killed again. What is there at the end is, byte for
 byte, what a run that nobody touched leaves: tables, adapters and all.
 
-For the soak: SEMIEVOL_CHAOS_KILLS=1000; SEMIEVOL_CHAOS_SECONDS bounds it.
+A soak, for an hour (`make chaos`): SEMIEVOL_CHAOS_KILLS says how many, SEMIEVOL_CHAOS_SECONDS bounds
+it. What is killed in every test run is in tests/e2e, tests/cluster and the rest of this folder.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import yaml
 from semievol_ray.results import Run
 from tests.e2e.conftest import finish, write_run
 
-KILLS = int(os.environ.get("SEMIEVOL_CHAOS_KILLS", "8"))
+KILLS = int(os.environ.get("SEMIEVOL_CHAOS_KILLS", "0"))
 SECONDS = float(os.environ.get("SEMIEVOL_CHAOS_SECONDS", "5400"))
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(SECONDS + 3600)]
@@ -156,6 +157,7 @@ def workers(session: int) -> list[int]:
     return found
 
 
+@pytest.mark.skipif(not KILLS, reason="a soak: make chaos")
 def test_a_run_that_is_killed_everywhere_is_the_one_that_nobody_touched(tmp_path) -> None:
     calm = config(tmp_path / "calm")
     finish(calm)

@@ -189,4 +189,5 @@ def test_two_drivers_and_one_that_is_told_to_stop(tmp_path) -> None:
     out = (tmp_path / "out.txt").read_text()
     assert "Traceback" not in out and "run the same command again to go on" in out
     assert not any(lease.iterdir()), "it left its claim behind"
-    finish(config)
+    again = semievol("run", str(config), "--until", "retrieve")
+    assert again.returncode == 0, again.stderr
