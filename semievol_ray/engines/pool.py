@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
@@ -22,10 +23,13 @@ from semievol_ray.ray_session import draining_nodes
 from semievol_ray.store import RunDirectory, digest, layout
 
 _POLL_SECONDS = 5.0
+_PATIENCE_SECONDS = 60.0
 _OUT_OF_MEMORY = (
     "a replica ran out of memory: lower generation.batch_rows, model.max_model_len or the replicas "
     "of a node, or raise generation.tensor_parallel"
 )
+
+log = logging.getLogger(__name__)
 
 # What each awaited reference is: a replica, and its item, or null for its start.
 _Pending = dict[Any, tuple[int, Hashable | None]]
@@ -75,6 +79,7 @@ class EnginePool:
             "threads": max(1, int(config.cpus_per_replica)),
         }
         self._asked_who_goes = 0.0
+        self._waiting_since = time.monotonic()
         self._living: dict[int, _Living] = {}
         self._idle: list[_Living] = []
 
@@ -117,6 +122,7 @@ class EnginePool:
                     pending[self._living[number].actor.ready.remote()] = (number, None)
                 while (assignment := fleet.next_assignment()) is not None:
                     pending[self._hand_out(fleet, *assignment, work, arguments)] = assignment
+                self._say_what_is_waited_for(fleet)
                 metrics.show(fleet.state)
                 if watch is not None:
                     watch(fleet.state)
@@ -234,13 +240,31 @@ class EnginePool:
                 f"({reason}){where}"
             )
 
+    def _say_what_is_waited_for(self, fleet: Fleet) -> None:
+        """Once a minute, while no replica is there and one that is to start finds no room."""
+        import ray
+
+        now = time.monotonic()
+        if fleet.ready or not fleet.starting:
+            self._waiting_since = now
+        elif now - self._waiting_since > _PATIENCE_SECONDS:
+            self._waiting_since = now
+            free = ray.available_resources()
+            gpus = self.config.gpus_per_replica or 0
+            if free.get("CPU", 0) < self.config.cpus_per_replica or free.get("GPU", 0) < gpus:
+                log.warning("waiting for room for a replica of %s: %s", self.model.name, self._room)
+
+    @property
+    def _room(self) -> str:
+        gpus = self.config.gpus_per_replica
+        return f"{self.config.cpus_per_replica:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
+
     def _stalled(self, fleet: Fleet) -> str:
         held = {r: [str(i) for i in items] for r, items in fleet.ready.items() if items}
-        gpus = f" and {self.config.gpus_per_replica:g} GPUs" if self.config.gpus_per_replica else ""
         return (
             f"model {self.model.name}: no progress for {self.config.stall_seconds:.0f} s; "
             f"{len(fleet.starting)} replicas are starting, in flight: {held or 'nothing'}; is "
-            f"there room for one replica ({self.config.cpus_per_replica:g} CPUs{gpus})?"
+            f"there room for one replica ({self._room})?"
         )
 
 

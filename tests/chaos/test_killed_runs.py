@@ -4,7 +4,7 @@ Drivers, replicas and training workers get SIGKILL at random moments; two driver
 finished run is begun anew at a random stage and killed again. What is there at the end is, byte for
 byte, what a run that nobody touched leaves: tables, adapters and all.
 
-A soak, for an hour (`make chaos`): SEMIEVOL_CHAOS_KILLS says how many, SEMIEVOL_CHAOS_SECONDS bounds
+A soak, for hours (`make chaos`): SEMIEVOL_CHAOS_KILLS says how many, SEMIEVOL_CHAOS_SECONDS bounds
 it. What is killed in every test run is in tests/e2e, tests/cluster and the rest of this folder.
 """
 

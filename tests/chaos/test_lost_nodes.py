@@ -23,6 +23,7 @@ from ray.cluster_utils import Cluster
 from semievol_ray import SemiEvolError
 from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines import EnginePool, Request, Sampling
+from semievol_ray.engines import pool as pool_module
 from semievol_ray.store import RunDirectory
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos]
@@ -112,12 +113,14 @@ def test_a_node_that_is_going_gets_nothing_new_and_loses_nothing(cluster, tmp_pa
     assert len(workers) == 3 and len(committed(tmp_path)) == 300
 
 
-def test_a_pool_that_finds_no_place_says_so(cluster, tmp_path) -> None:
+def test_a_pool_that_finds_no_place_says_so(cluster, tmp_path, monkeypatch, caplog) -> None:
+    monkeypatch.setattr(pool_module, "_PATIENCE_SECONDS", 1.0)
     cluster.add_node(num_cpus=1)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     pool = make_pool(tmp_path, 1, cpus_per_replica=4, stall_seconds=6)
     with pytest.raises(SemiEvolError, match=r"no progress for 6 s; 1 replicas are start.*4 CPUs"):
         list(pool.map(answer, range(3), RunDirectory(str(tmp_path))))
+    assert "waiting for room for a replica of sim: 4 CPUs" in caplog.text
 
 
 @pytest.mark.timeout(3600)
