@@ -23,7 +23,9 @@ from semievol_ray.tasks import PromptRenderer, Task, completion_text
 _SMALLEST_PROBABILITY = 0.01
 
 # What a training stage makes in its folder. The scratch goes when the model is there.
-TRAINING_WRITES = ("examples/*", "model/*", "logs/*", "scratch/*", "result.json")
+TRAINING_WRITES = (
+    "examples/*", "model/*", ".model.*", "logs/*", "scratch/*", "worker-*", "result.json",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
