@@ -8,6 +8,7 @@ pub mod arrays;
 pub mod choice;
 pub mod consensus;
 mod cues;
+pub mod dealt;
 pub mod distribution;
 pub mod duplicates;
 pub mod error;

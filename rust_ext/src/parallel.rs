@@ -103,17 +103,27 @@ pub fn map<T: Send>(
     control: &Control,
     work: impl Fn(Range<usize>) -> Result<T> + Sync,
 ) -> Result<Vec<T>> {
-    let block = |i: usize| {
-        control.check()?;
+    each(rows.div_ceil(BLOCK_ROWS), control, |i| {
         work(i * BLOCK_ROWS..rows.min((i + 1) * BLOCK_ROWS))
+    })
+}
+
+/// The value of `work` for each of `0..parts`, in order.
+pub fn each<T: Send>(
+    parts: usize,
+    control: &Control,
+    work: impl Fn(usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let part = |i: usize| {
+        control.check()?;
+        work(i)
     };
-    let blocks = rows.div_ceil(BLOCK_ROWS);
-    let results: Vec<Result<T>> = if in_pool() && blocks > 1 {
-        (0..blocks).into_par_iter().map(block).collect()
+    let results: Vec<Result<T>> = if in_pool() && parts > 1 {
+        (0..parts).into_par_iter().map(part).collect()
     } else {
-        (0..blocks).map(block).collect()
+        (0..parts).map(part).collect()
     };
-    let mut values = Vec::with_capacity(blocks);
+    let mut values = Vec::with_capacity(parts);
     let mut failed: Option<Error> = None;
     for result in results {
         match result {
