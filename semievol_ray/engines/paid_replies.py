@@ -24,8 +24,6 @@ FOLDER = "replies"
 
 _PART = pa.schema([pa.field("key", pa.string()), *GENERATION, pa.field("scores", SCORES)])
 _PART_EVERY_SECONDS = 10.0
-# So many requests are one call: few enough to lose little, enough to be no burden.
-_CALL_ROWS = 16
 
 _Reply = dict[str, Any]
 
@@ -140,18 +138,17 @@ class PaidReplies(Engine):
         keys = [_key(how, request) for request in requests]
         missing = [i for i, key in enumerate(keys) if key not in self._known]
 
-        async def call(rows: list[int]) -> None:
-            for row, reply in zip(rows, await ask(rows), strict=True):
-                kept = {"key": keys[row], "scores": None} | reply
-                self._known[keys[row]] = kept
-                if kept["finish_reason"] != PASSING:
-                    self._new.append(kept)
+        async def call(row: int) -> None:
+            (reply,) = await ask([row])
+            kept = {"key": keys[row], "scores": None} | reply
+            self._known[keys[row]] = kept
+            if kept["finish_reason"] != PASSING:
+                self._new.append(kept)
             if time.monotonic() - self._written > _PART_EVERY_SECONDS:
                 self.write()
 
-        calls = [missing[i : i + _CALL_ROWS] for i in range(0, len(missing), _CALL_ROWS)]
-        # All of them come to their end, so that one that fails costs none of the others.
-        ends = await asyncio.gather(*map(call, calls), return_exceptions=True)
+        # One call a row, and all of them come to their end: one that fails costs no other's reply.
+        ends = await asyncio.gather(*map(call, missing), return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
