@@ -165,11 +165,10 @@ def test_an_engine_that_fails_in_this_process_says_so_to_all_who_ask(tiny_model)
 
 
 @pytest.fixture
-def engines_apart() -> Iterator[None]:
+def engines_apart(monkeypatch) -> Iterator[None]:
     """A Ray session whose vLLM engines have processes of their own, as on GPUs."""
-    connect(
-        RayConfig(num_cpus=2, runtime_env={"env_vars": {"VLLM_ENABLE_V1_MULTIPROCESSING": "1"}})
-    )
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    connect(RayConfig(num_cpus=2, runtime_env={"env_vars": ["VLLM_ENABLE_V1_MULTIPROCESSING"]}))
     yield
     disconnect()
 
