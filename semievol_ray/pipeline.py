@@ -96,8 +96,8 @@ def run(
     directory.check_claimable()
     with Lease(directory) as lease:
         directory.mark()
-        shown = LiveProgress(directory, progress or Silent())
-        context = Context(config, directory, StageLedger(directory), shown)
+        shown = LiveProgress(directory, progress or Silent(), lease.check)
+        context = Context(config, directory, StageLedger(directory, lease.check), shown)
         dropped = plan(context, order, first_redone)
         # From the last to the first: killed on the way, what is left is a shorter run.
         for step in reversed(dropped):
@@ -106,7 +106,6 @@ def run(
         directory.write_json(layout.CONFIG, config.model_dump(mode="json"))
         try:
             for step in order[: last + 1]:
-                lease.check()
                 do(context, step)
         finally:
             context.release_engines()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -19,10 +20,15 @@ _EVERY_SECONDS = 5.0
 
 
 class LiveProgress:
-    """A Progress that keeps `live.json` and passes everything on."""
+    """A Progress that keeps `live.json` and passes everything on.
 
-    def __init__(self, run: RunDirectory, shown: Progress) -> None:
-        self._run, self._shown = run, shown
+    `guard` is called while replicas work, and raises where another driver has taken the run over.
+    """
+
+    def __init__(
+        self, run: RunDirectory, shown: Progress, guard: Callable[[], None] | None = None
+    ) -> None:
+        self._run, self._shown, self._guard = run, shown, guard
         self._values: dict[str, Any] = {}
         self._written = 0.0
 
@@ -49,6 +55,8 @@ class LiveProgress:
 
     def fleet(self, stage: str, state: FleetState) -> None:
         """See Progress.fleet."""
+        if self._guard is not None:
+            self._guard()
         if stage == self._values.get("stage"):
             self._values["fleet"] = asdict(state)
             self._write()

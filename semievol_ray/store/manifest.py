@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any, Literal
@@ -61,10 +61,13 @@ class Manifest:
 
 
 class StageLedger:
-    """The manifests of a run, kept in memory once read: a run has one writer (`Lease`)."""
+    """The manifests of a run, kept in memory once read: a run has one writer (`Lease`).
 
-    def __init__(self, run: RunDirectory) -> None:
-        self.run = run
+    `guard` is called before each write, and raises where this process is that writer no more.
+    """
+
+    def __init__(self, run: RunDirectory, guard: Callable[[], None] | None = None) -> None:
+        self.run, self._guard = run, guard
         self._known: dict[str, Manifest] | None = None
 
     def get(self, stage: str) -> Manifest | None:
@@ -153,6 +156,8 @@ class StageLedger:
         return self._known
 
     def _put(self, manifest: Manifest) -> None:
+        if self._guard is not None:
+            self._guard()
         self.run.write_json(layout.manifest(manifest.stage), asdict(manifest))
         self._manifests[manifest.stage] = manifest
 

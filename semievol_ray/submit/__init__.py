@@ -1,4 +1,4 @@
-"""Submission of a run to a Ray cluster, and KubeRay manifests as functions of the config."""
+"""Submission of a run to a Ray cluster as a job."""
 
 from semievol_ray.submit.job import submit
 

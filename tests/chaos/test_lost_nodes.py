@@ -24,6 +24,7 @@ from semievol_ray import SemiEvolError
 from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines import EnginePool, Request, Sampling
 from semievol_ray.engines import pool as pool_module
+from semievol_ray.engines.placement import place
 from semievol_ray.store import RunDirectory
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos]
@@ -111,6 +112,22 @@ def test_a_node_that_is_going_gets_nothing_new_and_loses_nothing(cluster, tmp_pa
     assert drained is not None and states[-1].deaths == 0 and states[-1].retries == 0
     # It finished what it held and no more, and another machine took its place.
     assert len(workers) == 3 and len(committed(tmp_path)) == 300
+
+
+@ray.remote
+class Somewhere:
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+
+def test_a_node_where_replicas_keep_dying_is_avoided(cluster) -> None:
+    bad, good = cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=2)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    model = ModelConfig(name="sim", engine="simulated")
+    made = [place(Somewhere, model, GenerationConfig(), {bad.node_id})[0] for _ in range(2)]
+    actors = [actor.remote() for actor in made]
+    assert {ray.get(a.node.remote(), timeout=60) for a in actors} == {good.node_id}
 
 
 def test_a_pool_that_finds_no_place_says_so(cluster, tmp_path, monkeypatch, caplog) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from semievol_ray import SemiEvolError
 from semievol_ray.cli import main
 from semievol_ray.engines import FleetState
 from semievol_ray.results import Run
@@ -41,3 +44,13 @@ def test_a_store_that_cannot_be_written_does_not_stop_the_work(tmp_path) -> None
     (tmp_path / "run" / layout.LIVE).mkdir()
     progress.start("generate", 1, "responses")
     progress.advance("generate", 1)
+
+
+def test_replicas_of_who_lost_the_lease_work_no_longer(tmp_path) -> None:
+    def lost() -> None:
+        raise SemiEvolError("another has taken over")
+
+    progress = LiveProgress(RunDirectory(str(tmp_path / "run")), Silent(), lost)
+    progress.start("generate", 1, "responses")
+    with pytest.raises(SemiEvolError, match="taken over"):
+        progress.fleet("generate", FleetState(1, 0, 1, 1, deaths=0, retries=0))

@@ -96,3 +96,16 @@ def test_a_run_of_another_version_and_a_damaged_manifest_are_one_line(run) -> No
     run.write_bytes("manifests/ingest.json", b"{")
     with pytest.raises(SemiEvolError, match=r"ingest.json: is damaged"):
         StageLedger(run).all()
+
+
+def test_who_lost_the_lease_closes_no_stage(run) -> None:
+    begun = StageLedger(run).begin(STAGE, SETTINGS, INPUTS)
+
+    def lost() -> None:
+        raise SemiEvolError("another has taken over")
+
+    ledger = StageLedger(run, lost)
+    for write in (lambda: ledger.finish(STAGE, {}, (), {}, 0), lambda: ledger.drop(STAGE)):
+        with pytest.raises(SemiEvolError, match="taken over"):
+            write()
+    assert StageLedger(run).get(STAGE) == begun
