@@ -67,13 +67,13 @@ def select(
     """The SELECTION table of a table of responses, sorted by example id.
 
     `responses` has the columns example_id, answer, tokens and token_logprobs of the RESPONSE
-    schema (and option_logprobs for "balanced"), several rows for each example; `justified` the
-    same with at most one row for each example. Tables of pyarrow, polars, pandas and duckdb will
-    do, and mappings from names to columns; a null in `tokens` is no token. `percentile` is the
-    share to keep, in percent. `kind` and `relative_tolerance` say when two votes are one. `classes`
-    are the canonical answers in the order of option_logprobs and `prior` their shares among the
-    labels: both for the policy "balanced". `labeled_entropies` are those that the percentile is
-    taken of for `percentile_over: labeled`.
+    schema (answer_text too for "numeric" and "text", option_logprobs for "balanced"), several rows
+    for each example; `justified` the same with at most one row for each example. Tables of pyarrow,
+    polars, pandas and duckdb will do, and mappings from names to columns; a null in `tokens` is no
+    token. `percentile` is the share to keep, in percent. `kind` and `relative_tolerance` say when
+    two votes are one. `classes` are the canonical answers in the order of option_logprobs and
+    `prior` their shares among the labels: both for the policy "balanced". `labeled_entropies` are
+    those that the percentile is taken of for `percentile_over: labeled`.
 
     Policies (`config.policy`):
 
@@ -89,10 +89,11 @@ def select(
     with its row.
     """
     job = _job(config, percentile, kind, relative_tolerance, classes, prior, labeled_entropies)
-    wanted = columns(closed=job.closed)
     examples = job.examples(
-        as_table("responses", responses, wanted),
-        None if justified is None else as_table("justified", justified, columns(closed=False)),
+        as_table("responses", responses, columns(options=job.balanced, texts=job.texts)),
+        None
+        if justified is None
+        else as_table("justified", justified, columns(options=False, texts=job.texts)),
     )
     (table,) = _select(job, [lambda: examples], map)
     return table
@@ -140,14 +141,18 @@ class _Job:
     classes: tuple[str, ...] | None
     prior: tuple[float, ...] | None
     labeled_entropies: Floats | None
+    # Open answers: their texts as written, beside what votes are counted by.
+    texts: bool
 
     @property
-    def closed(self) -> bool:
+    def balanced(self) -> bool:
         return self.config.policy == "balanced"
 
     def examples(self, responses: pa.Table, justified: pa.Table | None) -> Examples:
-        classes = len(self.classes) if self.closed and self.classes else None
-        return examples_of(responses, justified, tolerance=self.tolerance, classes=classes)
+        classes = len(self.classes) if self.balanced and self.classes else None
+        return examples_of(
+            responses, justified, tolerance=self.tolerance, classes=classes, texts=self.texts
+        )
 
 
 def _job(
@@ -185,17 +190,19 @@ def _job(
         None if classes is None else tuple(classes),
         None if prior is None else tuple(prior),
         labeled,
+        kind in ("numeric", "text"),
     )
 
 
 def _read(
     job: _Job, filesystem: pafs.FileSystem, responses: str, justified: str | None
 ) -> Examples:
-    def table(path: str, closed: bool) -> pa.Table:
-        return pq.read_table(path, columns=columns(closed=closed), filesystem=filesystem)
+    def table(path: str, options: bool) -> pa.Table:
+        wanted = columns(options=options, texts=job.texts)
+        return pq.read_table(path, columns=wanted, filesystem=filesystem)
 
     return job.examples(
-        table(responses, job.closed), None if justified is None else table(justified, False)
+        table(responses, job.balanced), None if justified is None else table(justified, False)
     )
 
 

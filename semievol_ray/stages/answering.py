@@ -13,9 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines import (
+    CUT_OFF,
     GENERATION,
     SCORES,
     Engine,
@@ -172,11 +174,17 @@ def respond(
     """The RESPONSE table of one collaborator over some examples."""
     count = len(examples)
     texts = generated["text"].combine_chunks()
+    answers = task.parse(texts, examples["options"].combine_chunks())
+    if not task.is_closed:
+        # What was cut off is not what the model had to say; an option named before the cut is.
+        cut_off = pc.equal(generated["finish_reason"].combine_chunks(), CUT_OFF)
+        answers = pc.if_else(cut_off, pa.scalar(None, pa.string()), answers)
     columns = {
         "example_id": examples["example_id"].combine_chunks(),
         "collaborator": pa.array([collaborator] * count, pa.string()),
         "text": texts,
-        "answer": task.parse(texts, examples["options"].combine_chunks()),
+        "answer": answers,
+        "answer_text": task.written(texts, answers),
         "finish_reason": generated["finish_reason"].combine_chunks(),
         "prompt_tokens": generated["prompt_tokens"].combine_chunks(),
         "tokens": generated["tokens"].combine_chunks(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from semievol_ray.config import Config, ModelConfig
 from semievol_ray.engines import GENERATION, Engine, Sampling, request_seed
@@ -143,7 +143,7 @@ async def justify_shard(
         make_request(
             engine,
             job.task,
-            job.task.justify_messages(rows[i], proposals[rows[i]["example_id"]]),
+            job.task.justify_messages(rows[i], [p.text for p in proposals[rows[i]["example_id"]]]),
             request_seed(job.seed, rows[i]["example_id"], COLLABORATOR),
         )
         for i in kept
@@ -158,15 +158,24 @@ async def justify_shard(
     return target, count_responses(table)
 
 
-def _proposals(job: ShardJob, generated: str) -> dict[str, list[str]]:
+class Proposal(NamedTuple):
+    """What a collaborator answered: as votes are counted, and as it is written."""
+
+    answer: str
+    text: str
+
+
+def _proposals(job: ShardJob, generated: str) -> dict[str, list[Proposal]]:
     """The parsed answers of each example, in the order of the collaborators."""
-    table = job.run.read_table(generated, ["example_id", "answer"])
-    found: dict[str, list[str]] = {}
+    table = job.run.read_table(generated, ["example_id", "answer", "answer_text"])
+    found: dict[str, list[Proposal]] = {}
     for row in table.to_pylist():
         if row["answer"] is not None:
-            found.setdefault(row["example_id"], []).append(row["answer"])
+            proposal = Proposal(row["answer"], row["answer_text"])
+            found.setdefault(row["example_id"], []).append(proposal)
     return found
 
 
-def _is_open(proposals: Sequence[Any], only_disagreement: bool) -> bool:
-    return len(set(proposals)) > 1 if only_disagreement else bool(proposals)
+def _is_open(proposals: Sequence[Proposal], only_disagreement: bool) -> bool:
+    different = {proposal.answer for proposal in proposals}
+    return len(different) > 1 if only_disagreement else bool(different)

@@ -22,7 +22,7 @@ from semievol_ray.tasks import option_letters
 from semievol_ray.touches import of_result
 
 # In the fingerprint: whoever changes what a policy makes of the same responses raises it.
-SELECTION_VERSION = 1
+SELECTION_VERSION = 2
 
 
 def run(context: Context, round_number: int) -> Outcome:

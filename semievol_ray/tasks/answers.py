@@ -19,15 +19,17 @@ def canonical_answer(
     labels: Sequence[str] | None,
     form: AnswerForm,
 ) -> str:
-    """A true answer as the tables hold it: letter, label, number or text.
+    """A true answer as the tables hold it: letter or label, and an open answer as it is written.
 
     Where an example has options, the answer names one of them in the column's form; a label task's
     answer is that option's text. Raises ValueError, saying what was expected, for an answer outside
     the options or labels.
     """
-    text = " ".join(text.split())
+    text = text.strip()
     if not text:
         raise ValueError("the answer is empty")
+    if kind in ("multiple_choice", "label"):
+        text = " ".join(text.split())
     if kind == "multiple_choice":
         return form.letter(text, options or ())
     if kind == "label" and options:

@@ -22,12 +22,13 @@ from tests.selection import reference
 LETTERS = ["A", "B", "C"]
 
 
-def response(example_id, answer="A", logprobs=(-1.0,), options=None, tokens=None):
+def response(example_id, answer="A", logprobs=(-1.0,), options=None, tokens=None, written=None):
     return {
         "example_id": example_id,
         "collaborator": "warm-0shot",
         "text": answer,
         "answer": answer,
+        "answer_text": answer if written is None else written,
         "finish_reason": "stop",
         "prompt_tokens": 1,
         "tokens": (1 if logprobs is None else len(logprobs)) if tokens is None else tokens,
@@ -272,6 +273,34 @@ def test_balanced_needs_a_distribution():
     got = by_id(run(rows, policy="balanced", align_prior=False, classes=LETTERS[:2]))
     assert [got[name]["reason"] for name in "abc"] == ["selected", "no_distribution", "no_response"]
     assert got["b"]["pseudo_answer"] is None and got["b"]["distribution"] is None
+
+
+def test_what_is_trained_on_is_the_surest_response_of_the_winners_as_it_is_written():
+    rows = [
+        response("a", "united states", [-0.9], written="the United States"),
+        response("a", "united states", [-0.2], written="The United States."),
+        response("a", "canada", [-0.1], written="Canada"),
+        response("b", "0.141", [-0.3], written="14.1%"),
+        response("b", None, [-0.1]),
+    ]
+    justified = [response("b", "0.142", [-0.4], written="14.2 %")]
+    got = by_id(run(rows, kind="text"))
+    assert got["a"]["pseudo_answer"] == "united states"
+    assert got["a"]["pseudo_answer_text"] == "The United States."
+    assert got["b"]["pseudo_answer_text"] == "14.1%"
+    got = by_id(run(rows, justified, kind="numeric"))
+    assert (got["b"]["pseudo_answer"], got["b"]["pseudo_answer_text"]) == ("0.142", "14.2 %")
+    got = by_id(run(rows, justified, kind="numeric", policy="upstream"))
+    assert got["a"]["pseudo_answer_text"] is None  # divided, and nothing decided
+    assert got["b"]["pseudo_answer_text"] == "14.1%"  # unanimous: it stands
+
+
+def test_a_closed_task_needs_no_written_answers():
+    rows = table([response("a"), response("b")]).drop_columns("answer_text")
+    got = select(rows, None, config=SelectionConfig(), percentile=50, kind="label")
+    assert got["pseudo_answer_text"].to_pylist() == ["A", "A"]
+    with pytest.raises(ValueError, match="responses: no column 'answer_text'"):
+        select(rows, None, config=SelectionConfig(), percentile=50, kind="text")
 
 
 def test_numbers_within_the_tolerance_are_one_vote():
