@@ -35,6 +35,9 @@ _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+# A limit in tokens.
+Tokens = Annotated[int, Field(gt=0)] | Literal["auto"]
+
 # One path, glob or URI, or several.
 Locations = str | tuple[str, ...]
 
@@ -195,7 +198,11 @@ class Budget(_Section):
 class GenerationConfig(_Section):
     """How pseudo-responses are written."""
 
-    max_tokens: int = Field(16, gt=0, description="longest response, in tokens")
+    max_tokens: Tokens = Field(
+        "auto",
+        description="longest response; auto: twice the labels' longest answer, 16 at least, and "
+        "256 more for models that this run did not train",
+    )
     batch_rows: Speed[int] = Field(64, gt=0, description="rows that an engine call holds")
     replicas: Speed[Replicas] = Replicas()
     cpus_per_replica: Speed[float] = Field(1, ge=0)
@@ -228,6 +235,7 @@ class JustifyConfig(_Section):
 
     when: Literal["always", "disagreement", "never"] = "always"
     temperature: float = Field(0.0, ge=0)
+    max_tokens: Tokens = Field("auto", description="longest response; auto: as in generation")
 
 
 class SelectionConfig(_Section):
@@ -361,6 +369,10 @@ class EvaluationConfig(_Section):
     """How the models are compared on the test set."""
 
     shots: int = Field(0, ge=0)
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    max_tokens: int = Field(
+        1000, gt=0, description="longest response; half the context window is the most in any case"
+    )
     closed_answers: Literal["generate", "score"] = Field(
         "generate", description="score: the most probable option counts, nothing is parsed"
     )
@@ -485,8 +497,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "upstream": {
         "retrieval": {"k": 0},
         "collaborators": [{"model": "warm", "shots": 0} for _ in range(4)],
-        "justify": {"when": "disagreement"},
+        "generation": {"max_tokens": 1024},
+        "justify": {"when": "disagreement", "temperature": 1.0, "max_tokens": 4096},
         "selection": {"policy": "upstream", "percentile": 30.0},
+        "evaluation": {"temperature": 0.5},
         "training": {"held_out": 0.05},
         "evolve": {
             "start": "warm",

@@ -30,6 +30,7 @@ from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.schema import RESPONSE
 from semievol_ray.stages.context import selected_ids
 from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.stages.limits import fit_window
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task, completion_text
 from semievol_ray.tasks.prompts import plain_text
@@ -100,7 +101,7 @@ async def _answer(
     for row, demonstrations in zip(rows, shown, strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
         request, shots = fit_request(
-            engine, job.task, row, demonstrations[: voter.shots], seed, voter.sampling.max_tokens
+            engine, job.task, row, demonstrations[: voter.shots], seed, voter.sampling
         )
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
@@ -114,11 +115,11 @@ def fit_request(
     example: Mapping[str, Any],
     demonstrations: Sequence[Mapping[str, Any]],
     seed: int,
-    max_tokens: int,
+    sampling: Sampling,
 ) -> tuple[Request, int]:
     """The prompt with as many demonstrations as the context holds; the farthest go first."""
     shown = list(demonstrations)
-    room = engine.max_model_len - max_tokens
+    room = engine.max_model_len - fit_window(sampling, engine).max_tokens
     while True:
         request = make_request(engine, task, task.messages(example, shown), seed)
         # A token holds at least a byte: most prompts need no counting.
@@ -151,8 +152,9 @@ async def ask(
     if not requests:
         # All the rows are settled: no engine is asked for nothing.
         return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
+    sampling = fit_window(voter.sampling, engine)
     if not job.score_options:
-        return await engine.generate(requests, voter.sampling, adapter), None
+        return await engine.generate(requests, sampling, adapter), None
     chat = (
         engine.tokenizer is not None
         and PromptRenderer(engine.tokenizer, job.task.use_chat_template).chat
@@ -160,7 +162,7 @@ async def ask(
     candidates = [[completion_text(c, chat=chat) for c in job.task.candidates(row)] for row in rows]
     # One label may begin another ("card", "card lost"): there the end of the text counts too.
     closed = job.task.kind == "label"
-    return await engine.answer(requests, voter.sampling, candidates, adapter, closed=closed)
+    return await engine.answer(requests, sampling, candidates, adapter, closed=closed)
 
 
 def respond(

@@ -27,6 +27,7 @@ from semievol_ray.stages.answering import (
 )
 from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.stages.limits import tell_cut_off
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings, labeller
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
@@ -65,8 +66,7 @@ def run(context: Context, round_number: int) -> Outcome:
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:
-    limits = {"generation": {"max_tokens": config.generation.max_tokens}}
-    return answering_settings(config) | {"evaluation": of_result(config.evaluation)} | limits
+    return answering_settings(config) | {"evaluation": of_result(config.evaluation)}
 
 
 # Known by the last round it looks at: with another round it is another comparison, and both stand.
@@ -95,6 +95,7 @@ def predict(context: Context, name: str, model: ModelRef, folder: str) -> dict[s
     work = context.map("evaluate", model.base, evaluate_shard, shards.missing, job, closed)
     for counts in shards.recording(work):
         context.progress.advance("evaluate", counts.rows, counts.tokens)
+    tell_cut_off(context, f"evaluate {name}", shards.total, "evaluation.max_tokens")
     return {target: context.run.read_table(target) for target in shards.outputs()}
 
 
@@ -112,8 +113,8 @@ async def evaluate_shard(
     requests = []
     for row, shown in zip(rows, demonstrations_of(job, source, rows), strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
-        tokens = voter.sampling.max_tokens
-        requests.append(fit_request(engine, task, row, shown[: voter.shots], seed, tokens)[0])
+        request, _ = fit_request(engine, task, row, shown[: voter.shots], seed, voter.sampling)
+        requests.append(request)
     with keeping_paid_replies(engine, job.run, target) as asked:
         generated, scores = await ask(asked, job, voter, rows, requests)
         responses = respond(task, examples, voter.name, requests, generated, scores)
@@ -181,7 +182,7 @@ def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:
 
 def _job(context: Context, name: str, model: ModelRef) -> ShardJob:
     evaluation = context.config.evaluation
-    sampling = Sampling(0.0, 1.0, context.config.generation.max_tokens)
+    sampling = Sampling(evaluation.temperature, 1.0, evaluation.max_tokens)
     return ShardJob(
         context.run,
         context.task,

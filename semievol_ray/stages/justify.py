@@ -20,6 +20,7 @@ from semievol_ray.stages.answering import (
 from semievol_ray.stages.budget import Budget
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.stages.limits import fit_window, response_tokens, tell_cut_off
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.store import layout
@@ -56,7 +57,8 @@ def plan(context: Context, round_number: int) -> Justification:
     """How a round's responses are justified."""
     config = context.config
     warm = context.model("warm", round_number)
-    sampling = Sampling(config.justify.temperature, 1.0, config.generation.max_tokens)
+    limit = response_tokens(context, warm, config.justify.max_tokens)
+    sampling = Sampling(config.justify.temperature, 1.0, limit)
     job = ShardJob(
         context.run,
         context.task,
@@ -91,16 +93,16 @@ def run(context: Context, round_number: int) -> Outcome:
         context.progress.advance("justify", 1, counts.tokens)
     budget.check(shards.missing)
     total, outputs = shards.total, shards.outputs()
+    tell_cut_off(context, "justify", total, "justify.max_tokens")
     if context.config.selection.percentile_over == "labeled":
         outputs |= _answer_labeled(context, planned)
     return Outcome(outputs, total.as_dict() | budget.spent_here)
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:
-    limits = {"generation": {"max_tokens": config.generation.max_tokens}}
     also = {"labeled": config.selection.percentile_over == "labeled"}
     asked = {"justify": of_result(config.justify) | also}
-    return answering_settings(config) | asked | limits
+    return answering_settings(config) | asked
 
 
 STAGE = Stage(
@@ -152,7 +154,8 @@ async def justify_shard(
         written = GENERATION.empty_table()
         if requests:
             adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-            written = await asked.generate(requests, voter.sampling, adapter)
+            sampling = fit_window(voter.sampling, engine)
+            written = await asked.generate(requests, sampling, adapter)
         table = respond(job.task, take(examples, kept), COLLABORATOR, requests, written, None)
         job.run.write_table(target, table)
     return target, count_responses(table)
