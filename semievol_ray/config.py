@@ -97,6 +97,11 @@ class TaskConfig(_Section):
     decimal_mark: Literal[".", ","] = Field(
         ".", description="numeric tasks: what parts the whole of a number from its fraction"
     )
+    word_answers: bool | None = Field(
+        None,
+        description="numeric tasks: a true answer may be a word, which no response is right about; "
+        "null: as the preset has it, else such rows are quarantined",
+    )
     first_option_number: int | None = Field(
         None,
         ge=0,

@@ -125,6 +125,9 @@ def metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
             f"{name:<18} {100 * found['accuracy']:>7.1f}%   {interval:>14}   "
             f"{found['correct']:>5}/{found['rows']}"
         )
+    for name, found in metrics["models"].items():
+        if "as_the_authors" in found:
+            yield f"{name}: {100 * found['as_the_authors']:.1f}% as the authors' code counts"
     yield ""
     for pair in metrics["pairs"]:
         yield (

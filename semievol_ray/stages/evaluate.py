@@ -32,7 +32,7 @@ from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings, labeller
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
 from semievol_ray.store import layout
-from semievol_ray.tasks import Task
+from semievol_ray.tasks import Task, convfinqa_correct
 from semievol_ray.touches import of_result
 
 METRICS = "metrics.json"
@@ -60,6 +60,9 @@ def run(context: Context, round_number: int) -> Outcome:
         outputs |= {target: len(part) for target, part in parts.items()}
         tables[name] = pa.concat_tables(parts.values())
     metrics = compare(tables, context.config.evaluation.confidence)
+    if context.config.task.preset == "convfinqa":
+        for name, table in tables.items():
+            metrics["models"][name]["as_the_authors"] = _as_the_authors(table)
     metrics["pseudo_answers"] = _pseudo_answer_accuracy(context, round_number)
     context.run.write_json(f"{folder}/{METRICS}", metrics)
     return Outcome(outputs, metrics, (f"{folder}/{METRICS}",))
@@ -198,6 +201,12 @@ def _accuracy(table: pa.Table, confidence: float) -> dict[str, Any]:
     rows, correct = len(table), pc.sum(table["correct"]).as_py() or 0
     low, high = wilson_interval(correct, rows, confidence)
     return {"accuracy": correct / rows, "low": low, "high": high, "correct": correct, "rows": rows}
+
+
+def _as_the_authors(table: pa.Table) -> float:
+    """ConvFinQA's accuracy by the rule of the authors' code."""
+    right = convfinqa_correct(table["text"].to_pylist(), table["gold"].to_pylist())
+    return sum(right) / len(right)
 
 
 def _accuracy_by(table: pa.Table, column: str, confidence: float) -> dict[str, Any]:

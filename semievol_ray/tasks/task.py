@@ -42,6 +42,7 @@ class Task:
     relative_tolerance: float = 0.0
     first_option_number: int | None = None
     decimal_mark: str = "."
+    word_answers: bool = False
     use_chat_template: str = "auto"
 
     @classmethod
