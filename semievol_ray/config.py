@@ -379,7 +379,7 @@ class EvaluationConfig(_Section):
         1000, gt=0, description="longest response; half the context window is the most in any case"
     )
     closed_answers: Literal["generate", "score"] = Field(
-        "generate", description="score: the most probable option counts, nothing is parsed"
+        "generate", description="score: the most probable option counts, nothing is written"
     )
     confidence: float = Field(0.95, gt=0, lt=1)
 

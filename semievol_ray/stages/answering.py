@@ -155,14 +155,22 @@ async def ask(
     sampling = fit_window(voter.sampling, engine)
     if not job.score_options:
         return await engine.generate(requests, sampling, adapter), None
+    candidates = candidates_of(engine, job.task, rows)
+    return await engine.answer(requests, sampling, candidates, adapter, closed=ends(job.task))
+
+
+def candidates_of(engine: Engine, task: Task, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The answers of each row of a closed task, as they follow its prompt."""
     chat = (
         engine.tokenizer is not None
-        and PromptRenderer(engine.tokenizer, job.task.use_chat_template).chat
+        and PromptRenderer(engine.tokenizer, task.use_chat_template).chat
     )
-    candidates = [[completion_text(c, chat=chat) for c in job.task.candidates(row)] for row in rows]
-    # One label may begin another ("card", "card lost"): there the end of the text counts too.
-    closed = job.task.kind == "label"
-    return await engine.answer(requests, sampling, candidates, adapter, closed=closed)
+    return [[completion_text(c, chat=chat) for c in task.candidates(row)] for row in rows]
+
+
+def ends(task: Task) -> bool:
+    """Whether an answer's end counts in its probability: one label may begin another."""
+    return task.kind == "label"
 
 
 def respond(

@@ -7,7 +7,7 @@ predictions are kept, so that anyone can count again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +21,9 @@ from semievol_ray.stages.answering import (
     ShardJob,
     Voter,
     ask,
+    candidates_of,
     demonstrations_of,
+    ends,
     fit_request,
     respond,
 )
@@ -107,7 +109,7 @@ async def evaluate_shard(
 ) -> tuple[str, Counts]:
     """Answer one test shard greedily and commit its PREDICTION table.
 
-    With `closed` the most probable option is the answer, and nothing is parsed.
+    With `closed` the most probable option is the answer: nothing is written, and nothing parsed.
     """
     source, target = pair
     voter, task = job.voters[0], job.task
@@ -119,37 +121,45 @@ async def evaluate_shard(
         request, _ = fit_request(engine, task, row, shown[: voter.shots], seed, voter.sampling)
         requests.append(request)
     with keeping_paid_replies(engine, job.run, target) as asked:
-        generated, scores = await ask(asked, job, voter, rows, requests)
-        responses = respond(task, examples, voter.name, requests, generated, scores)
-        best = scores.to_pylist() if closed and scores is not None else None
-        job.run.write_table(target, _predictions(task, examples, rows, responses, best))
-    return target, count_responses(responses)
+        if closed:
+            adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
+            candidates = candidates_of(engine, task, rows)
+            scores = await asked.score(requests, candidates, adapter, closed=ends(task))
+            best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
+            names = [None if index is None else task.candidates(row)[index] for index, row in best]
+            texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())
+            counts = Counts(rows=len(rows))
+        else:
+            generated, scores = await ask(asked, job, voter, rows, requests)
+            responses = respond(task, examples, voter.name, requests, generated, scores)
+            texts, answers = responses["text"], responses["answer"].combine_chunks()
+            counts = count_responses(responses)
+        table = _predictions(task, examples, voter.name, texts, answers, scores)
+        job.run.write_table(target, table)
+    return target, counts
 
 
 def _predictions(
     task: Task,
     examples: pa.Table,
-    rows: Sequence[Mapping[str, Any]],
-    responses: pa.Table,
-    scores: Sequence[Sequence[float] | None] | None,
+    model: str,
+    texts: pa.Array | pa.ChunkedArray,
+    answers: pa.Array,
+    scores: pa.Array | None,
 ) -> pa.Table:
-    """The PREDICTION table of some responses; where there are scores, the best option counts."""
-    answers = responses["answer"].combine_chunks()
-    if scores is not None:
-        best = zip(map(_argmax, scores), rows, strict=True)
-        names = [None if index is None else task.candidates(row)[index] for index, row in best]
-        answers = pa.array(names, pa.string())
+    """The PREDICTION table of a model's answers."""
     gold = examples["answer"].combine_chunks()
+    nothing = pa.nulls(len(examples), PREDICTION.field("option_logprobs").type)
     return pa.table(
         {
-            "example_id": responses["example_id"],
-            "model": responses["collaborator"],
-            "text": responses["text"],
+            "example_id": examples["example_id"],
+            "model": pa.array([model] * len(examples), pa.string()),
+            "text": texts,
             "answer": answers,
             "gold": gold,
             "correct": task.correct(answers, gold),
             "subject": examples["subject"],
-            "option_logprobs": responses["option_logprobs"],
+            "option_logprobs": nothing if scores is None else scores,
         },
         schema=PREDICTION,
     )
@@ -191,7 +201,7 @@ def _job(context: Context, name: str, model: ModelRef) -> ShardJob:
         context.task,
         (Voter(name, model.base, model.adapter, evaluation.shots, sampling),),
         context.config.seed,
-        score_options=evaluation.closed_answers == "score" and context.task.is_closed,
+        score_options=False,
         labeled_shards=tuple(context.shards("labeled")),
         neighbours=context.neighbours("test") if evaluation.shots else None,
     )
