@@ -63,6 +63,19 @@ RESPONSE = pa.schema(
     ]
 )
 
+# What the collaborators agree on, under the warm model; one row for each example that was not
+# justified.
+SCORE = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("answer_text", pa.string(), nullable=False),
+        # Of the answer, its end left out.
+        pa.field("tokens", pa.int32(), nullable=False),
+        # log P of the whole answer given its prompt; null where the engine could not tell.
+        pa.field("logprob", pa.float64()),
+    ]
+)
+
 SELECTION = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),

@@ -7,9 +7,10 @@ Usable alone, on any table of responses; nothing here knows of a run, of Ray or 
     written_answers(texts, *, kind, pattern=None, decimal_mark=".") -> pa.StringArray
     answers_equal(left, right, *, kind, relative_tolerance=0.0) -> pa.BooleanArray
     mean_nll(logprobs) -> pa.DoubleArray
-    select(responses, justified, *, config, percentile, kind, relative_tolerance=0.0,
+    select(responses, justified, scored=None, *, config, percentile, kind, relative_tolerance=0.0,
            classes=None, prior=None, labeled_entropies=None) -> pa.Table
-    select_shards(responses, justified, *, filesystem, …as select…, map=map) -> Iterator[pa.Table]
+    select_shards(responses, justified, scored=None, *, filesystem, …as select…, map=map)
+        -> Iterator[pa.Table]
 
 and the kernels that these rest on, each with its formula in its docstring: sequence_score,
 token_entropy, ambiguous_numbers, Groups, consensus, collaborator_agreement, average_options,

@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray import _native
+
+# The columns of a table of scored winners that are read.
+SCORED = ["example_id", "tokens", "logprob"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -32,7 +36,7 @@ class Examples:
     agreement: Floats
     margin: Floats
     vote_entropy: Floats
-    # Mean NLL of the winner's best vote, and of the first vote.
+    # Mean NLL of the winner under the warm model, else of its best vote; and of the first vote.
     winner_entropy: Floats
     first_entropy: Floats
     # Whether any response has tokens.
@@ -60,6 +64,7 @@ def columns(*, options: bool, texts: bool) -> list[str]:
 def examples_of(
     responses: pa.Table,
     justified: pa.Table | None,
+    scored: pa.Table | None,
     *,
     tolerance: float,
     classes: int | None,
@@ -87,7 +92,7 @@ def examples_of(
         agreement=_floats(known["agreement"]),
         margin=_floats(known["margin"]),
         vote_entropy=_floats(known["vote_entropy"]),
-        winner_entropy=_floats(known["winner_nll"]),
+        winner_entropy=_scored(known["example_id"], _floats(known["winner_nll"]), scored),
         first_entropy=_floats(known["first_nll"]),
         responded=_mask(known["responded"]),
         distribution=None
@@ -95,6 +100,16 @@ def examples_of(
         else _native.average_options(groups, responses["option_logprobs"], classes),
         **_justified(groups, justified, texts),
     )
+
+
+def _scored(ids: pa.StringArray, otherwise: Floats, scored: pa.Table | None) -> Floats:
+    """The entropy of each winner that was scored; of the others that of its best vote."""
+    if scored is None or not scored.num_rows:
+        return otherwise
+    logprob, tokens = (scored[name].combine_chunks() for name in ("logprob", "tokens"))
+    rows = pc.index_in(ids, _strings(scored["example_id"]))
+    found = _floats(pc.negate(pc.divide(logprob, tokens)).take(rows))
+    return np.where(np.isnan(found), otherwise, found)
 
 
 def _justified(groups: _native.Groups, justified: pa.Table | None, texts: bool) -> dict[str, Any]:

@@ -161,11 +161,14 @@ async def ask(
 
 def candidates_of(engine: Engine, task: Task, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """The answers of each row of a closed task, as they follow its prompt."""
-    chat = (
-        engine.tokenizer is not None
-        and PromptRenderer(engine.tokenizer, task.use_chat_template).chat
-    )
-    return [[completion_text(c, chat=chat) for c in task.candidates(row)] for row in rows]
+    return [[completion(engine, task, c) for c in task.candidates(row)] for row in rows]
+
+
+def completion(engine: Engine, task: Task, answer: str) -> str:
+    """An answer as it follows the engine's prompts."""
+    tokenizer = engine.tokenizer
+    chat = tokenizer is not None and PromptRenderer(tokenizer, task.use_chat_template).chat
+    return completion_text(answer, chat=chat)
 
 
 def ends(task: Task) -> bool:

@@ -295,6 +295,21 @@ def test_what_is_trained_on_is_the_surest_response_of_the_winners_as_it_is_writt
     assert got["b"]["pseudo_answer_text"] == "14.1%"  # unanimous: it stands
 
 
+def test_a_scored_winner_has_the_warm_models_entropy():
+    rows = [response("a", "B", [-0.5]), response("b", "C", [-0.1]), response("c", "A", [-0.2])]
+    justified = [response("c", "A", [-0.4])]
+    scored = pa.table(
+        {"example_id": ["b", "a", "x"], "tokens": [2, 1, 1], "logprob": [-1.2, None, -9.0]}
+    )
+    settings = {"config": SelectionConfig(), "percentile": 100, "kind": "multiple_choice"}
+    got = by_id(select(table(rows), table(justified), scored, **settings))
+    # Two tokens at 0.6 nats; what could not be scored keeps its vote's; a verdict goes before.
+    assert [got[name]["entropy"] for name in "abc"] == pytest.approx([0.5, 0.6, 0.4])
+    upstream = settings | {"config": SelectionConfig(policy="upstream")}
+    got = by_id(select(table(rows), table(justified), scored, **upstream))
+    assert got["b"]["entropy"] == pytest.approx(0.1)  # as the authors' code: the first vote's own
+
+
 def test_a_closed_task_needs_no_written_answers():
     rows = table([response("a"), response("b")]).drop_columns("answer_text")
     got = select(rows, None, config=SelectionConfig(), percentile=50, kind="label")
