@@ -65,6 +65,10 @@ class Run:
         """What the warm model made of it (RESPONSE schema)."""
         return self._table(layout.round_stage(round_number, "justify"))
 
+    def scored(self, round_number: int = 1) -> pa.Table:
+        """The SCORE table of a round: agreed answers under the warm model."""
+        return self._table(layout.round_stage(round_number, "score"))
+
     def selection(self, round_number: int = 1) -> pa.Table:
         """Which pseudo-answers were trusted, and why (SELECTION schema)."""
         return self._table(layout.round_stage(round_number, "select"))
