@@ -62,8 +62,11 @@ class ModelConfig(_Section):
         description="a local folder, a hub id, or the model name at an endpoint; what counts is "
         "what the folder holds"
     )
-    engine: Literal["auto", "vllm", "transformers", "openai", "simulated"] = Field(
-        "auto", description="auto: vllm where it is installed, else transformers"
+    engine: Literal["auto", "vllm", "transformers", "openai", "simulated", "probe"] = Field(
+        "auto",
+        description="auto: vllm where it is installed, else transformers; probe: no LLM, but "
+        "logistic regression on the labels, for collaborators alone; its engine_options are "
+        "those of `retrieval`",
     )
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -173,7 +176,11 @@ class RetrievalConfig(_Section):
 class Collaborator(_Section):
     """One voter: a model, how many demonstrations it sees, and how it samples."""
 
-    model: str = Field("warm", description="base, warm, or another model's path or name")
+    model: str = Field(
+        "warm",
+        description="base, warm, probe (a classifier on the labels, over retrieval's embedder), or "
+        "another model's path or name",
+    )
     shots: int = Field(0, ge=0)
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)

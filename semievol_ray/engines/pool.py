@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ class EnginePool:
         run: RunDirectory,
         *,
         adapter_rank: int | None = None,
+        labels: Sequence[tuple[str, str]] = (),
         log_folder: Path | None = None,
     ) -> None:
         self.model = model
@@ -77,6 +78,7 @@ class EnginePool:
             ),
             "request_timeout_seconds": config.request_timeout_seconds,
             "threads": max(1, int(config.cpus_per_replica)),
+            "labels": labels,
         }
         self._asked_who_goes = 0.0
         self._waiting_since = time.monotonic()

@@ -49,11 +49,17 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to be continued; `messages` are what `prompt` was rendered from."""
+    """One prompt to be continued; `messages` are what `prompt` was rendered from.
+
+    `question` is what is asked without the task's wording, and `classes` what the answers to a
+    closed task are called: what a classifier looks at.
+    """
 
     prompt: str
     seed: int
     messages: tuple[Message, ...] = ()
+    question: str = ""
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ def create_engine(model: ModelConfig, **options: Any) -> Engine:
         from semievol_ray.engines.simulated_engine import SimulatedEngine
 
         return SimulatedEngine(model, **options)
+    if model.engine == "probe":
+        from semievol_ray.engines.probe_engine import ProbeEngine
+
+        return ProbeEngine(model, **options)
     raise ValueError(f"engine {model.engine!r} is not resolved")
 
 

@@ -7,6 +7,7 @@ counts travel back to the driver.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,7 @@ from semievol_ray.engines import (
     request_seed,
 )
 from semievol_ray.engines.paid_replies import keeping_paid_replies
+from semievol_ray.retrieval import example_texts
 from semievol_ray.schema import RESPONSE
 from semievol_ray.stages.context import selected_ids
 from semievol_ray.stages.counts import Counts, count_responses
@@ -105,6 +107,11 @@ async def _answer(
         )
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
+    if voter.base.engine == "probe" and job.task.is_closed:
+        requests = [
+            dataclasses.replace(request, question=question, classes=job.task.classes(row))
+            for request, question, row in zip(requests, example_texts(examples), rows, strict=True)
+        ]
     generated, scores = await ask(engine, job, voter, rows, requests)
     return respond(job.task, examples, voter.name, requests, generated, scores), dropped
 

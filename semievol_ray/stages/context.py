@@ -14,9 +14,13 @@ import pyarrow.compute as pc
 from semievol_ray.config import Config, ModelConfig
 from semievol_ray.engines import EnginePool, FleetState, Work, resolve_engine, with_gpus
 from semievol_ray.ray_session import most_gpus
+from semievol_ray.retrieval import example_texts
 from semievol_ray.stages.stage import labeller
 from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.tasks import Task
+
+# The collaborator that is a classifier over the retrieval's embedder.
+PROBE = "probe"
 
 
 class Progress(Protocol):
@@ -140,6 +144,11 @@ class Context:
             return ModelRef(self.base)
         if name == "warm":
             return self.trained(labeller(round_number))
+        if name == PROBE and name not in self.config.models:
+            options = self.config.retrieval.model_dump(exclude_none=True)
+            if self.config.retrieval.embedder == "model":
+                options.setdefault("model", self.base.name)
+            return ModelRef(ModelConfig(name=PROBE, engine="probe", engine_options=options))
         if name in self.config.models:
             return ModelRef(resolve_engine(self.config.models[name]))
         other = self.config.model.model_copy(update={"name": name, "revision": None})
@@ -169,10 +178,16 @@ class Context:
                 base,
                 with_gpus(self.config.generation, base, gpus=self.has_gpus),
                 self.run,
+                labels=self._labels() if base.engine == "probe" else (),
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,
             )
         return self._pools[key]
+
+    def _labels(self) -> list[tuple[str, str]]:
+        """Labelled questions with what their answers are called."""
+        names = map(self.task.class_of, self.labeled.to_pylist())
+        return list(zip(example_texts(self.labeled), names, strict=True))
 
     def map(
         self,

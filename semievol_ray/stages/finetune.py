@@ -92,7 +92,7 @@ def write_labeled(context: Context, folder: str) -> list[str]:
 
 def make_renderer(context: Context) -> PromptRenderer:
     """The renderer of the base model's own tokenizer."""
-    if context.base.engine in ("openai", "simulated"):
+    if context.base.engine in ("openai", "simulated", "probe"):
         raise UserError(
             f"model.engine: a model behind the {context.base.engine} engine cannot be fine-tuned; "
             "name it under `models` and let it collaborate, beside a local base model"

@@ -133,6 +133,18 @@ class Task:
             return list(self.labels)
         raise ValueError(f"a {self.kind} task has no closed list of answers")
 
+    def classes(self, example: Mapping[str, Any]) -> tuple[str, ...]:
+        """What the answers to a closed task are called, in the order of `candidates`.
+
+        Letters mean nothing from one example to the next: an option goes by its text.
+        """
+        names = example["options"] if self.kind == "multiple_choice" else self.labels or ()
+        return tuple(" ".join(name.split()).casefold() for name in names)
+
+    def class_of(self, example: Mapping[str, Any]) -> str:
+        """What the true answer of a closed task is called."""
+        return self.classes(example)[self.candidates(example).index(example["answer"])]
+
     # -- answers -----------------------------------------------------------------------------------
 
     def parse(self, texts: pa.Array, options: pa.Array | None = None) -> pa.Array:

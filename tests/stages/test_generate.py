@@ -129,3 +129,23 @@ def test_money_is_counted_at_the_models_price(new_context) -> None:
 def test_what_was_there_before_is_counted(new_context) -> None:
     first = run_both(new_context())
     assert [o.statistics for o in run_both(new_context())] == [o.statistics for o in first]
+
+
+def test_a_classifier_votes_beside_a_language_model(new_context, tmp_path) -> None:
+    labeled = tmp_path / "many.csv"
+    words = {"A": "parcel late", "B": "refund money", "C": "broken screen", "D": "opening hours"}
+    rows = [f"{words[k]} number {i},{k}\n" for i in range(10) for k in words]
+    labeled.write_text("question,answer\n" + "".join(rows))
+    unlabeled = tmp_path / "asked.csv"
+    unlabeled.write_text("question\nis my parcel late\nthe screen is broken\nwhich hours\n")
+    context = new_context(
+        data={"labeled": str(labeled), "unlabeled": str(unlabeled)},
+        collaborators=[{"model": "warm"}, {"model": "probe"}],
+    )
+    generate.run(context, 1)
+    folder = context.folder("round-1/generate")
+    (name,) = context.run.files(folder, ".parquet")
+    table = context.run.read_table(name).to_pylist()
+    said = [row["answer"] for row in table if row["collaborator"] == "probe-0shot"]
+    assert said == ["A", "C", "D"]
+    assert all(len(row["option_logprobs"]) == 4 for row in table)

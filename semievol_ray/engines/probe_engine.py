@@ -1,0 +1,146 @@
+"""Engine that is no LLM: logistic regression on the labels, over a frozen embedder.
+
+A voter of another kind than language models, fitted in seconds. Where every example has the same
+answers to choose from it is often as good as a fine-tuned model, and it errs elsewhere: the two
+together are better than either. `engine_options` are those of the config's `retrieval` section.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import ValidationError
+
+from semievol_ray.config import ModelConfig, RetrievalConfig
+from semievol_ray.engines.protocol import GENERATION, SCORES, Engine, Request, Sampling
+from semievol_ray.errors import UserError
+from semievol_ray.retrieval import create_embedder
+from semievol_ray.validation import one_line
+
+_PENALTIES = np.logspace(-1, 3, 5)
+_FOLDS = 5
+# A probability that a classifier gives is never so small that it rules an answer out.
+_SMALLEST = 1e-6
+
+_WHO = "a collaborator of the engine probe"
+
+_Probabilities = npt.NDArray[np.float64]
+
+
+class ProbeEngine(Engine):
+    """A classifier of the questions; it scores options, and writes the most probable one."""
+
+    tokenizer = None
+    max_model_len = 2**20
+
+    def __init__(
+        self, model: ModelConfig, *, labels: Sequence[tuple[str, str]] = (), **_: Any
+    ) -> None:
+        """`labels`: questions with the names of their classes."""
+        texts, names = [text for text, _ in labels], [name for _, name in labels]
+        if len(set(names)) > max(len(names) / 2, 2):
+            raise UserError(
+                f"{_WHO}: the {len(names)} labels hold {len(set(names))} different answers; a "
+                "classifier needs the same few in every example"
+            )
+        try:
+            config = RetrievalConfig(**model.engine_options)
+        except ValidationError as error:
+            raise UserError(f"model {model.name}: {one_line(error, RetrievalConfig)}") from None
+        self._batch_rows = config.batch_rows
+        self._embedder = create_embedder(config, texts, model)
+        vectors = self._embed(texts)
+        # No solution leaves the space that the labels span: where they are fewer than dimensions,
+        # in it the fit is the same and takes a fraction of the time.
+        self._basis = np.linalg.qr(vectors.T)[0] if len(texts) < vectors.shape[1] else None
+        self._classifier = _fit(self._project(vectors), names)
+
+    async def generate(
+        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
+    ) -> pa.Table:
+        """A classifier writes nothing of its own. Raises UserError."""
+        raise UserError(f"{_WHO}: needs a closed task, and generation.score_options: true")
+
+    async def score(
+        self,
+        requests: list[Request],
+        candidates: list[list[str]],
+        adapter: str | None = None,
+        *,
+        closed: bool = False,
+    ) -> pa.Array:
+        """See Engine.score: the log-probability of each request's classes, in their order."""
+        self.beats += 1
+        texts = [request.question for request in requests]
+        vectors = self._project(await asyncio.to_thread(self._embed, texts))
+        rows = zip(requests, self._classifier.predict_proba(vectors), strict=True)
+        return pa.array([self._of_classes(request, p).tolist() for request, p in rows], SCORES)
+
+    async def answer(
+        self,
+        requests: list[Request],
+        sampling: Sampling,
+        candidates: list[list[str]],
+        adapter: str | None = None,
+        *,
+        closed: bool = False,
+    ) -> tuple[pa.Table, pa.Array]:
+        """See Engine.answer; the text is the most probable candidate, whatever the temperature."""
+        scores = await self.score(requests, candidates)
+        best = [int(np.argmax(row)) for row in scores.to_pylist()]
+        picked = zip(candidates, scores.to_pylist(), best, strict=True)
+        rows = [
+            {"text": texts[i].strip(), "finish_reason": "stop", "prompt_tokens": 0, "tokens": 1,
+             "token_logprobs": [row[i]]}
+            for texts, row, i in picked
+        ]  # fmt: skip
+        return pa.Table.from_pylist(rows, schema=GENERATION), scores
+
+    async def close(self) -> None:
+        """See Engine.close."""
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self._classifier.classes_)}
+
+    def _of_classes(self, request: Request, probabilities: _Probabilities) -> _Probabilities:
+        """Log-probabilities of a request's own classes; one without a label has next to none."""
+        known = [self._index.get(name) for name in request.classes]
+        own = np.array([_SMALLEST if i is None else probabilities[i] for i in known])
+        own = np.maximum(own, _SMALLEST)
+        return np.log(own / own.sum())
+
+    def _project(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        return vectors if self._basis is None else vectors @ self._basis
+
+    def _embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        starts = range(0, len(texts), self._batch_rows)
+        return np.concatenate(
+            [self._embedder.embed(texts[s : s + self._batch_rows]) for s in starts]
+        )
+
+
+def _fit(vectors: npt.NDArray[np.float32], names: list[str]) -> Any:
+    """Logistic regression at the penalty whose cross-validated log loss is the least."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import KFold, cross_val_predict
+
+    classes = sorted(set(names))
+    if len(classes) < 2:
+        raise UserError(f"{_WHO}: every label is {classes[0]!r}")
+    gold = np.array([classes.index(name) for name in names])
+    folds = KFold(min(_FOLDS, len(names)), shuffle=True, random_state=0)
+
+    def loss(penalty: float) -> float:
+        model = LogisticRegression(C=penalty, max_iter=1000)
+        found = cross_val_predict(model, vectors, gold, cv=folds, method="predict_proba")
+        return -float(np.log(np.maximum(found[np.arange(len(gold)), gold], _SMALLEST)).mean())
+
+    best = min(_PENALTIES, key=loss)
+    return LogisticRegression(C=best, max_iter=1000).fit(vectors, names)
