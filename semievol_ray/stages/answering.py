@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -18,6 +18,7 @@ from semievol_ray.config import ModelConfig
 from semievol_ray.engines import (
     GENERATION,
     SCORES,
+    Batch,
     Engine,
     Message,
     Request,
@@ -145,20 +146,23 @@ async def ask(
     requests: list[Request],
 ) -> tuple[pa.Table, pa.Array | None]:
     """What a voter writes and, where the task is closed, log P of every option of every row."""
-    adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
     if not requests:
         # All the rows are settled: no engine is asked for nothing.
         return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
-    if not job.score_options:
-        return await engine.generate(requests, voter.sampling, adapter), None
-    chat = (
-        engine.tokenizer is not None
-        and PromptRenderer(engine.tokenizer, job.task.use_chat_template).chat
-    )
-    candidates = [[completion_text(c, chat=chat) for c in job.task.candidates(row)] for row in rows]
-    # One label may begin another ("card", "card lost"): there the end of the text counts too.
-    closed = job.task.kind == "label"
-    return await engine.answer(requests, voter.sampling, candidates, adapter, closed=closed)
+    adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
+    batch = Batch(requests, voter.sampling, adapter=adapter)
+    if job.score_options:
+        chat = (
+            engine.tokenizer is not None
+            and PromptRenderer(engine.tokenizer, job.task.use_chat_template).chat
+        )
+        candidates = [
+            [completion_text(c, chat=chat) for c in job.task.candidates(row)] for row in rows
+        ]
+        # One label may begin another ("card", "card lost"): there the end of the text counts too.
+        batch = replace(batch, candidates=candidates, closed=job.task.kind == "label")
+    replies = await engine.answer(batch)
+    return replies.generated, replies.scores
 
 
 def respond(

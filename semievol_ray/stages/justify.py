@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray.config import Config, ModelConfig
-from semievol_ray.engines import GENERATION, Engine, Sampling, request_seed
+from semievol_ray.engines import Engine, Sampling, request_seed
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.stages.answering import (
     ShardJob,
     Voter,
     answer_shard,
+    ask,
     make_request,
     respond,
     take,
@@ -149,10 +150,7 @@ async def justify_shard(
         for i in kept
     ]
     with keeping_paid_replies(engine, job.run, target) as asked:
-        written = GENERATION.empty_table()
-        if requests:
-            adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-            written = await asked.generate(requests, voter.sampling, adapter)
+        written, _ = await ask(asked, job, voter, [rows[i] for i in kept], requests)
         table = respond(job.task, take(examples, kept), COLLABORATOR, requests, written, None)
         job.run.write_table(target, table)
     return target, count_responses(table)
