@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 from pydantic import ValidationError
 
 from semievol_ray.config import ModelConfig, RetrievalConfig
-from semievol_ray.engines.protocol import GENERATION, SCORES, Engine, Request, Sampling
+from semievol_ray.engines.protocol import Batch, Engine, Replies, Request, Row
 from semievol_ray.errors import UserError
 from semievol_ray.retrieval import create_embedder
 from semievol_ray.validation import one_line
@@ -39,9 +38,7 @@ class ProbeEngine(Engine):
     tokenizer = None
     max_model_len = 2**20
 
-    def __init__(
-        self, model: ModelConfig, *, labels: Sequence[tuple[str, str]] = (), **_: Any
-    ) -> None:
+    def __init__(self, model: ModelConfig, labels: Sequence[tuple[str, str]]) -> None:
         """`labels`: questions with the names of their classes."""
         texts, names = [text for text, _ in labels], [name for _, name in labels]
         if len(set(names)) > max(len(names) / 2, 2):
@@ -61,49 +58,36 @@ class ProbeEngine(Engine):
         self._basis = np.linalg.qr(vectors.T)[0] if len(texts) < vectors.shape[1] else None
         self._classifier = _fit(self._project(vectors), names)
 
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """A classifier writes nothing of its own. Raises UserError."""
-        raise UserError(f"{_WHO}: needs a closed task, and generation.score_options: true")
+    async def answer(self, batch: Batch) -> Replies:
+        """See Engine.answer; the text is the most probable candidate, whatever the temperature.
 
-    async def score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> pa.Array:
-        """See Engine.score: the log-probability of each request's classes, in their order."""
+        Raises UserError where there are no candidates: a classifier writes nothing of its own.
+        """
+        if batch.candidates is None:
+            raise UserError(f"{_WHO}: needs a closed task, and generation.score_options: true")
         self.beats += 1
-        texts = [request.question for request in requests]
+        texts = [request.question for request in batch.requests]
         vectors = self._project(await asyncio.to_thread(self._embed, texts))
-        rows = zip(requests, self._classifier.predict_proba(vectors), strict=True)
-        return pa.array([self._of_classes(request, p).tolist() for request, p in rows], SCORES)
-
-    async def answer(
-        self,
-        requests: list[Request],
-        sampling: Sampling,
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> tuple[pa.Table, pa.Array]:
-        """See Engine.answer; the text is the most probable candidate, whatever the temperature."""
-        scores = await self.score(requests, candidates)
-        best = [int(np.argmax(row)) for row in scores.to_pylist()]
-        picked = zip(candidates, scores.to_pylist(), best, strict=True)
-        rows = [
-            {"text": texts[i].strip(), "finish_reason": "stop", "prompt_tokens": 0, "tokens": 1,
-             "token_logprobs": [row[i]]}
-            for texts, row, i in picked
-        ]  # fmt: skip
-        return pa.Table.from_pylist(rows, schema=GENERATION), scores
+        rows = zip(
+            batch.requests,
+            batch.candidates,
+            self._classifier.predict_proba(vectors),
+            strict=True,
+        )
+        return Replies.of(batch, (self._reply(*row) for row in rows))
 
     async def close(self) -> None:
         """See Engine.close."""
+
+    def _reply(
+        self, request: Request, candidates: Sequence[str], probabilities: _Probabilities
+    ) -> Row:
+        logprobs = self._of_classes(request, probabilities).tolist()
+        best = max(range(len(logprobs)), key=logprobs.__getitem__)
+        text = candidates[best].strip()
+        said = {"text": text, "finish_reason": "stop", "prompt_tokens": 0, "tokens": 1,
+                "token_logprobs": [logprobs[best]]}  # fmt: skip
+        return said, logprobs
 
     @cached_property
     def _index(self) -> dict[str, int]:

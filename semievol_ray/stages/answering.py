@@ -21,6 +21,7 @@ from semievol_ray.engines import (
     CUT_OFF,
     GENERATION,
     SCORES,
+    Batch,
     Engine,
     Message,
     Request,
@@ -155,20 +156,22 @@ async def ask(
     requests: list[Request],
 ) -> tuple[pa.Table, pa.Array | None]:
     """What a voter writes and, where the task is closed, log P of every option of every row."""
-    adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
     if not requests:
         # All the rows are settled: no engine is asked for nothing.
         return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
-    sampling = fit_window(voter.sampling, engine)
-    if not job.score_options:
-        return await engine.generate(requests, sampling, adapter), None
-    candidates = candidates_of(engine, job.task, rows)
-    return await engine.answer(requests, sampling, candidates, adapter, closed=ends(job.task))
+    adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
+    batch = Batch(requests, fit_window(voter.sampling, engine), adapter=adapter)
+    if job.score_options:
+        batch = scored(batch, engine, job.task, rows)
+    replies = await engine.answer(batch)
+    return replies.generated, replies.scores
 
 
-def candidates_of(engine: Engine, task: Task, rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The answers of each row of a closed task, as they follow its prompt."""
-    return [[completion(engine, task, c) for c in task.candidates(row)] for row in rows]
+def scored(batch: Batch, engine: Engine, task: Task, rows: Sequence[Mapping[str, Any]]) -> Batch:
+    """The batch with the answers of a closed task as candidates."""
+    candidates = [[completion(engine, task, c) for c in task.candidates(row)] for row in rows]
+    # One label may begin another ("card", "card lost"): there the end of the text counts too.
+    return dataclasses.replace(batch, candidates=candidates, closed=task.kind == "label")
 
 
 def completion(engine: Engine, task: Task, answer: str) -> str:
@@ -176,11 +179,6 @@ def completion(engine: Engine, task: Task, answer: str) -> str:
     tokenizer = engine.tokenizer
     chat = tokenizer is not None and PromptRenderer(tokenizer, task.use_chat_template).chat
     return completion_text(answer, chat=chat)
-
-
-def ends(task: Task) -> bool:
-    """Whether an answer's end counts in its probability: one label may begin another."""
-    return task.kind == "label"
 
 
 def respond(

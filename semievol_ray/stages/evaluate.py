@@ -14,18 +14,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config
-from semievol_ray.engines import Engine, Sampling, request_seed
+from semievol_ray.engines import Batch, Engine, Sampling, request_seed
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.schema import PREDICTION
 from semievol_ray.stages.answering import (
     ShardJob,
     Voter,
     ask,
-    candidates_of,
     demonstrations_of,
-    ends,
     fit_request,
     respond,
+    scored,
 )
 from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.counts import Counts, count_responses
@@ -123,8 +122,9 @@ async def evaluate_shard(
     with keeping_paid_replies(engine, job.run, target) as asked:
         if closed:
             adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-            candidates = candidates_of(engine, task, rows)
-            scores = await asked.score(requests, candidates, adapter, closed=ends(task))
+            batch = scored(Batch(requests, adapter=adapter), engine, task, rows)
+            scores = (await asked.answer(batch)).scores
+            assert scores is not None
             best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
             names = [None if index is None else task.candidates(row)[index] for index, row in best]
             texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config
-from semievol_ray.engines import Engine, Sampling
+from semievol_ray.engines import Batch, Engine, Sampling
 from semievol_ray.schema import SCORE
 from semievol_ray.selection import Groups
 from semievol_ray.stages import justify
@@ -101,7 +101,9 @@ async def score_shard(
         adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
         requests = [make_request(engine, job.task, job.task.messages(row), 0) for row in rows]
         said = [completion(engine, job.task, texts[row["example_id"]]) for row in rows]
-        found = await engine.score(requests, [[text] for text in said], adapter)
+        batch = Batch(requests, candidates=[[text] for text in said], adapter=adapter)
+        found = (await engine.answer(batch)).scores
+        assert found is not None
         columns = {
             "example_id": pa.array([row["example_id"] for row in rows], pa.string()),
             "answer_text": pa.array([texts[row["example_id"]] for row in rows], pa.string()),

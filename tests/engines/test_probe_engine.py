@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from semievol_ray import UserError
 from semievol_ray.config import ModelConfig
 from semievol_ray.demo.messages import TEAMS, write_messages
-from semievol_ray.engines import Request, Sampling
+from semievol_ray.engines import Batch, Request, Sampling
 from semievol_ray.engines.probe_engine import ProbeEngine
 
 SAMPLING = Sampling(1.0, 1.0, 16)
@@ -31,15 +31,22 @@ def requests(classes: tuple[str, ...]) -> list[Request]:
     return [Request("ignored", i, question=m.text, classes=classes) for i, m in enumerate(ASKED)]
 
 
+def scores(probe: ProbeEngine, classes: tuple[str, ...]) -> list[list[float]]:
+    candidates = [classes] * len(ASKED)
+    replies = asyncio.run(probe.answer(Batch(requests(classes), candidates=candidates)))
+    assert replies.generated is None
+    return replies.scores.to_pylist()
+
+
 @pytest.fixture(scope="module")
 def probe() -> ProbeEngine:
     return engine()
 
 
 def test_it_answers_with_the_probability_of_every_option(probe) -> None:
-    table, scores = asyncio.run(
-        probe.answer(requests(CLASSES), SAMPLING, [[f" {team}" for team in TEAMS]] * len(ASKED))
-    )
+    candidates = [[f" {team}" for team in TEAMS]] * len(ASKED)
+    replies = asyncio.run(probe.answer(Batch(requests(CLASSES), SAMPLING, candidates)))
+    table, scores = replies.generated, replies.scores
     p = np.exp(np.array(scores.to_pylist()))
     assert p.shape == (200, len(TEAMS)) and np.allclose(p.sum(1), 1, atol=1e-5)
     assert table["text"].to_pylist() == [TEAMS[i] for i in p.argmax(1)]
@@ -53,14 +60,13 @@ def test_it_answers_with_the_probability_of_every_option(probe) -> None:
 
 def test_options_in_another_order_have_their_own_probabilities(probe) -> None:
     backwards = CLASSES[::-1]
-    ahead = asyncio.run(probe.score(requests(CLASSES), [[]] * len(ASKED))).to_pylist()
-    back = asyncio.run(probe.score(requests(backwards), [[]] * len(ASKED))).to_pylist()
+    ahead = scores(probe, CLASSES)
+    back = scores(probe, backwards)
     assert np.allclose(np.array(ahead), np.array(back)[:, ::-1], atol=1e-4)
 
 
 def test_a_class_without_a_label_is_never_likely(probe) -> None:
-    (row,) = asyncio.run(probe.score(requests((CLASSES[0], "unheard of"))[:1], [[]])).to_pylist()
-    assert row[1] < row[0] - 1
+    assert all(rare <= known for known, rare in scores(probe, (CLASSES[0], "unheard of")))
 
 
 def test_it_is_the_plain_classifier(probe) -> None:
@@ -68,18 +74,18 @@ def test_it_is_the_plain_classifier(probe) -> None:
     vectors = probe._embed([text for text, _ in LABELS])
     penalty = probe._classifier.C
     plain = LogisticRegression(C=penalty, max_iter=1000).fit(vectors, [name for _, name in LABELS])
-    scores = asyncio.run(probe.score(requests(tuple(plain.classes_)), [[]] * len(ASKED)))
+    found = np.array(scores(probe, tuple(plain.classes_)))
     wanted = plain.predict_proba(probe._embed([m.text for m in ASKED]))
-    assert np.allclose(np.exp(np.array(scores.to_pylist())), wanted, atol=5e-3)
+    assert np.allclose(np.exp(found), wanted, atol=5e-3)
 
 
 def test_what_it_cannot_do_is_said(probe) -> None:
     with pytest.raises(UserError, match="3 labels hold 3 different answers"):
         labels = [(f"question {i}", f"answer {i}") for i in range(3)]
-        ProbeEngine(ModelConfig(name="probe", engine="probe"), labels=labels)
+        ProbeEngine(ModelConfig(name="probe", engine="probe"), labels)
     with pytest.raises(UserError, match="every label is 'a'"):
-        ProbeEngine(ModelConfig(name="probe", engine="probe"), labels=[("q", "a"), ("r", "a")])
+        ProbeEngine(ModelConfig(name="probe", engine="probe"), [("q", "a"), ("r", "a")])
     with pytest.raises(UserError, match="model probe: .*embeder.*embedder"):
         engine(embeder="tfidf")
     with pytest.raises(UserError, match="needs a closed task"):
-        asyncio.run(probe.generate(requests(CLASSES), SAMPLING))
+        asyncio.run(probe.answer(Batch(requests(CLASSES), SAMPLING)))
