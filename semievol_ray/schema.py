@@ -95,6 +95,9 @@ TRAINING = pa.schema(
         pa.field("weight", pa.float32(), nullable=False),
         # A weight for each token of each candidate, the end of the text included; null: 1 for all.
         pa.field("token_weights", pa.list_(pa.list_(pa.float32()))),
+        # Whether the model's chat template rendered the prompt: it then holds its special tokens,
+        # and an answer ends as that template ends a turn. Null: it is plain text.
+        pa.field("chat", pa.bool_()),
     ]
 )
 

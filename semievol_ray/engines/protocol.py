@@ -47,11 +47,15 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt to be continued; `messages` are what `prompt` was rendered from."""
+    """One prompt to be continued; `messages` are what `prompt` was rendered from.
+
+    `chat`: it was rendered by the model's chat template, and is not plain text.
+    """
 
     prompt: str
     seed: int
     messages: tuple[Message, ...] = ()
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class Engine(Protocol):
     ) -> pa.Array:
         """log P of each candidate continuation given its prompt; list<float32>, row by row.
 
-        `closed` counts the end-of-text token too: needed where one candidate begins another.
+        `closed` counts the end of the answer too: needed where one candidate begins another.
         A row that cannot be scored is null.
         """
         ...

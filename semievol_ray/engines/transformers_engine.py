@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.credentials import resolve
-from semievol_ray.engines.candidates import Tokens, Tree, stack, tree_of
+from semievol_ray.engines.candidates import Tokens as Ids
+from semievol_ray.engines.candidates import Tree, stack, tree_of
 from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
@@ -27,6 +28,7 @@ from semievol_ray.engines.protocol import (
 from semievol_ray.engines.sampling import draw, uniforms_of
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
+from semievol_ray.tokens import Tokens
 
 # Logits that one scoring pass may hold: 1 GiB of float32.
 _SCORED_LOGITS = 2**28
@@ -62,6 +64,7 @@ class TransformersEngine(Engine):
         if threads:
             torch.set_num_threads(threads)
         self.tokenizer = load_tokenizer(model)
+        self.tokens = Tokens(self.tokenizer)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Half precision is slower than float32 on most CPUs, and no more exact anywhere.
         dtype = model.dtype
@@ -138,8 +141,10 @@ class TransformersEngine(Engine):
 
         A request whose prompt leaves no room for its answer gets a failed row and a null.
         """
-        prompts: list[list[int]] = [self.tokenizer(r.prompt)["input_ids"] for r in requests]
-        tails = self._tokenize(candidates, closed) if candidates else [()] * len(requests)
+        prompts = self.tokens.prompts([r.prompt for r in requests], [r.chat for r in requests])
+        tails: list[tuple[Ids, ...]] = [()] * len(requests)
+        if candidates:
+            tails = self._tokenize(requests, candidates, closed)
         rows = [failed_generation("prompt_too_long", len(ids)) for ids in prompts]
         scores: list[list[float] | None] = [None] * len(requests)
         generated = 0 if sampling is None else sampling.max_tokens
@@ -154,8 +159,7 @@ class TransformersEngine(Engine):
                 ids = [prompts[i] for i in batch]
                 prefix = self._prefill(ids)
                 if sampling is not None:
-                    seeds = [requests[i].seed for i in batch]
-                    written = self._continue(prefix, seeds, sampling)
+                    written = self._continue(prefix, [requests[i] for i in batch], sampling)
                     for index, (tokens, logprobs, reason) in zip(batch, written, strict=True):
                         rows[index] = {
                             "text": self.tokenizer.decode(tokens, skip_special_tokens=True),
@@ -170,18 +174,17 @@ class TransformersEngine(Engine):
                         scores[index] = row
         return pa.Table.from_pylist(rows, schema=GENERATION), pa.array(scores, SCORES)
 
-    def _tokenize(self, candidates: list[list[str]], closed: bool) -> list[tuple[Tokens, ...]]:
-        end = (self.tokenizer.eos_token_id,) if closed else ()
-        texts = sorted({text for row in candidates for text in row})
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        tokens = {text: (*found, *end) for text, found in zip(texts, ids, strict=True)}
-        return [tuple(tokens[text] for text in row) for row in candidates]
+    def _tokenize(
+        self, requests: list[Request], candidates: list[list[str]], closed: bool
+    ) -> list[tuple[Ids, ...]]:
+        chats = [r.chat for r in requests]
+        return [tuple(map(tuple, row)) for row in self.tokens.candidates(candidates, chats, closed)]
 
     def _batches(
         self,
         indices: list[int],
         prompts: list[list[int]],
-        tails: Sequence[tuple[Tokens, ...]],
+        tails: Sequence[tuple[Ids, ...]],
     ) -> Iterator[list[int]]:
         """Indices in batches of like lengths, so that little of a batch is padding."""
         ordered = sorted(indices, key=lambda i: (len(prompts[i]), i))
@@ -194,12 +197,13 @@ class TransformersEngine(Engine):
     # -- generation --------------------------------------------------------------------------------
 
     def _continue(
-        self, prefix: _Prefix, seeds: list[int], sampling: Sampling
+        self, prefix: _Prefix, requests: list[Request], sampling: Sampling
     ) -> list[tuple[list[int], list[float], str]]:
         """Token ids, their logprobs and the finish reason of each prompt of one batch."""
         import torch
 
-        stops = self._stop_ids()
+        seeds = [request.seed for request in requests]
+        stops = [self._stop_ids(request.chat) for request in requests]
         uniforms = torch.from_numpy(uniforms_of(seeds, sampling.max_tokens)).to(self.device)
         ids: list[list[int]] = [[] for _ in seeds]
         logprobs: list[list[float]] = [[] for _ in seeds]
@@ -217,7 +221,7 @@ class TransformersEngine(Engine):
                         continue
                     ids[row].append(drawn)
                     logprobs[row].append(logprob)
-                    if drawn in stops:
+                    if drawn in stops[row]:
                         reasons[row] = "stop"
                         alive[row] = False
                 if step + 1 == sampling.max_tokens or not alive.any():
@@ -262,7 +266,7 @@ class TransformersEngine(Engine):
     # -- scoring -----------------------------------------------------------------------------------
 
     def _score_batch(
-        self, prefix: _Prefix, prompts: list[list[int]], tails: list[tuple[Tokens, ...]]
+        self, prefix: _Prefix, prompts: list[list[int]], tails: list[tuple[Ids, ...]]
     ) -> list[list[float]]:
         """Sums of token logprobs of each prompt's candidates."""
         import torch
@@ -312,7 +316,7 @@ class TransformersEngine(Engine):
         return out.logits
 
     def _run_whole(
-        self, prompts: list[list[int]], tails: list[tuple[Tokens, ...]], trees: list[Tree]
+        self, prompts: list[list[int]], tails: list[tuple[Ids, ...]], trees: list[Tree]
     ) -> Any:
         """What `_run_trees` gives, for models whose attention takes no mask of ours.
 
@@ -336,10 +340,10 @@ class TransformersEngine(Engine):
 
     # -- shared ------------------------------------------------------------------------------------
 
-    def _stop_ids(self) -> set[int]:
+    def _stop_ids(self, chat: bool) -> set[int]:
         configured = self.model.generation_config.eos_token_id
         stops = configured if isinstance(configured, list) else [configured]
-        return {i for i in [*stops, self.tokenizer.eos_token_id] if i is not None}
+        return {i for i in stops if i is not None} | self.tokens.stops(chat)
 
     @contextlib.contextmanager
     def _using(self, adapter: str | None) -> Iterator[None]:

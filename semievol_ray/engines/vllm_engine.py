@@ -25,6 +25,7 @@ from semievol_ray.engines.protocol import (
 )
 from semievol_ray.engines.vllm_drivers import ProcessDriver, ThreadDriver
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
+from semievol_ray.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ class VllmEngine(Engine):
     ) -> None:
         check_model_exists(model.name)
         self.tokenizer = load_tokenizer(model)
+        self.tokens = Tokens(self.tokenizer)
         on_cpu = not _has_gpu()
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -111,7 +113,7 @@ class VllmEngine(Engine):
         lora, prompts = self._lora(adapter), self._prompts(requests)
 
         def row(at: int) -> Awaitable[_Answer]:
-            return self._generate(prompts[at], requests[at].seed, sampling, lora)
+            return self._generate(prompts[at], requests[at], sampling, lora)
 
         return self._table(prompts, await _by_prefix(prompts, row))
 
@@ -125,7 +127,7 @@ class VllmEngine(Engine):
     ) -> pa.Array:
         """See Engine.score."""
         lora, prompts = self._lora(adapter), self._prompts(requests)
-        tails = self._tails(candidates, closed)
+        tails = self._tails(requests, candidates, closed)
 
         def row(at: int) -> Awaitable[list[float] | None]:
             return self._score(prompts[at], tails[at], lora)
@@ -147,11 +149,11 @@ class VllmEngine(Engine):
         prompt, however many rows there are.
         """
         lora, prompts = self._lora(adapter), self._prompts(requests)
-        tails = self._tails(candidates, closed)
+        tails = self._tails(requests, candidates, closed)
 
         def row(at: int) -> Awaitable[tuple[_Answer, list[float] | None]]:
             return asyncio.gather(
-                self._generate(prompts[at], requests[at].seed, sampling, lora),
+                self._generate(prompts[at], requests[at], sampling, lora),
                 self._score(prompts[at], tails[at], lora),
             )
 
@@ -168,7 +170,7 @@ class VllmEngine(Engine):
         self.driver.shutdown()
 
     async def _generate(
-        self, prompt: list[int], seed: int, sampling: Sampling, lora: Any
+        self, prompt: list[int], request: Request, sampling: Sampling, lora: Any
     ) -> _Answer:
         from vllm import SamplingParams
 
@@ -178,7 +180,9 @@ class VllmEngine(Engine):
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
-            seed=seed,
+            seed=request.seed,
+            # Beside those of the model's own config, which vLLM knows.
+            stop_token_ids=sorted(self.tokens.stops(request.chat)),
             # The sampled token's alone, in one flat list.
             logprobs=0,
             flat_logprobs=True,
@@ -211,20 +215,13 @@ class VllmEngine(Engine):
 
     def _prompts(self, requests: list[Request]) -> list[list[int]]:
         """Their token ids: a fast tokenizer takes many texts on all its threads."""
-        if not requests:
-            return []
-        ids: list[list[int]] = self.tokenizer([r.prompt for r in requests])["input_ids"]
-        return ids
+        return self.tokens.prompts([r.prompt for r in requests], [r.chat for r in requests])
 
-    def _tails(self, candidates: list[list[str]], closed: bool) -> list[list[list[int]]]:
-        """Token ids of each row's candidates; most rows have the same ones."""
-        texts = sorted({text for row in candidates for text in row})
-        if not texts:
-            return [[] for _ in candidates]
-        end = [self.tokenizer.eos_token_id] if closed else []
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        tails = {text: [*found, *end] for text, found in zip(texts, ids, strict=True)}
-        return [[tails[text] for text in row] for row in candidates]
+    def _tails(
+        self, requests: list[Request], candidates: list[list[str]], closed: bool
+    ) -> list[list[list[int]]]:
+        """Token ids of each row's candidates."""
+        return self.tokens.candidates(candidates, [r.chat for r in requests], closed)
 
     async def _score(
         self, prompt: list[int], tails: list[list[int]], lora: Any

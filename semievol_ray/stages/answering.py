@@ -29,8 +29,7 @@ from semievol_ray.schema import RESPONSE
 from semievol_ray.stages.context import selected_ids
 from semievol_ray.stages.counts import Counts, count_responses
 from semievol_ray.store import RunDirectory, layout
-from semievol_ray.tasks import PromptRenderer, Task, completion_text
-from semievol_ray.tasks.prompts import plain_text
+from semievol_ray.tasks import PromptRenderer, Task
 
 
 @dataclass(frozen=True)
@@ -95,11 +94,13 @@ async def _answer(
     """One voter's RESPONSE table over a shard, and how many demonstrations found no room."""
     dropped = 0
     requests = []
+    renderer = renderer_for(engine, job.task)
     for row, demonstrations in zip(rows, shown, strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
         request, shots = fit_request(
-            engine, job.task, row, demonstrations[: voter.shots], seed, voter.sampling.max_tokens
-        )
+            engine, renderer, job.task, row, demonstrations[: voter.shots], seed,
+            voter.sampling.max_tokens,
+        )  # fmt: skip
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
     generated, scores = await ask(engine, job, voter, rows, requests)
@@ -108,6 +109,7 @@ async def _answer(
 
 def fit_request(
     engine: Engine,
+    renderer: PromptRenderer,
     task: Task,
     example: Mapping[str, Any],
     demonstrations: Sequence[Mapping[str, Any]],
@@ -118,23 +120,23 @@ def fit_request(
     shown = list(demonstrations)
     room = engine.max_model_len - max_tokens
     while True:
-        request = make_request(engine, task, task.messages(example, shown), seed)
+        request = make_request(renderer, task.messages(example, shown), seed)
         # A token holds at least a byte: most prompts need no counting.
         if not shown or engine.tokenizer is None or len(request.prompt.encode()) < room:
             return request, len(shown)
-        renderer = PromptRenderer(engine.tokenizer, task.use_chat_template)
         if renderer.count_tokens(request.prompt) <= room:
             return request, len(shown)
         shown.pop()
 
 
-def make_request(engine: Engine, task: Task, messages: list[Message], seed: int) -> Request:
-    """Messages rendered for the engine's tokenizer, or as plain text where it has none."""
-    if engine.tokenizer is None:
-        prompt = plain_text(messages)
-    else:
-        prompt = PromptRenderer(engine.tokenizer, task.use_chat_template).render(messages)
-    return Request(prompt, seed, tuple(messages))
+def renderer_for(engine: Engine, task: Task) -> PromptRenderer:
+    """What makes an engine's prompts."""
+    return PromptRenderer(engine.tokenizer, task.use_chat_template)
+
+
+def make_request(renderer: PromptRenderer, messages: list[Message], seed: int) -> Request:
+    """Messages as a request to be continued."""
+    return Request(renderer.render(messages), seed, tuple(messages), chat=renderer.chat)
 
 
 async def ask(
@@ -151,12 +153,9 @@ async def ask(
         return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
     if not job.score_options:
         return await engine.generate(requests, voter.sampling, adapter), None
-    chat = (
-        engine.tokenizer is not None
-        and PromptRenderer(engine.tokenizer, job.task.use_chat_template).chat
-    )
-    candidates = [[completion_text(c, chat=chat) for c in job.task.candidates(row)] for row in rows]
-    # One label may begin another ("card", "card lost"): there the end of the text counts too.
+    complete = renderer_for(engine, job.task).completion
+    candidates = [[complete(c) for c in job.task.candidates(row)] for row in rows]
+    # One label may begin another ("card", "card lost"): there the end of the answer counts too.
     closed = job.task.kind == "label"
     return await engine.answer(requests, voter.sampling, candidates, adapter, closed=closed)
 

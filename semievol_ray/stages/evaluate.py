@@ -23,6 +23,7 @@ from semievol_ray.stages.answering import (
     ask,
     demonstrations_of,
     fit_request,
+    renderer_for,
     respond,
 )
 from semievol_ray.stages.context import Context, ModelRef
@@ -110,10 +111,12 @@ async def evaluate_shard(
     examples = job.run.read_table(source)
     rows = examples.to_pylist()
     requests = []
+    renderer = renderer_for(engine, task)
     for row, shown in zip(rows, demonstrations_of(job, source, rows), strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
         tokens = voter.sampling.max_tokens
-        requests.append(fit_request(engine, task, row, shown[: voter.shots], seed, tokens)[0])
+        near = shown[: voter.shots]
+        requests.append(fit_request(engine, renderer, task, row, near, seed, tokens)[0])
     with keeping_paid_replies(engine, job.run, target) as asked:
         generated, scores = await ask(asked, job, voter, rows, requests)
         responses = respond(task, examples, voter.name, requests, generated, scores)

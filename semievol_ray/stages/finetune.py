@@ -17,7 +17,7 @@ from semievol_ray.schema import TRAINING
 from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import layout
-from semievol_ray.tasks import PromptRenderer, Task, completion_text
+from semievol_ray.tasks import PromptRenderer, Task
 
 # A soft target's candidates below this probability cost a forward pass and teach nothing.
 _SMALLEST_PROBABILITY = 0.01
@@ -62,9 +62,10 @@ def training_table(
         {
             "example_id": example["example_id"],
             "prompt": renderer.render(task.messages(example)),
-            "candidates": [completion_text(c, chat=renderer.chat) for c in target.candidates],
+            "candidates": [renderer.completion(c) for c in target.candidates],
             "candidate_weights": target.weights,
             "weight": 1.0,
+            "chat": renderer.chat,
         }
         for example, target in rows
     ]

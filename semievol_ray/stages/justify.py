@@ -14,6 +14,7 @@ from semievol_ray.stages.answering import (
     Voter,
     answer_shard,
     make_request,
+    renderer_for,
     respond,
     take,
 )
@@ -139,10 +140,10 @@ async def justify_shard(
         for index, row in enumerate(rows)
         if _is_open(proposals.get(row["example_id"], ()), planned.only_disagreement)
     ]
+    renderer = renderer_for(engine, job.task)
     requests = [
         make_request(
-            engine,
-            job.task,
+            renderer,
             job.task.justify_messages(rows[i], proposals[rows[i]["example_id"]]),
             request_seed(job.seed, rows[i]["example_id"], COLLABORATOR),
         )

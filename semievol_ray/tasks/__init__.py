@@ -7,7 +7,6 @@ from semievol_ray.tasks.prompts import (
     PROMPTS_VERSION,
     Message,
     PromptRenderer,
-    completion_text,
 )
 from semievol_ray.tasks.task import Task
 
@@ -20,6 +19,5 @@ __all__ = [
     "PromptRenderer",
     "Task",
     "canonical_answer",
-    "completion_text",
     "option_letters",
 ]

@@ -1,7 +1,7 @@
 """Examples to token ids.
 
-An answer is its tokens and the end-of-sequence token; it is never cut. A prompt that leaves it no
-room loses tokens at its start, where the demonstrations are, and not at its end, where the
+An answer is its tokens and those that end it (`Tokens.end`); it is never cut. A prompt that leaves
+it no room loses tokens at its start, where the demonstrations are, and not at its end, where the
 question is.
 """
 
@@ -16,12 +16,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from semievol_ray.errors import UserError
+from semievol_ray.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Bump when the token ids of the same text change.
-FORMAT = 2
+FORMAT = 3
 
 _TOKENS = pa.list_(pa.int32())
 TOKENIZED = pa.schema(
@@ -36,34 +37,6 @@ TOKENIZED = pa.schema(
 )
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of a rendered prompt, with the special tokens that the tokenizer opens a text with.
-
-    A prompt that already opens with the beginning-of-sequence token, as many chat templates write
-    it, gets no second one; a closing special token is not added.
-    """
-    return _encode_prompts(tokenizer, [prompt])[0]
-
-
-def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    bos, eos_id = tokenizer.bos_token, tokenizer.eos_token_id
-    closes = tokenizer("x").input_ids[-1] == eos_id
-    encoded = tokenizer(prompts, return_attention_mask=False).input_ids
-    opened = [i for i, prompt in enumerate(prompts) if bos and prompt.startswith(bos)]
-    bare = _encode(tokenizer, [prompts[i] for i in opened])
-    if closes:
-        encoded = [ids[:-1] for ids in encoded]
-    for i, ids in zip(opened, bare, strict=True):
-        encoded[i] = ids
-    return encoded
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids
-
-
 def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> pa.RecordBatch:
     """Rows of the TRAINING schema as rows of TOKENIZED, in the same order.
 
@@ -74,12 +47,12 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     examples = rows.drop_columns("prompt").to_pylist()
     for row in examples:
         _refuse_nulls(row)
-    eos = tokenizer.eos_token_id
-    prompts = _encode_prompts(tokenizer, rows["prompt"].to_pylist())
-    flat = iter(_encode(tokenizer, [text for row in examples for text in row["candidates"]]))
+    tokens = Tokens(tokenizer)
+    chat = [bool(row["chat"]) for row in examples]
+    prompts = tokens.prompts(rows["prompt"].to_pylist(), chat)
+    answers = tokens.candidates([row["candidates"] for row in examples], chat, closed=True)
     out_prompts, out_candidates, out_weights, out_truncated = [], [], [], []
-    for prompt, row in zip(prompts, examples, strict=True):
-        candidates = [[*next(flat), eos] for _ in row["candidates"]]
+    for prompt, row, candidates in zip(prompts, examples, answers, strict=True):
         weights = _weights(row, candidates)
         # The first token of a text that has no prompt before it cannot be learnt.
         unseen = 0 if prompt else 1
@@ -88,7 +61,7 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
             for ids, w in zip(candidates, weights, strict=True)
             if sum(w[unseen:]) > 0 and len(ids) < max_length
         ]
-        # EOS is predicted, never read, so it takes no room.
+        # The last token is predicted, never read, so it takes no room.
         room = max_length + 1 - max((len(ids) for ids, _ in kept), default=0)
         out_truncated.append(bool(kept) and len(prompt) > room)
         out_prompts.append(_cut(prompt, room, tokenizer.bos_token_id))

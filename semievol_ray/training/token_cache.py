@@ -96,7 +96,7 @@ class TokenizedExamples:
         return range(first + start, first + end)
 
     def candidate(self, candidate: int) -> npt.NDArray[np.int32]:
-        """Token ids of a candidate; the last one is EOS."""
+        """Token ids of a candidate; the last ones are its end."""
         chunk, tokens = self._tokens(candidate)
         return chunk.candidate_ids[tokens]
 
@@ -226,6 +226,8 @@ def fingerprint(paths: Sequence[Path], tokenizer: PreTrainedTokenizerBase, max_l
         vocabulary,
         special,
         tokenizer.init_kwargs.get("add_bos_token"),
+        tokenizer.init_kwargs.get("add_eos_token"),
+        getattr(tokenizer, "chat_template", None),
     ]
     digest.update(json.dumps(facts, default=str).encode())
     return digest.hexdigest()[:32]

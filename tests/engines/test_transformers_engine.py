@@ -11,8 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from semievol_ray import UserError
 from semievol_ray.config import ModelConfig
+from semievol_ray.demo.model import make_llama
 from semievol_ray.engines import Request, Sampling, request_seed
 from semievol_ray.engines.transformers_engine import TransformersEngine
+from tests.tasks.chat_models import make_tokenizer
 
 PROMPTS = [
     "hello. the kettle does not switch on\nTeam:",
@@ -86,6 +88,33 @@ def test_scores_are_the_models_logprobs_of_each_candidate(engine, reference, clo
             logprobs = torch.log_softmax(model(torch.tensor([head + tail])).logits[0], -1)
             wanted = sum(float(logprobs[len(head) - 1 + i, t]) for i, t in enumerate(tail))
             assert score == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_base_model_too_stops_where_its_template_ends_a_turn(tmp_path) -> None:
+    """Gemma's end of turn and Phi-4's are not their tokenizers' eos."""
+    tokenizer = make_tokenizer("gemma-2")
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    make_llama(len(tokenizer), hidden=32, layers=1, heads=2, context=512).save_pretrained(tmp_path)
+    engine = TransformersEngine(ModelConfig(name=str(tmp_path)))
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+
+    def written(chat):
+        asked = [Request("hello", seed, chat=chat) for seed in range(24)]
+        return asyncio.run(engine.generate(asked, Sampling(1, 1, 300))).to_pylist()
+
+    stopped = [row for row in written(True) if row["finish_reason"] == "stop"]
+    prompt = engine.tokens.prompts(["hello"], [False])
+    assert stopped and prompt[0][0] == tokenizer.bos_token_id
+    # Of 500 tokens two end a response: with one of them, half as many end as early.
+    tokens = [sum(row["tokens"] for row in written(chat)) for chat in (True, False)]
+    assert tokens[0] < tokens[1]
+    scores = asyncio.run(engine.score([Request("hello", 1, chat=True)], [["A"]], closed=True))
+    ids = engine.tokens.prompts(["hello"], [True])[0]
+    tail = [*engine.tokens.answers(["A"], [True])[0], end]
+    logprobs = torch.log_softmax(engine.model(torch.tensor([ids + tail])).logits[0].float(), -1)
+    wanted = sum(float(logprobs[len(ids) - 1 + i, t]) for i, t in enumerate(tail))
+    assert scores.to_pylist()[0][0] == pytest.approx(wanted, abs=1e-3)
 
 
 def test_answering_is_both_verbs_at_once(engine) -> None:

@@ -99,26 +99,6 @@ def test_an_empty_prompt_teaches_all_of_the_text_but_its_first_token(tokenizer: 
     assert found.target_weight(pa.array([0]).to_numpy()) == 4
 
 
-class Opening:
-    """A tokenizer that opens and closes a text, as some do."""
-
-    bos_token, bos_token_id, eos_token_id = "<s>", 0, 1
-
-    def __call__(self, texts: Any, add_special_tokens: bool = True, **_: Any) -> Any:
-        def ids(text: str) -> list[int]:
-            bare = [0] * text.startswith("<s>") + [ord(c) for c in text.removeprefix("<s>")]
-            return [0, *bare, 1] if add_special_tokens else bare
-
-        found = ids(texts) if isinstance(texts, str) else [ids(t) for t in texts]
-        return type("Encoding", (), {"input_ids": found})
-
-
-def test_a_prompt_is_opened_once_and_never_closed() -> None:
-    tokenizer: Any = Opening()
-    assert data.encode_prompt(tokenizer, "ab") == [0, 97, 98]
-    assert data.encode_prompt(tokenizer, "<s>ab") == [0, 97, 98]
-
-
 def test_a_held_out_split_depends_on_ids_and_seed_alone(tokenizer: Any) -> None:
     rows = [make_row(i, soft=False) for i in range(40)]
     kept, held = tokens_of(tokenizer, rows).split(0.25, seed=1)
