@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -102,6 +103,18 @@ class TaskConfig(_Section):
         "labelled and test rows have it",
     )
     use_chat_template: Literal["auto", "always", "never"] = "auto"
+    day: str | None = Field(
+        None,
+        description="YYYY-MM-DD, what chat templates that tell a model the date write; null: the "
+        "day on which the run read its data",
+    )
+
+    @field_validator("day")
+    @classmethod
+    def _is_day(cls, value: str | None) -> str | None:
+        if value is not None:
+            date.fromisoformat(value)
+        return value
 
 
 class Columns(_Section):

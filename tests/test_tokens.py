@@ -11,10 +11,13 @@ import pytest
 from semievol_ray.config import TaskConfig
 from semievol_ray.errors import UserError
 from semievol_ray.schema import TRAINING
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import Target, training_table
+from semievol_ray.store import RunDirectory, StageLedger
 from semievol_ray.tasks import PromptRenderer, Task
 from semievol_ray.tokens import Tokens
 from semievol_ray.training.data import tokenize
+from tests.stages.ingesting import ingest
 from tests.tasks.chat_models import CHAT_MODELS, make_tokenizer
 
 TASK = Task.from_config(TaskConfig(preset="mmlu"))
@@ -146,3 +149,50 @@ def test_always_without_a_template_is_one_line():
     assert not PromptRenderer(tokenizer).chat
     with pytest.raises(UserError, match="always, but the tokenizer of qwen3 has no chat template"):
         PromptRenderer(tokenizer, "always")
+
+
+@pytest.mark.parametrize("name", ["llama-3.2", "gpt-oss"])
+def test_a_run_has_one_day_whatever_the_clock_says(name, tmp_path):
+    renderer = PromptRenderer(make_tokenizer(name), day=DAY)
+    assert renderer.render(CONVERSATIONS[0]).count("2026") == 1
+    context = new_context(tmp_path, {})
+    now = replace(context.ledger.done("ingest"), finished_at="2026-03-09T23:59:59Z")
+    context.ledger._put(now)
+    # Another process goes on with the run, days later.
+    assert new_context(tmp_path, {}).task.day == DAY
+    assert new_context(tmp_path, {"day": "2020-01-01"}).task.day == "2020-01-01"
+
+
+def new_context(tmp_path, task) -> Context:
+    labeled, corpus = tmp_path / "labeled.csv", tmp_path / "corpus.csv"
+    labeled.write_text("text,label\na,x\nb,y\n")
+    corpus.write_text("text,label\nc,\nd,\n")
+    found = ingest(tmp_path, labeled, corpus, task={"kind": "label", **task})
+    directory = RunDirectory(found.uri)
+    return Context(found.config(), directory, StageLedger(directory))
+
+
+def test_a_template_that_refuses_is_one_line():
+    tokenizer = make_tokenizer("gemma-2")
+    with pytest.raises(UserError, match=r"^gemma-2: its chat template .*: System role not supp.*"):
+        PromptRenderer(tokenizer).render([{"role": "system", "content": "x"}])
+    tokenizer.chat_template = "{{ messages[0].nothing.more }}"
+    with pytest.raises(UserError, match="does not render the prompts: .*nothing"):
+        PromptRenderer(tokenizer).render(CONVERSATIONS[0])
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    with pytest.raises(UserError, match="leaves out the assistant's answer"):
+        PromptRenderer(tokenizer).render(CONVERSATIONS[0])
+
+
+def test_a_template_cannot_reach_into_python():
+    tokenizer = make_tokenizer("qwen3")
+    tokenizer.chat_template = "{{ messages.__class__.__mro__ }}"
+    with pytest.raises(UserError, match="does not render the prompts: .*unsafe"):
+        PromptRenderer(tokenizer).render(CONVERSATIONS[0])
+
+
+def test_no_instruction_needs_a_system_turn(tokenizer):
+    """Some templates refuse one, others have one of their own, which stays as it is."""
+    for messages in (TASK.messages(EXAMPLE, [SHOWN]), TASK.justify_messages(EXAMPLE, ["A", "B"])):
+        prompt = PromptRenderer(tokenizer, day=DAY).render(messages)
+        assert prompt.count(TASK.instruction) == 1

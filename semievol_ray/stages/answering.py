@@ -131,7 +131,7 @@ def fit_request(
 
 def renderer_for(engine: Engine, task: Task) -> PromptRenderer:
     """What makes an engine's prompts."""
-    return PromptRenderer(engine.tokenizer, task.use_chat_template)
+    return PromptRenderer(engine.tokenizer, task.use_chat_template, day=task.day)
 
 
 def make_request(renderer: PromptRenderer, messages: list[Message], seed: int) -> Request:

@@ -94,7 +94,8 @@ def make_renderer(context: Context) -> PromptRenderer:
             f"model.engine: a model behind the {context.base.engine} engine cannot be fine-tuned; "
             "name it under `models` and let it collaborate, beside a local base model"
         )
-    return PromptRenderer(load_tokenizer(context.base), context.config.task.use_chat_template)
+    task = context.task
+    return PromptRenderer(load_tokenizer(context.base), task.use_chat_template, day=task.day)
 
 
 def finetune(

@@ -37,6 +37,7 @@ class Task:
     first_option_number: int | None = None
     decimal_mark: str = "."
     use_chat_template: str = "auto"
+    day: str | None = None
 
     @classmethod
     def from_config(cls, config: TaskConfig, labels: Sequence[str] | None = None) -> Task:
