@@ -297,7 +297,12 @@ class TrainingConfig(_Section):
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    max_length: int = Field(1024, gt=1, description="cut-off of prompt and answer, in tokens")
+    max_length: int = Field(
+        1024, gt=1, description="tokens of a prompt, cut in its middle, and its answer, never cut"
+    )
+    max_dropped: Place[float] = Field(
+        0.05, ge=0, lt=1, description="a larger share of answers too long for it stops the run"
+    )
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     packing: Form[bool] = True
     gradient_checkpointing: Speed[bool] = False

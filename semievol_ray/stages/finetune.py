@@ -146,11 +146,23 @@ def finetune(
         result = {k: v for k, v in dataclasses.asdict(done).items() if k != "output_dir"}
         # With it the training is over, whatever happens before the stage is.
         run.write_json(f"{folder}/result.json", json.loads(json.dumps(result)))
+    if lost := _lost(result, config.max_length):
+        context.progress.finish(folder, lost)
     run.delete_owned(f"{folder}/scratch", (), ("*",))
     files = [name for kind in ("model", "logs") for name in run.all_files(f"{folder}/{kind}")]
     statistics = {key: result[key] for key in _STATISTICS}
     rows = {name: run.row_count(name) or 0 for name in examples}
     return Outcome(rows, statistics, (*sorted(files), f"{folder}/result.json"))
+
+
+def _lost(result: Mapping[str, Any], max_length: int) -> str:
+    """What of the examples was not trained on, in one line; nothing where all of it was."""
+    said = {
+        "answers too long, left out": result["dropped_rows"],
+        "prompts cut in their middle": result["truncated_rows"],
+    }
+    counts = ", ".join(f"{count:,} {what}" for what, count in said.items() if count)
+    return counts and f"{counts} (training.max_length: {max_length})"
 
 
 _STATISTICS = (

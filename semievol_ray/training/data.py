@@ -1,8 +1,9 @@
 """Examples to token ids.
 
-An answer is its tokens and those that end it (`Tokens.end`); it is never cut. A prompt that leaves
-it no room loses tokens at its start, where the demonstrations are, and not at its end, where the
-question is.
+An answer is its tokens and those that end it (`Tokens.end`); it is never cut. Of a prompt that
+leaves it no room both ends stay, the instruction at its start and the question at its end, and the
+middle is cut. An answer that would leave its prompt less than half of the room is none to learn
+from: what is left of the question no longer asks for it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 # Bump when the token ids of the same text change.
 FORMAT = 3
 
+# Of a prompt that is cut, this share of the room is its start's: the instruction is the shorter.
+_START_SHARE = 0.25
+
 _TOKENS = pa.list_(pa.int32())
 TOKENIZED = pa.schema(
     [
@@ -33,6 +37,9 @@ TOKENIZED = pa.schema(
         pa.field("weights", pa.list_(pa.list_(pa.float32())), nullable=False),
         pa.field("example_hash", pa.uint64(), nullable=False),
         pa.field("truncated", pa.bool_(), nullable=False),
+        # Of a row that has no candidate left because they are too long: who, and how long.
+        pa.field("too_long_id", pa.string()),
+        pa.field("too_long_tokens", pa.int32()),
     ]
 )
 
@@ -40,9 +47,8 @@ TOKENIZED = pa.schema(
 def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> pa.RecordBatch:
     """Rows of the TRAINING schema as rows of TOKENIZED, in the same order.
 
-    A candidate of weight 0 is left out, and so is a candidate that max_length cannot hold; a row
-    that loses all its candidates stays, with none. Raises UserError where weights do not fit what
-    they weigh.
+    A candidate of weight 0 is left out, and so is a candidate that has no room; a row that loses
+    all its candidates stays, with none. Raises UserError where weights do not fit what they weigh.
     """
     examples = rows.drop_columns("prompt").to_pylist()
     for row in examples:
@@ -51,26 +57,41 @@ def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int
     chat = [bool(row["chat"]) for row in examples]
     prompts = tokens.prompts(rows["prompt"].to_pylist(), chat)
     answers = tokens.candidates([row["candidates"] for row in examples], chat, closed=True)
-    out_prompts, out_candidates, out_weights, out_truncated = [], [], [], []
-    for prompt, row, candidates in zip(prompts, examples, answers, strict=True):
-        weights = _weights(row, candidates)
-        # The first token of a text that has no prompt before it cannot be learnt.
-        unseen = 0 if prompt else 1
-        kept = [
-            (ids, w)
-            for ids, w in zip(candidates, weights, strict=True)
-            if sum(w[unseen:]) > 0 and len(ids) < max_length
-        ]
-        # The last token is predicted, never read, so it takes no room.
-        room = max_length + 1 - max((len(ids) for ids, _ in kept), default=0)
-        out_truncated.append(bool(kept) and len(prompt) > room)
-        out_prompts.append(_cut(prompt, room, tokenizer.bos_token_id))
-        out_candidates.append([ids for ids, _ in kept])
-        out_weights.append([w for _, w in kept])
-    columns = [out_prompts, out_candidates, out_weights, _hashes(rows), out_truncated]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(c, f.type) for c, f in zip(columns, TOKENIZED, strict=True)], schema=TOKENIZED
-    )
+    found = [
+        _fit(row["example_id"], prompt, candidates, _weights(row, candidates), max_length)
+        for row, prompt, candidates in zip(examples, prompts, answers, strict=True)
+    ]
+    hashes = pa.array(_hashes(rows), pa.uint64())
+    columns = {name: [row[name] for row in found] for name in TOKENIZED.names if name in found[0]}
+    arrays = [hashes if f.name == "example_hash" else pa.array(columns[f.name], f.type)
+              for f in TOKENIZED]  # fmt: skip
+    return pa.RecordBatch.from_arrays(arrays, schema=TOKENIZED)
+
+
+def _fit(
+    name: str,
+    prompt: list[int],
+    candidates: list[list[int]],
+    weights: list[list[float]],
+    max_length: int,
+) -> dict[str, Any]:
+    """The TOKENIZED row, but for its hash, of one example: what of it fits into max_length."""
+    # The first token of a text that has no prompt before it cannot be learnt.
+    unseen = 0 if prompt else 1
+    weighty = [(ids, w) for ids, w in zip(candidates, weights, strict=True) if sum(w[unseen:]) > 0]
+    # An answer's last token is predicted, never read, so it takes no room.
+    room = max_length + 1 - max(1 + unseen, min(len(prompt), max_length // 2))
+    kept = [(ids, w) for ids, w in weighty if len(ids) <= room]
+    too_long = bool(weighty) and not kept
+    left = max_length + 1 - max((len(ids) for ids, _ in kept), default=0)
+    return {
+        "prompt": _cut(prompt, left),
+        "candidates": [ids for ids, _ in kept],
+        "weights": [w for _, w in kept],
+        "truncated": bool(kept) and len(prompt) > left,
+        "too_long_id": name if too_long else None,
+        "too_long_tokens": min(len(ids) for ids, _ in weighty) if too_long else None,
+    }
 
 
 def _refuse_nulls(row: Mapping[str, Any]) -> None:
@@ -104,12 +125,11 @@ def _weights(row: Mapping[str, Any], candidates: list[list[int]]) -> list[list[f
     ]
 
 
-def _cut(prompt: list[int], room: int, bos_id: int | None) -> list[int]:
+def _cut(prompt: list[int], room: int) -> list[int]:
     if len(prompt) <= room:
         return prompt
-    if prompt[0] == bos_id and room > 1:
-        return [bos_id, *prompt[len(prompt) - room + 1 :]]
-    return prompt[len(prompt) - room :]
+    start = int(room * _START_SHARE)
+    return [*prompt[:start], *prompt[len(prompt) - (room - start) :]]
 
 
 def _hashes(rows: pa.Table) -> npt.NDArray[np.uint64]:
