@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +53,41 @@ def run_seed(
     arms: Sequence[str] = tuple(ARMS),
 ) -> None:
     """Run every arm of a config, the paper's first."""
+    for name, right in run_arms(values, folder, seed, arms):
+        study.add(name, seed, right)
+
+
+def run_arms(
+    values: Mapping[str, Any],
+    folder: Path,
+    seed: int,
+    arms: Sequence[str] = tuple(ARMS),
+    done: Collection[str] = (),
+) -> Iterator[tuple[str, list[bool]]]:
+    """Which test rows each arm had right, as they end; those that are `done` are left out.
+
+    The paper's run comes first: it gives vanilla and SFT, and what the others share. A run that
+    was cut short goes on in its folder.
+    """
     values = dict(values) | {"seed": seed}
     for arm in arms:
+        if arm in done:
+            continue
         run_dir = folder / arm
-        if arm in _FROM_PAPER:
+        redo = None
+        if arm in _FROM_PAPER and not run_dir.exists():
             shutil.copytree(folder / "paper", run_dir)
+            redo = "round-1/select"
         config = _config(values, ARMS[arm], run_dir)
-        pipeline.run(config, redo="round-1/select" if arm in _FROM_PAPER else None)
+        pipeline.run(config, redo=redo)
         run = Run(config.run_dir)
-        study.add(arm, seed, _right(run.predictions("SemiEvol")))
         if arm == "paper":
             for model in ("vanilla", "SFT"):
-                study.add(model, seed, _right(run.predictions(model)))
+                yield model, _right(run.predictions(model))
         print(f"seed {seed}, {arm}: {_pseudo_answers(run)}", flush=True)
-    study.add(ALL_LABELS, seed, _right(_with_all_labels(_config(values, {}, folder / "paper"))))
+        yield arm, _right(run.predictions("SemiEvol"))
+    if ALL_LABELS not in done:
+        yield ALL_LABELS, _right(_with_all_labels(_config(values, {}, folder / "paper")))
 
 
 def summarize(

@@ -28,6 +28,9 @@ def extract_answers(
     labels: Sequence[str] | None = None,
     decimal_mark: str = ".",
 ) -> pa.StringArray: ...
+def written_answers(
+    texts: _Arrow, *, kind: _Kind, pattern: str | None = None, decimal_mark: str = "."
+) -> pa.StringArray: ...
 def ambiguous_numbers(
     texts: _Arrow, *, pattern: str | None = None, decimal_mark: str = "."
 ) -> pa.BooleanArray: ...

@@ -36,6 +36,9 @@ _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
+# A limit in tokens.
+Tokens = Annotated[int, Field(gt=0)] | Literal["auto"]
+
 # One path, glob or URI, or several.
 Locations = str | tuple[str, ...]
 
@@ -94,6 +97,11 @@ class TaskConfig(_Section):
     relative_tolerance: float | None = Field(None, ge=0)
     decimal_mark: Literal[".", ","] = Field(
         ".", description="numeric tasks: what parts the whole of a number from its fraction"
+    )
+    word_answers: bool | None = Field(
+        None,
+        description="numeric tasks: a true answer may be a word, which no response is right about; "
+        "null: as the preset has it, else such rows are quarantined",
     )
     first_option_number: int | None = Field(
         None,
@@ -208,7 +216,11 @@ class Budget(_Section):
 class GenerationConfig(_Section):
     """How pseudo-responses are written."""
 
-    max_tokens: int = Field(16, gt=0, description="longest response, in tokens")
+    max_tokens: Tokens = Field(
+        "auto",
+        description="longest response; auto: twice the labels' longest answer, 16 at least, and "
+        "256 more for models that this run did not train",
+    )
     batch_rows: Speed[int] = Field(64, gt=0, description="rows that an engine call holds")
     replicas: Speed[Replicas] = Replicas()
     cpus_per_replica: Speed[float] = Field(1, ge=0)
@@ -241,6 +253,7 @@ class JustifyConfig(_Section):
 
     when: Literal["always", "disagreement", "never"] = "always"
     temperature: float = Field(0.0, ge=0)
+    max_tokens: Tokens = Field("auto", description="longest response; auto: as in generation")
 
 
 class SelectionConfig(_Section):
@@ -379,8 +392,12 @@ class EvaluationConfig(_Section):
     """How the models are compared on the test set."""
 
     shots: int = Field(0, ge=0)
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    max_tokens: int = Field(
+        1000, gt=0, description="longest response; half the context window is the most in any case"
+    )
     closed_answers: Literal["generate", "score"] = Field(
-        "generate", description="score: the most probable option counts, nothing is parsed"
+        "generate", description="score: the most probable option counts, nothing is written"
     )
     confidence: float = Field(0.95, gt=0, lt=1)
 
@@ -503,8 +520,10 @@ PRESETS: dict[str, dict[str, Any]] = {
     "upstream": {
         "retrieval": {"k": 0},
         "collaborators": [{"model": "warm", "shots": 0} for _ in range(4)],
-        "justify": {"when": "disagreement"},
+        "generation": {"max_tokens": 1024},
+        "justify": {"when": "disagreement", "temperature": 1.0, "max_tokens": 4096},
         "selection": {"policy": "upstream", "percentile": 30.0},
+        "evaluation": {"temperature": 0.5},
         "training": {"held_out": 0.05},
         "evolve": {
             "start": "warm",

@@ -1,6 +1,7 @@
 """The order of the stages, and resume; nothing else.
 
-    ingest -> warmup -> retrieve -> (generate -> justify -> select -> evolve) x rounds -> evaluate
+    ingest -> warmup -> retrieve
+        -> (generate -> justify -> score -> select -> evolve) x rounds -> evaluate
 
 Before any work is done it is decided of every stage whether its work stands, is gone on with, is
 done anew or is refused. A stage that is done anew makes those that read it undone.
@@ -23,6 +24,7 @@ from semievol_ray.stages import (
     ingest,
     justify,
     retrieve,
+    score,
     select,
     warmup,
 )
@@ -40,7 +42,7 @@ from semievol_ray.store import (
 )
 
 FIRST = (ingest.STAGE, warmup.STAGE, retrieve.STAGE)
-EACH_ROUND = (generate.STAGE, justify.STAGE, select.STAGE, evolve.STAGE)
+EACH_ROUND = (generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE)
 LAST = (evaluate.STAGE,)
 
 

@@ -65,6 +65,10 @@ class Run:
         """What the warm model made of it (RESPONSE schema)."""
         return self._table(layout.round_stage(round_number, "justify"))
 
+    def scored(self, round_number: int = 1) -> pa.Table:
+        """The SCORE table of a round: agreed answers under the warm model."""
+        return self._table(layout.round_stage(round_number, "score"))
+
     def selection(self, round_number: int = 1) -> pa.Table:
         """Which pseudo-answers were trusted, and why (SELECTION schema)."""
         return self._table(layout.round_stage(round_number, "select"))
@@ -125,6 +129,9 @@ def metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
             f"{name:<18} {100 * found['accuracy']:>7.1f}%   {interval:>14}   "
             f"{found['correct']:>5}/{found['rows']}"
         )
+    for name, found in metrics["models"].items():
+        if "as_the_authors" in found:
+            yield f"{name}: {100 * found['as_the_authors']:.1f}% as the authors' code counts"
     yield ""
     for pair in metrics["pairs"]:
         yield (

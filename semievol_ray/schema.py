@@ -50,6 +50,8 @@ RESPONSE = pa.schema(
         pa.field("text", pa.string()),
         # Parsed and canonical; null where the text holds no answer: never a vote.
         pa.field("answer", pa.string()),
+        # The same as the text has it: what is trained on. Closed tasks: the answer itself.
+        pa.field("answer_text", pa.string()),
         # "stop", "length", or why there is no response ("prompt_too_long", "engine_error", …).
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
@@ -61,10 +63,25 @@ RESPONSE = pa.schema(
     ]
 )
 
+# What the collaborators agree on, under the warm model; one row for each example that was not
+# justified.
+SCORE = pa.schema(
+    [
+        pa.field("example_id", pa.string(), nullable=False),
+        pa.field("answer_text", pa.string(), nullable=False),
+        # Of the answer, its end left out.
+        pa.field("tokens", pa.int32(), nullable=False),
+        # log P of the whole answer given its prompt; null where the engine could not tell.
+        pa.field("logprob", pa.float64()),
+    ]
+)
+
 SELECTION = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
         pa.field("pseudo_answer", pa.string()),
+        # As its surest response has it: what is trained on. Closed tasks: the answer itself.
+        pa.field("pseudo_answer_text", pa.string()),
         # Length-normalised negative log-likelihood in nats (Eq. 6); null where nothing was said.
         pa.field("entropy", pa.float64()),
         pa.field("n_valid", pa.int32(), nullable=False),

@@ -20,6 +20,7 @@ pub mod mentions;
 pub mod numbers;
 pub mod parallel;
 pub mod pattern;
+mod powers;
 pub mod ranks;
 pub mod scores;
 pub mod spelling;
@@ -33,6 +34,7 @@ pub mod text;
 pub mod texts;
 pub mod token_entropy;
 mod validate;
+pub mod written;
 
 // Unit tests link no Python.
 #[cfg(all(feature = "python", not(test)))]

@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use crate::error::Error;
 use crate::fold::fold;
+use crate::powers::{Power, power, signed, times_power_of_ten};
 use crate::spelling::spell;
 
 pub use crate::spelling::{close, value};
@@ -57,44 +58,53 @@ pub fn last_number(text: &str) -> Option<String> {
 ///   that cannot part thousands ("1.5") is a decimal point, and spaces part thousands too.
 /// - A fraction "1/2" is two numbers.
 pub fn read(text: &str, mark: DecimalMark) -> Reading {
-    let text = fold(text);
-    if let Some(boxed) = boxed(&text) {
-        match last_of(boxed.as_bytes(), mark) {
-            Reading::None => {}
-            reading => return reading,
+    locate(&fold(text), mark).0
+}
+
+/// The same of a folded text, and where in it that number stands, with its sign, its currency sign
+/// and its percent sign.
+pub fn locate(text: &str, mark: DecimalMark) -> (Reading, Range<usize>) {
+    let marked = text.rfind("####").map(|at| {
+        let line = text[at + 4..].lines().next().unwrap_or("");
+        at + 4..at + 4 + line.len()
+    });
+    for part in [boxed_range(text), marked].into_iter().flatten() {
+        let (reading, number) = last_of(&text.as_bytes()[part.clone()], mark);
+        if reading != Reading::None {
+            return (reading, part.start + number.start..part.start + number.end);
         }
     }
-    let marked = text.rfind("####").map_or("", |at| text[at + 4..].lines().next().unwrap_or(""));
-    match last_of(marked.as_bytes(), mark) {
-        Reading::None => last_of(text.as_bytes(), mark),
-        reading => reading,
-    }
+    last_of(text.as_bytes(), mark)
 }
 
 /// What the last `\boxed{…}` holds.
 pub fn boxed(text: &str) -> Option<&str> {
+    boxed_range(text).map(|range| &text[range])
+}
+
+fn boxed_range(text: &str) -> Option<Range<usize>> {
     let start = text.rfind("\\boxed{")? + "\\boxed{".len();
     let mut depth = 1;
     for (i, b) in text.bytes().enumerate().skip(start) {
         depth += i32::from(b == b'{') - i32::from(b == b'}');
         if depth == 0 {
-            return Some(&text[start..i]);
+            return Some(start..i);
         }
     }
     None
 }
 
-fn last_of(bytes: &[u8], mark: DecimalMark) -> Reading {
-    let mut last = Reading::None;
+fn last_of(bytes: &[u8], mark: DecimalMark) -> (Reading, Range<usize>) {
+    let mut last = (Reading::None, 0..0);
     let mut at = 0;
     while at < bytes.len() {
         if starts_number(bytes, at, mark) {
             let token = Token::new(bytes, at, mark);
-            let (reading, end) = token.read(mark);
-            at = end;
+            let (reading, number) = token.read(mark);
+            at = number.end;
             // A number that is out of all proportion does not hide the one before it.
             if reading != Reading::None {
-                last = reading;
+                last = (reading, number);
             }
         } else if digit_at(bytes, at) {
             // The digits of a name: none of them begins a number.
@@ -106,7 +116,7 @@ fn last_of(bytes: &[u8], mark: DecimalMark) -> Reading {
     last
 }
 
-fn digit_at(bytes: &[u8], at: usize) -> bool {
+pub(crate) fn digit_at(bytes: &[u8], at: usize) -> bool {
     bytes.get(at).is_some_and(u8::is_ascii_digit)
 }
 
@@ -158,9 +168,9 @@ struct Token<'a> {
 }
 
 /// Digits of a number, and the power of ten of the last of them.
-struct Decimal {
-    digits: Vec<u8>,
-    exponent: i64,
+pub(crate) struct Decimal {
+    pub digits: Vec<u8>,
+    pub exponent: i64,
 }
 
 impl<'a> Token<'a> {
@@ -188,12 +198,12 @@ impl<'a> Token<'a> {
         Self { bytes, digits: start..end }
     }
 
-    /// The number with its sign, power and percent, and where it ends.
-    fn read(&self, mark: DecimalMark) -> (Reading, usize) {
+    /// The number with its sign, power and percent, and where all of that stands.
+    fn read(&self, mark: DecimalMark) -> (Reading, Range<usize>) {
         let bytes = self.bytes;
         let start = self.digits.start;
         let Some(mut decimal) = decimal(&bytes[self.digits.clone()], mark) else {
-            return (Reading::Ambiguous, self.digits.end);
+            return (Reading::Ambiguous, self.digits.clone());
         };
         let (exponent, mut end) = exponent(bytes, self.digits.end);
         decimal.exponent += exponent;
@@ -202,7 +212,7 @@ impl<'a> Token<'a> {
                 (decimal, end) = (power, after);
                 true
             }
-            Power::Unclear(after) => return (Reading::Ambiguous, after),
+            Power::Unclear(after) => return (Reading::Ambiguous, start..after),
             Power::None(after) => {
                 end = after;
                 false
@@ -215,13 +225,20 @@ impl<'a> Token<'a> {
         let (hundredths, after) = percent(bytes, end);
         decimal.exponent -= hundredths;
         end = after;
-        let negative = match sign_before(bytes, start) {
+        let (sign, begin) = sign_before(bytes, start);
+        let closing = bytes.len() - bytes[end..].trim_ascii_start().len();
+        let negative = match sign {
             Sign::Minus => true,
-            Sign::Parenthesis => bytes[end..].trim_ascii_start().first() == Some(&b')'),
+            Sign::Parenthesis => bytes.get(closing) == Some(&b')'),
             Sign::None => false,
         };
+        let whole = match sign {
+            Sign::Parenthesis if negative => begin..closing + 1,
+            Sign::Minus => begin..end,
+            _ => begin_of_currency(bytes, start)..end,
+        };
         let reading = spell(negative, decimal.digits, decimal.exponent);
-        (reading.map_or(Reading::None, Reading::Number), end)
+        (reading.map_or(Reading::None, Reading::Number), whole)
     }
 }
 
@@ -270,90 +287,6 @@ fn exponent(bytes: &[u8], at: usize) -> (i64, usize) {
     value.map_or((0, at), |value| (value, end))
 }
 
-/// A whole number with its sign; far too large ones are cut down to what is still too large.
-fn signed(bytes: &[u8], at: usize) -> (Option<i64>, usize) {
-    let negative = bytes.get(at) == Some(&b'-');
-    let first = at + usize::from(matches!(bytes.get(at), Some(b'+' | b'-')));
-    let mut end = first;
-    let mut value: i64 = 0;
-    while digit_at(bytes, end) {
-        value = (value * 10 + i64::from(bytes[end] - b'0')).min(1 << 20);
-        end += 1;
-    }
-    let value = if negative { -value } else { value };
-    ((end > first).then_some(value), end)
-}
-
-enum Power {
-    Of(Decimal, usize),
-    /// Not to be read in one way.
-    Unclear(usize),
-    /// There is none; footnotes are skipped.
-    None(usize),
-}
-
-/// What a number is raised to: "10⁵", "10^5", "2**10", "10^{-3}".
-fn power(base: &Decimal, bytes: &[u8], at: usize) -> Power {
-    let raised = raised(bytes, at);
-    let Some((exponent, end, written)) = raised else { return Power::None(at) };
-    let ten = base.exponent == 0 && base.digits == b"10";
-    match (exponent, written) {
-        (Some(exponent), _) if ten => Power::Of(Decimal { digits: vec![b'1'], exponent }, end),
-        // A raised digit after a number that nobody raises to a power is a footnote.
-        (_, false) if exponent == Some(1) || base.exponent < 0 || base.digits.len() > 2 => {
-            Power::None(end)
-        }
-        (Some(exponent), true) if base.exponent == 0 => {
-            let value =
-                std::str::from_utf8(&base.digits).ok().and_then(|digits| digits.parse().ok());
-            let value = value.zip(u32::try_from(exponent).ok());
-            match value.and_then(|(base, exponent): (u128, u32)| base.checked_pow(exponent)) {
-                Some(power) => {
-                    let digits = power.to_string().into_bytes();
-                    Power::Of(Decimal { digits, exponent: 0 }, end)
-                }
-                None => Power::Unclear(end),
-            }
-        }
-        _ => Power::Unclear(end),
-    }
-}
-
-/// What is raised here: its value as a whole number, where it ends, and whether a sign (`^` or `**`)
-/// says that it is a power.
-fn raised(bytes: &[u8], at: usize) -> Option<(Option<i64>, usize, bool)> {
-    // `fold` writes superscripts as \x01 and digits.
-    if bytes.get(at) == Some(&b'\x01') {
-        let (value, end) = signed(bytes, at + 1);
-        return Some((value, end, false));
-    }
-    let rest = &bytes[at..];
-    let sign = if rest.starts_with(b"^") {
-        1
-    } else if rest.starts_with(b"**")
-        && rest.get(2).is_some_and(|b| b.is_ascii_digit() || *b == b'-')
-    {
-        2
-    } else {
-        return None;
-    };
-    let brace = usize::from(bytes.get(at + sign) == Some(&b'{'));
-    let (value, end) = signed(bytes, at + sign + brace);
-    let closes = brace == 0 || bytes.get(end) == Some(&b'}');
-    // "2^n" is no number that can be told.
-    Some((value.filter(|_| closes), end + usize::from(brace == 1 && closes), true))
-}
-
-/// The exponent of "× 10^5" and the like, and where it ends.
-fn times_power_of_ten(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
-    let rest = bytes[at..].trim_ascii_start();
-    let times = ["×", "x", "X", "*", "·", "⋅", "\\times", "\\cdot"];
-    let rest = times.iter().find_map(|sign| rest.strip_prefix(sign.as_bytes()))?;
-    let rest = rest.trim_ascii_start().strip_prefix(b"10")?;
-    let (exponent, end, _) = raised(bytes, bytes.len() - rest.len())?;
-    Some((exponent?, end))
-}
-
 /// By how many powers of ten a percent or permille sign divides, and where it ends.
 fn percent(bytes: &[u8], at: usize) -> (i64, usize) {
     let rest = bytes[at..].trim_ascii_start();
@@ -376,8 +309,17 @@ enum Sign {
     Parenthesis,
 }
 
-/// What stands before a number, currency signs and spaces between them left out.
-fn sign_before(bytes: &[u8], start: usize) -> Sign {
+/// Where a currency sign right before a number begins; the number itself where there is none.
+fn begin_of_currency(bytes: &[u8], start: usize) -> usize {
+    let before = bytes[..start].strip_suffix(b" ").unwrap_or(&bytes[..start]);
+    match before {
+        [.., b'$'] => without_currency(before).map_or(start, <[u8]>::len),
+        _ => start,
+    }
+}
+
+/// What stands before a number, and where; currency signs and spaces between them are left out.
+fn sign_before(bytes: &[u8], start: usize) -> (Sign, usize) {
     let mut before = &bytes[..start];
     let mut currencies = 0;
     loop {
@@ -394,7 +336,7 @@ fn sign_before(bytes: &[u8], start: usize) -> Sign {
         }
         before = text;
     }
-    match before {
+    let sign = match before {
         [.., b'('] => Sign::Parenthesis,
         // "10-5" and "COVID-19" hold no negative number.
         [.., b, b'-'] if b.is_ascii_alphanumeric() || matches!(b, b')' | b'%') => Sign::None,
@@ -403,7 +345,8 @@ fn sign_before(bytes: &[u8], start: usize) -> Sign {
         // A dash with a space before its number is a bullet or a range.
         [.., b'-'] if !bytes[before.len()..start].contains(&b' ') || currencies > 0 => Sign::Minus,
         _ => Sign::None,
-    }
+    };
+    (sign, before.len().saturating_sub(1))
 }
 
 /// The text without the currency at its end: a sign, with letters ("US$") or without, or a code of

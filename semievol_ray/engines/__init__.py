@@ -10,6 +10,7 @@ from semievol_ray.engines.fleet import FleetState
 from semievol_ray.engines.placement import with_gpus
 from semievol_ray.engines.pool import EnginePool
 from semievol_ray.engines.protocol import (
+    CUT_OFF,
     FAILED,
     GENERATION,
     SCORES,
@@ -22,6 +23,7 @@ from semievol_ray.engines.protocol import (
 from semievol_ray.engines.replica import Work
 
 __all__ = [
+    "CUT_OFF",
     "FAILED",
     "GENERATION",
     "SCORES",

@@ -17,6 +17,8 @@ import pyarrow as pa
 # prompt_too_long: the prompt leaves no room for an answer. engine_error: the engine refused it.
 # engine_crash: the engine died of it. request_failed: an endpoint gave no answer after retries.
 FAILED = ("prompt_too_long", "engine_error", "engine_crash", "request_failed")
+# The finish reason of a response that its limit ended.
+CUT_OFF = "length"
 # What may be otherwise the next time: not kept where replies are.
 PASSING = "request_failed"
 

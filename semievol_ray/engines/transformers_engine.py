@@ -79,6 +79,9 @@ class TransformersEngine(Engine):
             **resolve(model.engine_options, "model.engine_options"),
         )
         self.model: Any = loaded.to(self.device).eval()
+        head = self.model.get_output_embeddings()
+        if head is not None:
+            head.register_forward_pre_hook(_contiguous)
         limit = getattr(self.model.config, "max_position_embeddings", None) or 2**20
         self.max_model_len = min(model.max_model_len or limit, limit)
         self.batch_rows = batch_rows
@@ -368,14 +371,25 @@ class TransformersEngine(Engine):
         name = f"adapter{len(self._adapters)}"
         try:
             if self._adapters:
-                self.model.load_adapter(folder, adapter_name=name)
+                self.model.load_adapter(folder, adapter_name=name, autocast_adapter_dtype=False)
             else:
-                self.model = PeftModel.from_pretrained(self.model, folder, adapter_name=name)
+                self.model = PeftModel.from_pretrained(
+                    self.model, folder, adapter_name=name, autocast_adapter_dtype=False
+                )
         except (OSError, ValueError) as error:
             message = " ".join(str(error).split())
             raise SemiEvolError(f"{folder}: adapter cannot be loaded: {message}") from error
         self.model.eval()
         self._adapters[folder] = name
+
+
+def _contiguous(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The head's input in one piece.
+
+    Of a slice, as the last positions of a batch are, torch makes a batched product where the
+    weights are frozen, as they are under an adapter: with a copy of the vocabulary for each row.
+    """
+    return (states[0].contiguous(), *states[1:])
 
 
 def _takes_trees(model: Any, max_model_len: int) -> bool:

@@ -4,11 +4,13 @@ Usable alone, on any table of responses; nothing here knows of a run, of Ray or 
 
     extract_answers(texts, *, kind, pattern=None, options=None, labels=None, decimal_mark=".")
         -> pa.StringArray
+    written_answers(texts, *, kind, pattern=None, decimal_mark=".") -> pa.StringArray
     answers_equal(left, right, *, kind, relative_tolerance=0.0) -> pa.BooleanArray
     mean_nll(logprobs) -> pa.DoubleArray
-    select(responses, justified, *, config, percentile, kind, relative_tolerance=0.0,
+    select(responses, justified, scored=None, *, config, percentile, kind, relative_tolerance=0.0,
            classes=None, prior=None, labeled_entropies=None) -> pa.Table
-    select_shards(responses, justified, *, filesystem, …as select…, map=map) -> Iterator[pa.Table]
+    select_shards(responses, justified, scored=None, *, filesystem, …as select…, map=map)
+        -> Iterator[pa.Table]
 
 and the kernels that these rest on, each with its formula in its docstring: sequence_score,
 token_entropy, ambiguous_numbers, Groups, consensus, collaborator_agreement, average_options,
@@ -38,6 +40,7 @@ from semievol_ray._native import (
     sequence_score,
     set_num_threads,
     token_entropy,
+    written_answers,
 )
 from semievol_ray.selection.engine import select, select_shards
 from semievol_ray.selection.thresholds import top_by_budget
@@ -63,4 +66,5 @@ __all__ = [
     "set_num_threads",
     "token_entropy",
     "top_by_budget",
+    "written_answers",
 ]

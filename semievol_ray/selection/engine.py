@@ -22,7 +22,7 @@ from semievol_ray import _native
 from semievol_ray.config import SelectionConfig
 from semievol_ray.schema import SELECTION
 from semievol_ray.selection.distinct import Distinct
-from semievol_ray.selection.examples import Examples, Floats, columns, examples_of
+from semievol_ray.selection.examples import SCORED, Examples, Floats, columns, examples_of
 from semievol_ray.selection.policies import (
     Judged,
     judge_balanced,
@@ -55,6 +55,7 @@ ALIGNMENT_VALUES = 1 << 24
 def select(
     responses: Table,
     justified: Table | None,
+    scored: Table | None = None,
     *,
     config: SelectionConfig,
     percentile: float,
@@ -67,13 +68,14 @@ def select(
     """The SELECTION table of a table of responses, sorted by example id.
 
     `responses` has the columns example_id, answer, tokens and token_logprobs of the RESPONSE
-    schema (and option_logprobs for "balanced"), several rows for each example; `justified` the
-    same with at most one row for each example. Tables of pyarrow, polars, pandas and duckdb will
-    do, and mappings from names to columns; a null in `tokens` is no token. `percentile` is the
-    share to keep, in percent. `kind` and `relative_tolerance` say when two votes are one. `classes`
-    are the canonical answers in the order of option_logprobs and `prior` their shares among the
-    labels: both for the policy "balanced". `labeled_entropies` are those that the percentile is
-    taken of for `percentile_over: labeled`.
+    schema (answer_text too for "numeric" and "text", option_logprobs for "balanced"), several rows
+    for each example; `justified` the same with at most one row for each example; `scored`, in the
+    SCORE schema, the winners whose entropies are not those of their votes. Tables of pyarrow,
+    polars, pandas and duckdb will do, and mappings from names to columns; a null in `tokens` is no
+    token. `percentile` is the share to keep, in percent. `kind` and `relative_tolerance` say when
+    two votes are one. `classes` are the canonical answers in the order of option_logprobs and
+    `prior` their shares among the labels: both for the policy "balanced". `labeled_entropies` are
+    those that the percentile is taken of for `percentile_over: labeled`.
 
     Policies (`config.policy`):
 
@@ -89,10 +91,12 @@ def select(
     with its row.
     """
     job = _job(config, percentile, kind, relative_tolerance, classes, prior, labeled_entropies)
-    wanted = columns(closed=job.closed)
     examples = job.examples(
-        as_table("responses", responses, wanted),
-        None if justified is None else as_table("justified", justified, columns(closed=False)),
+        as_table("responses", responses, columns(options=job.balanced, texts=job.texts)),
+        None
+        if justified is None
+        else as_table("justified", justified, columns(options=False, texts=job.texts)),
+        None if scored is None else as_table("scored", scored, SCORED),
     )
     (table,) = _select(job, [lambda: examples], map)
     return table
@@ -101,6 +105,7 @@ def select(
 def select_shards(
     responses: Sequence[str],
     justified: Sequence[str | None] | None,
+    scored: Sequence[str] | None = None,
     *,
     filesystem: pafs.FileSystem,
     config: SelectionConfig,
@@ -115,7 +120,8 @@ def select_shards(
     """`select` over Parquet shards: one SELECTION table for each, in their order, as they are done.
 
     All rows of an example lie in one shard (ValueError with its id where they do not), and the
-    i-th justified shard goes with the i-th shard of responses (None where there is none).
+    i-th justified shard goes with the i-th shard of responses (None where there is none), as the
+    i-th scored one does.
     `map(function, shards)` applies a picklable function to each shard, in order; give one that runs
     Ray tasks to spread the work. Together the tables hold the rows of `select` over all shards as
     one table, whatever their number and order.
@@ -125,8 +131,9 @@ def select_shards(
         raise ValueError(
             f"{len(responses)} shards of responses, but {len(justified)} justified ones"
         )
-    pairs = zip(responses, justified or [None] * len(responses), strict=True)
-    shards = [partial(_read, job, filesystem, r, j) for r, j in pairs]
+    nothing = [None] * len(responses)
+    parts = zip(responses, justified or nothing, scored or nothing, strict=True)
+    shards = [partial(_read, job, filesystem, *part) for part in parts]
     return _select(job, shards, map)
 
 
@@ -140,14 +147,25 @@ class _Job:
     classes: tuple[str, ...] | None
     prior: tuple[float, ...] | None
     labeled_entropies: Floats | None
+    # Open answers: their texts as written, beside what votes are counted by.
+    texts: bool
 
     @property
-    def closed(self) -> bool:
+    def balanced(self) -> bool:
         return self.config.policy == "balanced"
 
-    def examples(self, responses: pa.Table, justified: pa.Table | None) -> Examples:
-        classes = len(self.classes) if self.closed and self.classes else None
-        return examples_of(responses, justified, tolerance=self.tolerance, classes=classes)
+    def examples(
+        self, responses: pa.Table, justified: pa.Table | None, scored: pa.Table | None
+    ) -> Examples:
+        classes = len(self.classes) if self.balanced and self.classes else None
+        return examples_of(
+            responses,
+            justified,
+            scored,
+            tolerance=self.tolerance,
+            classes=classes,
+            texts=self.texts,
+        )
 
 
 def _job(
@@ -185,18 +203,29 @@ def _job(
         None if classes is None else tuple(classes),
         None if prior is None else tuple(prior),
         labeled,
+        kind in ("numeric", "text"),
     )
 
 
 def _read(
-    job: _Job, filesystem: pafs.FileSystem, responses: str, justified: str | None
+    job: _Job,
+    filesystem: pafs.FileSystem,
+    responses: str,
+    justified: str | None,
+    scored: str | None,
 ) -> Examples:
-    def table(path: str, closed: bool) -> pa.Table:
-        return pq.read_table(path, columns=columns(closed=closed), filesystem=filesystem)
+    def table(path: str | None, wanted: list[str]) -> pa.Table | None:
+        if path is None:
+            return None
+        return pq.read_table(path, columns=wanted, filesystem=filesystem)
 
-    return job.examples(
-        table(responses, job.closed), None if justified is None else table(justified, False)
+    answered = pq.read_table(
+        responses,
+        columns=columns(options=job.balanced, texts=job.texts),
+        filesystem=filesystem,
     )
+    verdicts = table(justified, columns(options=False, texts=job.texts))
+    return job.examples(answered, verdicts, table(scored, SCORED))
 
 
 def _select(job: _Job, shards: Sequence[Shard], map: Map) -> Iterator[pa.Table]:

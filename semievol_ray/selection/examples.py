@@ -12,8 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray import _native
+
+# The columns of a table of scored winners that are read.
+SCORED = ["example_id", "tokens", "logprob"]
 
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -26,11 +30,13 @@ class Examples:
     ids: pa.StringArray
     # Of the responses: the consensus and what it rests on (see `_native.consensus`).
     winner: pa.StringArray
+    # As its surest vote has it; the winner itself where texts are not asked for.
+    winner_text: pa.StringArray
     n_valid: pa.Int32Array
     agreement: Floats
     margin: Floats
     vote_entropy: Floats
-    # Mean NLL of the winner's best vote, and of the first vote.
+    # Mean NLL of the winner under the warm model, else of its best vote; and of the first vote.
     winner_entropy: Floats
     first_entropy: Floats
     # Whether any response has tokens.
@@ -38,6 +44,7 @@ class Examples:
     # Of the justify stage: whether it ran, and what it gave.
     justified: Mask
     justified_answer: pa.StringArray
+    justified_text: pa.StringArray
     justified_entropy: Floats
     justified_responded: Mask
     # list<float32>, the mean over the collaborators; null where no collaborator has one.
@@ -47,27 +54,26 @@ class Examples:
         return len(self.ids)
 
 
-def columns(*, closed: bool) -> list[str]:
+def columns(*, options: bool, texts: bool) -> list[str]:
     """The columns of a response table that `examples_of` reads."""
-    return [
-        "example_id",
-        "answer",
-        "tokens",
-        "token_logprobs",
-        *(["option_logprobs"] if closed else []),
-    ]
+    also = {"option_logprobs": options, "answer_text": texts}
+    wanted = [name for name, is_wanted in also.items() if is_wanted]
+    return ["example_id", "answer", "tokens", "token_logprobs", *wanted]
 
 
 def examples_of(
     responses: pa.Table,
     justified: pa.Table | None,
+    scored: pa.Table | None,
     *,
     tolerance: float,
     classes: int | None,
+    texts: bool,
 ) -> Examples:
     """The examples of a table of responses.
 
-    `classes` asks for the distribution over the options, of which there are at most that many.
+    `classes` asks for the distribution over the options, of which there are at most that many;
+    `texts` for the answers as they are written.
     Raises ValueError for a justified answer without responses, and for two of one example.
     """
     groups = _native.Groups(responses["example_id"])
@@ -77,26 +83,42 @@ def examples_of(
     return Examples(
         ids=known["example_id"],
         winner=known["winner"],
+        winner_text=(
+            _strings(responses["answer_text"]).take(known["winner_row"])
+            if texts
+            else known["winner"]
+        ),
         n_valid=known["n_valid"],
         agreement=_floats(known["agreement"]),
         margin=_floats(known["margin"]),
         vote_entropy=_floats(known["vote_entropy"]),
-        winner_entropy=_floats(known["winner_nll"]),
+        winner_entropy=_scored(known["example_id"], _floats(known["winner_nll"]), scored),
         first_entropy=_floats(known["first_nll"]),
         responded=_mask(known["responded"]),
         distribution=None
         if classes is None
         else _native.average_options(groups, responses["option_logprobs"], classes),
-        **_justified(groups, justified),
+        **_justified(groups, justified, texts),
     )
 
 
-def _justified(groups: _native.Groups, justified: pa.Table | None) -> dict[str, Any]:
+def _scored(ids: pa.StringArray, otherwise: Floats, scored: pa.Table | None) -> Floats:
+    """The entropy of each winner that was scored; of the others that of its best vote."""
+    if scored is None or not scored.num_rows:
+        return otherwise
+    logprob, tokens = (scored[name].combine_chunks() for name in ("logprob", "tokens"))
+    rows = pc.index_in(ids, _strings(scored["example_id"]))
+    found = _floats(pc.negate(pc.divide(logprob, tokens)).take(rows))
+    return np.where(np.isnan(found), otherwise, found)
+
+
+def _justified(groups: _native.Groups, justified: pa.Table | None, texts: bool) -> dict[str, Any]:
     n = len(groups)
     if justified is None or justified.num_rows == 0:
         return {
             "justified": np.zeros(n, dtype=bool),
             "justified_answer": pa.nulls(n, pa.string()),
+            "justified_text": pa.nulls(n, pa.string()),
             "justified_entropy": np.full(n, np.nan),
             "justified_responded": np.zeros(n, dtype=bool),
         }
@@ -112,9 +134,11 @@ def _justified(groups: _native.Groups, justified: pa.Table | None) -> dict[str, 
     # The groups of single rows are in the order of the ids, not of the rows.
     spoken_rows = np.empty(len(theirs), dtype=bool)
     spoken_rows[theirs.first_rows().to_numpy()] = _mask(spoken)
+    answers = _strings(justified["answer"]).take(rows)
     return {
         "justified": _mask(rows.is_valid()),
-        "justified_answer": _strings(justified["answer"]).take(rows),
+        "justified_answer": answers,
+        "justified_text": _strings(justified["answer_text"]).take(rows) if texts else answers,
         "justified_entropy": _floats(nll.take(rows)),
         "justified_responded": _mask(pa.array(spoken_rows).take(rows).fill_null(False)),
     }

@@ -1,7 +1,7 @@
-"""The three policies: which pseudo-answer an example has, and whether it is trusted.
+"""The three policies: which pseudo-answer an example has, and how sure it is.
 
-A policy works in two steps, so that shards can be handled apart: `rank` gives the keys of an
-example's place among all the others, `decide` compares it with the thresholds found from all keys.
+Nothing here looks at other examples, so that shards can be handled apart: `engine.py` finds the
+thresholds from the scores of all of them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ class Judged:
     """Each example's pseudo-answer under a policy, before it is compared with the others."""
 
     pseudo_answer: pa.Array
+    # The same as its response has it.
+    pseudo_text: pa.Array
     entropy: Floats
     # Larger is better; NaN where there is none.
     score: Floats
@@ -54,12 +56,13 @@ class Judged:
 
 def judge_paper(examples: Examples) -> Judged:
     """The justified answer with its entropy; the consensus where none was asked for (Eq. 5, 6)."""
-    answer, entropy = _preferring(
-        examples.justified, examples.justified_answer, examples.justified_entropy, examples
-    )
-    responded = np.where(examples.justified, examples.justified_responded, examples.responded)
+    asked = examples.justified
+    answer = _choose(asked, examples.justified_answer, examples.winner)
+    text = _choose(asked, examples.justified_text, examples.winner_text)
+    entropy = np.where(asked, examples.justified_entropy, examples.winner_entropy)
+    responded = np.where(asked, examples.justified_responded, examples.responded)
     reason = _first_of(no_response=~responded, unparsed=~_valid(answer), unscored=np.isnan(entropy))
-    return Judged(answer, entropy, -entropy, reason, ranked=reason == _CODE["selected"])
+    return Judged(answer, text, entropy, -entropy, reason, ranked=reason == _CODE["selected"])
 
 
 def judge_upstream(examples: Examples) -> Judged:
@@ -67,6 +70,7 @@ def judge_upstream(examples: Examples) -> Judged:
     unanimous = (examples.agreement == 1.0) & _valid(examples.winner)
     asked = examples.justified & ~unanimous
     answer = _choose(asked, examples.justified_answer, examples.winner)
+    text = _choose(asked, examples.justified_text, examples.winner_text)
     entropy = np.where(asked, examples.justified_entropy, examples.first_entropy)
     responded = np.where(asked, examples.justified_responded, examples.responded)
     voted = _valid(examples.winner)
@@ -79,10 +83,11 @@ def judge_upstream(examples: Examples) -> Judged:
     )
     undecided = reason == _CODE["unjustified"]
     if undecided.any():
-        answer = pc.if_else(pa.array(undecided), pa.scalar(None, pa.string()), answer)
+        nothing = pa.nulls(len(examples), pa.string())
+        answer, text = _choose(undecided, nothing, answer), _choose(undecided, nothing, text)
         entropy = np.where(undecided, np.nan, entropy)
     ranked = (reason == _CODE["selected"]) & ~unanimous
-    return Judged(answer, entropy, -entropy, reason, ranked=ranked)
+    return Judged(answer, text, entropy, -entropy, reason, ranked=ranked)
 
 
 def judge_balanced(examples: Examples, classes: tuple[str, ...], weights: list[float]) -> Judged:
@@ -107,6 +112,7 @@ def judge_balanced(examples: Examples, classes: tuple[str, ...], weights: list[f
     )
     return Judged(
         answer,
+        answer,
         entropy,
         aligned["probability"].to_numpy(zero_copy_only=False).astype(np.float64),
         reason,
@@ -129,6 +135,7 @@ def table_of(examples: Examples, judged: Judged, trusted: Mask, why_not: str) ->
         {
             "example_id": examples.ids,
             "pseudo_answer": judged.pseudo_answer,
+            "pseudo_answer_text": judged.pseudo_text,
             "entropy": _nullable(judged.entropy),
             "n_valid": examples.n_valid,
             "agreement": examples.agreement,
@@ -149,17 +156,6 @@ def _first_of(**masks: Mask) -> npt.NDArray[np.int8]:
     for name, mask in reversed(masks.items()):
         reason[mask] = _CODE[name]
     return reason
-
-
-def _preferring(
-    mask: Mask, answer: pa.Array, entropy: Floats, examples: Examples
-) -> tuple[pa.Array, Floats]:
-    if not mask.any():
-        return examples.winner, examples.winner_entropy
-    return (
-        _choose(mask, answer, examples.winner),
-        np.where(mask, entropy, examples.winner_entropy),
-    )
 
 
 def _choose(mask: Mask, yes: pa.Array, no: pa.Array) -> pa.Array:

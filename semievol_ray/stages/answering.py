@@ -13,9 +13,11 @@ from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines import (
+    CUT_OFF,
     GENERATION,
     SCORES,
     Engine,
@@ -28,6 +30,7 @@ from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.schema import RESPONSE
 from semievol_ray.stages.context import selected_ids
 from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.stages.limits import fit_window
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
 
@@ -94,13 +97,12 @@ async def _answer(
     """One voter's RESPONSE table over a shard, and how many demonstrations found no room."""
     dropped = 0
     requests = []
-    renderer = renderer_for(engine, job.task)
+    renderer = renderer_for(engine, job.task, voter)
     for row, demonstrations in zip(rows, shown, strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
         request, shots = fit_request(
-            engine, renderer, job.task, row, demonstrations[: voter.shots], seed,
-            voter.sampling.max_tokens,
-        )  # fmt: skip
+            engine, renderer, job.task, row, demonstrations[: voter.shots], seed, voter.sampling
+        )
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
     generated, scores = await ask(engine, job, voter, rows, requests)
@@ -114,11 +116,11 @@ def fit_request(
     example: Mapping[str, Any],
     demonstrations: Sequence[Mapping[str, Any]],
     seed: int,
-    max_tokens: int,
+    sampling: Sampling,
 ) -> tuple[Request, int]:
     """The prompt with as many demonstrations as the context holds; the farthest go first."""
     shown = list(demonstrations)
-    room = engine.max_model_len - max_tokens
+    room = engine.max_model_len - fit_window(sampling, engine).max_tokens
     while True:
         request = make_request(renderer, task.messages(example, shown), seed)
         # A token holds at least a byte: most prompts need no counting.
@@ -129,8 +131,8 @@ def fit_request(
         shown.pop()
 
 
-def renderer_for(engine: Engine, task: Task) -> PromptRenderer:
-    """What makes an engine's prompts."""
+def renderer_for(engine: Engine, task: Task, voter: Voter) -> PromptRenderer:
+    """What makes a voter's prompts."""
     return PromptRenderer(engine.tokenizer, task.use_chat_template, day=task.day)
 
 
@@ -151,13 +153,23 @@ async def ask(
     if not requests:
         # All the rows are settled: no engine is asked for nothing.
         return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
+    sampling = fit_window(voter.sampling, engine)
     if not job.score_options:
-        return await engine.generate(requests, voter.sampling, adapter), None
-    complete = renderer_for(engine, job.task).completion
-    candidates = [[complete(c) for c in job.task.candidates(row)] for row in rows]
-    # One label may begin another ("card", "card lost"): there the end of the answer counts too.
-    closed = job.task.kind == "label"
-    return await engine.answer(requests, voter.sampling, candidates, adapter, closed=closed)
+        return await engine.generate(requests, sampling, adapter), None
+    candidates = candidates_of(renderer_for(engine, job.task, voter), job.task, rows)
+    return await engine.answer(requests, sampling, candidates, adapter, closed=ends(job.task))
+
+
+def candidates_of(
+    renderer: PromptRenderer, task: Task, rows: Sequence[Mapping[str, Any]]
+) -> list[list[str]]:
+    """The answers of each row of a closed task, as they follow its prompt."""
+    return [[renderer.completion(answer) for answer in task.candidates(row)] for row in rows]
+
+
+def ends(task: Task) -> bool:
+    """Whether an answer's end counts in its probability: one label may begin another."""
+    return task.kind == "label"
 
 
 def respond(
@@ -171,11 +183,17 @@ def respond(
     """The RESPONSE table of one collaborator over some examples."""
     count = len(examples)
     texts = generated["text"].combine_chunks()
+    answers = task.parse(texts, examples["options"].combine_chunks())
+    if not task.is_closed:
+        # What was cut off is not what the model had to say; an option named before the cut is.
+        cut_off = pc.equal(generated["finish_reason"].combine_chunks(), CUT_OFF)
+        answers = pc.if_else(cut_off, pa.scalar(None, pa.string()), answers)
     columns = {
         "example_id": examples["example_id"].combine_chunks(),
         "collaborator": pa.array([collaborator] * count, pa.string()),
         "text": texts,
-        "answer": task.parse(texts, examples["options"].combine_chunks()),
+        "answer": answers,
+        "answer_text": task.written(texts, answers),
         "finish_reason": generated["finish_reason"].combine_chunks(),
         "prompt_tokens": generated["prompt_tokens"].combine_chunks(),
         "tokens": generated["tokens"].combine_chunks(),

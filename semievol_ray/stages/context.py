@@ -76,6 +76,11 @@ class ModelRef:
     base: ModelConfig
     adapter: str | None = None
 
+    @property
+    def was_trained(self) -> bool:
+        """Whether this run trained it."""
+        return self.adapter is not None or layout.referred(self.base.name) is not None
+
 
 @dataclass
 class Context:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.engines import FAILED
+from semievol_ray.engines import CUT_OFF, FAILED
 
 COUNTED = ["collaborator", "finish_reason", "tokens", "prompt_tokens", "answer"]
 
@@ -23,6 +23,8 @@ class Counts:
     failed: int = 0
     unparsed: int = 0
     dropped_demonstrations: int = 0
+    # Responses that their limit ended.
+    cut_off: int = 0
     # Numbers that can be read in two ways; counted as a shard is answered, and not from its file.
     ambiguous: int = 0
     # Examples that an earlier round has settled: they have no rows here.
@@ -49,6 +51,7 @@ def count_responses(
         failed=failed,
         unparsed=table["answer"].null_count - failed,
         dropped_demonstrations=dropped_demonstrations,
+        cut_off=pc.sum(pc.equal(table["finish_reason"], CUT_OFF)).as_py() or 0,
         ambiguous=ambiguous,
         settled=settled,
     )

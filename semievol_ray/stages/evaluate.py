@@ -7,7 +7,7 @@ predictions are kept, so that anyone can count again.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,18 +21,21 @@ from semievol_ray.stages.answering import (
     ShardJob,
     Voter,
     ask,
+    candidates_of,
     demonstrations_of,
+    ends,
     fit_request,
     renderer_for,
     respond,
 )
 from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.stages.limits import tell_cut_off
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings, labeller
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
 from semievol_ray.store import layout
-from semievol_ray.tasks import Task
+from semievol_ray.tasks import Task, convfinqa_correct
 from semievol_ray.touches import of_result
 
 METRICS = "metrics.json"
@@ -60,14 +63,16 @@ def run(context: Context, round_number: int) -> Outcome:
         outputs |= {target: len(part) for target, part in parts.items()}
         tables[name] = pa.concat_tables(parts.values())
     metrics = compare(tables, context.config.evaluation.confidence)
+    if context.config.task.preset == "convfinqa":
+        for name, table in tables.items():
+            metrics["models"][name]["as_the_authors"] = _as_the_authors(table)
     metrics["pseudo_answers"] = _pseudo_answer_accuracy(context, round_number)
     context.run.write_json(f"{folder}/{METRICS}", metrics)
     return Outcome(outputs, metrics, (f"{folder}/{METRICS}",))
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:
-    limits = {"generation": {"max_tokens": config.generation.max_tokens}}
-    return answering_settings(config) | {"evaluation": of_result(config.evaluation)} | limits
+    return answering_settings(config) | {"evaluation": of_result(config.evaluation)}
 
 
 # Known by the last round it looks at: with another round it is another comparison, and both stand.
@@ -96,6 +101,7 @@ def predict(context: Context, name: str, model: ModelRef, folder: str) -> dict[s
     work = context.map("evaluate", model.base, evaluate_shard, shards.missing, job, closed)
     for counts in shards.recording(work):
         context.progress.advance("evaluate", counts.rows, counts.tokens)
+    tell_cut_off(context, f"evaluate {name}", shards.total, "evaluation.max_tokens")
     return {target: context.run.read_table(target) for target in shards.outputs()}
 
 
@@ -104,51 +110,59 @@ async def evaluate_shard(
 ) -> tuple[str, Counts]:
     """Answer one test shard greedily and commit its PREDICTION table.
 
-    With `closed` the most probable option is the answer, and nothing is parsed.
+    With `closed` the most probable option is the answer: nothing is written, and nothing parsed.
     """
     source, target = pair
     voter, task = job.voters[0], job.task
     examples = job.run.read_table(source)
     rows = examples.to_pylist()
     requests = []
-    renderer = renderer_for(engine, task)
+    renderer = renderer_for(engine, task, voter)
     for row, shown in zip(rows, demonstrations_of(job, source, rows), strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
-        tokens = voter.sampling.max_tokens
         near = shown[: voter.shots]
-        requests.append(fit_request(engine, renderer, task, row, near, seed, tokens)[0])
+        request, _ = fit_request(engine, renderer, task, row, near, seed, voter.sampling)
+        requests.append(request)
     with keeping_paid_replies(engine, job.run, target) as asked:
-        generated, scores = await ask(asked, job, voter, rows, requests)
-        responses = respond(task, examples, voter.name, requests, generated, scores)
-        best = scores.to_pylist() if closed and scores is not None else None
-        job.run.write_table(target, _predictions(task, examples, rows, responses, best))
-    return target, count_responses(responses)
+        if closed:
+            adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
+            candidates = candidates_of(renderer, task, rows)
+            scores = await asked.score(requests, candidates, adapter, closed=ends(task))
+            best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
+            names = [None if index is None else task.candidates(row)[index] for index, row in best]
+            texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())
+            counts = Counts(rows=len(rows))
+        else:
+            generated, scores = await ask(asked, job, voter, rows, requests)
+            responses = respond(task, examples, voter.name, requests, generated, scores)
+            texts, answers = responses["text"], responses["answer"].combine_chunks()
+            counts = count_responses(responses)
+        table = _predictions(task, examples, voter.name, texts, answers, scores)
+        job.run.write_table(target, table)
+    return target, counts
 
 
 def _predictions(
     task: Task,
     examples: pa.Table,
-    rows: Sequence[Mapping[str, Any]],
-    responses: pa.Table,
-    scores: Sequence[Sequence[float] | None] | None,
+    model: str,
+    texts: pa.Array | pa.ChunkedArray,
+    answers: pa.Array,
+    scores: pa.Array | None,
 ) -> pa.Table:
-    """The PREDICTION table of some responses; where there are scores, the best option counts."""
-    answers = responses["answer"].combine_chunks()
-    if scores is not None:
-        best = zip(map(_argmax, scores), rows, strict=True)
-        names = [None if index is None else task.candidates(row)[index] for index, row in best]
-        answers = pa.array(names, pa.string())
+    """The PREDICTION table of a model's answers."""
     gold = examples["answer"].combine_chunks()
+    nothing = pa.nulls(len(examples), PREDICTION.field("option_logprobs").type)
     return pa.table(
         {
-            "example_id": responses["example_id"],
-            "model": responses["collaborator"],
-            "text": responses["text"],
+            "example_id": examples["example_id"],
+            "model": pa.array([model] * len(examples), pa.string()),
+            "text": texts,
             "answer": answers,
             "gold": gold,
             "correct": task.correct(answers, gold),
             "subject": examples["subject"],
-            "option_logprobs": responses["option_logprobs"],
+            "option_logprobs": nothing if scores is None else scores,
         },
         schema=PREDICTION,
     )
@@ -184,13 +198,13 @@ def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:
 
 def _job(context: Context, name: str, model: ModelRef) -> ShardJob:
     evaluation = context.config.evaluation
-    sampling = Sampling(0.0, 1.0, context.config.generation.max_tokens)
+    sampling = Sampling(evaluation.temperature, 1.0, evaluation.max_tokens)
     return ShardJob(
         context.run,
         context.task,
         (Voter(name, model.base, model.adapter, evaluation.shots, sampling),),
         context.config.seed,
-        score_options=evaluation.closed_answers == "score" and context.task.is_closed,
+        score_options=False,
         labeled_shards=tuple(context.shards("labeled")),
         neighbours=context.neighbours("test") if evaluation.shots else None,
     )
@@ -200,6 +214,12 @@ def _accuracy(table: pa.Table, confidence: float) -> dict[str, Any]:
     rows, correct = len(table), pc.sum(table["correct"]).as_py() or 0
     low, high = wilson_interval(correct, rows, confidence)
     return {"accuracy": correct / rows, "low": low, "high": high, "correct": correct, "rows": rows}
+
+
+def _as_the_authors(table: pa.Table) -> float:
+    """ConvFinQA's accuracy by the rule of the authors' code."""
+    right = convfinqa_correct(table["text"].to_pylist(), table["gold"].to_pylist())
+    return sum(right) / len(right)
 
 
 def _accuracy_by(table: pa.Table, column: str, confidence: float) -> dict[str, Any]:

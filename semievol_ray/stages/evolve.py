@@ -99,4 +99,4 @@ def _target(
 ) -> Target:
     if soft and selected["distribution"] is not None:
         return Target.soft(context.task.candidates(example), selected["distribution"])
-    return Target.hard(selected["pseudo_answer"])
+    return Target.hard(selected["pseudo_answer_text"])

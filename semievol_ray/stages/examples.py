@@ -92,6 +92,7 @@ class ExampleReader:
                 options=options,
                 labels=labels,
                 form=self.form,
+                words=self.task.word_answers,
             )
         except ValueError:
             if self.split == "unlabeled":

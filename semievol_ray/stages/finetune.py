@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,9 @@ from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import layout
 from semievol_ray.tasks import PromptRenderer, Task
 
-# A soft target's candidates below this probability cost a forward pass and teach nothing.
-_SMALLEST_PROBABILITY = 0.01
+# Of a soft target the candidates are kept that hold this much of the probability together: the rest
+# costs forward passes and teaches next to nothing.
+_MASS_KEPT = 0.99
 
 # What a training stage makes in its folder. The scratch goes when the model is there.
 TRAINING_WRITES = (
@@ -42,14 +44,16 @@ class Target:
 
     @classmethod
     def soft(cls, candidates: Sequence[str], distribution: Sequence[float]) -> Target:
-        """A distribution over answers, without its negligible part."""
-        kept = [
-            (c, p)
-            for c, p in zip(candidates, distribution, strict=False)
-            if p >= _SMALLEST_PROBABILITY
-        ]
-        total = sum(p for _, p in kept)
-        return cls([c for c, _ in kept], [p / total for _, p in kept])
+        """A distribution over answers: the fewest candidates that hold 99 % of it.
+
+        Their weights are their probabilities as they are. Scaled up to 1, what is left of a flat
+        distribution over many classes would say that the least certain row is sure.
+        """
+        # The distribution has a place for the most options that any example has.
+        pairs = sorted(zip(candidates, distribution, strict=False), key=lambda pair: -pair[1])
+        before = itertools.accumulate((p for _, p in pairs), initial=0.0)
+        kept = [pair for pair, held in zip(pairs, before, strict=False) if held < _MASS_KEPT]
+        return cls([c for c, _ in kept], [p for _, p in kept])
 
 
 def training_table(

@@ -21,6 +21,7 @@ from semievol_ray.stages.budget import Budget
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import COUNTED, Counts, count_responses, of_collaborators
 from semievol_ray.stages.justify import Justification
+from semievol_ray.stages.limits import response_tokens, tell_cut_off
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import (
     Outcome,
@@ -64,6 +65,7 @@ def run(context: Context, round_number: int) -> Outcome:
     if len(pools) > 1:
         for number in range(len(pools)):
             context.run.delete_owned(f"{folder}/part-{number}", (), ("*",))
+    tell_cut_off(context, "generate", total, "generation.max_tokens")
     who = {"collaborators": [voter.name for voter in voters]}
     return Outcome(outputs, who | total.as_dict() | budget.spent_here)
 
@@ -194,9 +196,8 @@ def _voters(context: Context, round_number: int) -> list[Voter]:
     voters = []
     for collaborator in context.config.collaborators:
         model = context.model(collaborator.model, round_number)
-        sampling = Sampling(
-            collaborator.temperature, collaborator.top_p, context.config.generation.max_tokens
-        )
+        limit = response_tokens(context, model, context.config.generation.max_tokens)
+        sampling = Sampling(collaborator.temperature, collaborator.top_p, limit)
         assert collaborator.name is not None  # config names every one
         voters.append(
             Voter(collaborator.name, model.base, model.adapter, collaborator.shots, sampling)

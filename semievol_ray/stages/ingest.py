@@ -124,7 +124,8 @@ def run(context: Context, _: int) -> Outcome:
 
 def _settings(config: Config, _: int) -> dict[str, Any]:
     task = of_result(config.task)
-    reading = {key: task[key] for key in ("preset", "kind", "labels", "first_option_number")}
+    names = ("preset", "kind", "labels", "first_option_number", "word_answers")
+    reading = {key: task[key] for key in names}
     return {"data": of_result(config.data), "task": reading}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from semievol_ray.config import Config, ModelConfig
 from semievol_ray.engines import GENERATION, Engine, Sampling, request_seed
@@ -21,6 +21,7 @@ from semievol_ray.stages.answering import (
 from semievol_ray.stages.budget import Budget
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts, count_responses
+from semievol_ray.stages.limits import fit_window, response_tokens, tell_cut_off
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.store import layout
@@ -57,7 +58,8 @@ def plan(context: Context, round_number: int) -> Justification:
     """How a round's responses are justified."""
     config = context.config
     warm = context.model("warm", round_number)
-    sampling = Sampling(config.justify.temperature, 1.0, config.generation.max_tokens)
+    limit = response_tokens(context, warm, config.justify.max_tokens)
+    sampling = Sampling(config.justify.temperature, 1.0, limit)
     job = ShardJob(
         context.run,
         context.task,
@@ -92,16 +94,16 @@ def run(context: Context, round_number: int) -> Outcome:
         context.progress.advance("justify", 1, counts.tokens)
     budget.check(shards.missing)
     total, outputs = shards.total, shards.outputs()
+    tell_cut_off(context, "justify", total, "justify.max_tokens")
     if context.config.selection.percentile_over == "labeled":
         outputs |= _answer_labeled(context, planned)
     return Outcome(outputs, total.as_dict() | budget.spent_here)
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:
-    limits = {"generation": {"max_tokens": config.generation.max_tokens}}
     also = {"labeled": config.selection.percentile_over == "labeled"}
     asked = {"justify": of_result(config.justify) | also}
-    return answering_settings(config) | asked | limits
+    return answering_settings(config) | asked
 
 
 STAGE = Stage(
@@ -140,11 +142,11 @@ async def justify_shard(
         for index, row in enumerate(rows)
         if _is_open(proposals.get(row["example_id"], ()), planned.only_disagreement)
     ]
-    renderer = renderer_for(engine, job.task)
+    renderer = renderer_for(engine, job.task, voter)
     requests = [
         make_request(
             renderer,
-            job.task.justify_messages(rows[i], proposals[rows[i]["example_id"]]),
+            job.task.justify_messages(rows[i], [p.text for p in proposals[rows[i]["example_id"]]]),
             request_seed(job.seed, rows[i]["example_id"], COLLABORATOR),
         )
         for i in kept
@@ -153,21 +155,31 @@ async def justify_shard(
         written = GENERATION.empty_table()
         if requests:
             adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-            written = await asked.generate(requests, voter.sampling, adapter)
+            sampling = fit_window(voter.sampling, engine)
+            written = await asked.generate(requests, sampling, adapter)
         table = respond(job.task, take(examples, kept), COLLABORATOR, requests, written, None)
         job.run.write_table(target, table)
     return target, count_responses(table)
 
 
-def _proposals(job: ShardJob, generated: str) -> dict[str, list[str]]:
+class Proposal(NamedTuple):
+    """What a collaborator answered: as votes are counted, and as it is written."""
+
+    answer: str
+    text: str
+
+
+def _proposals(job: ShardJob, generated: str) -> dict[str, list[Proposal]]:
     """The parsed answers of each example, in the order of the collaborators."""
-    table = job.run.read_table(generated, ["example_id", "answer"])
-    found: dict[str, list[str]] = {}
+    table = job.run.read_table(generated, ["example_id", "answer", "answer_text"])
+    found: dict[str, list[Proposal]] = {}
     for row in table.to_pylist():
         if row["answer"] is not None:
-            found.setdefault(row["example_id"], []).append(row["answer"])
+            proposal = Proposal(row["answer"], row["answer_text"])
+            found.setdefault(row["example_id"], []).append(proposal)
     return found
 
 
-def _is_open(proposals: Sequence[Any], only_disagreement: bool) -> bool:
-    return len(set(proposals)) > 1 if only_disagreement else bool(proposals)
+def _is_open(proposals: Sequence[Proposal], only_disagreement: bool) -> bool:
+    different = {proposal.answer for proposal in proposals}
+    return len(different) > 1 if only_disagreement else bool(different)

@@ -12,7 +12,7 @@ from semievol_ray.config import Config, SelectionConfig
 from semievol_ray.errors import UserError
 from semievol_ray.ray_session import shard_map
 from semievol_ray.selection import mean_nll, select_shards
-from semievol_ray.stages import justify
+from semievol_ray.stages import justify, score
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts
 from semievol_ray.stages.shards import TALLIES, Shards
@@ -22,7 +22,7 @@ from semievol_ray.tasks import option_letters
 from semievol_ray.touches import of_result
 
 # In the fingerprint: whoever changes what a policy makes of the same responses raises it.
-SELECTION_VERSION = 1
+SELECTION_VERSION = 2
 
 
 def run(context: Context, round_number: int) -> Outcome:
@@ -43,7 +43,8 @@ STAGE = Stage(
     run,
     settings,
     lambda config, number: [
-        layout.round_stage(number, "justify" if justify.STAGE.wanted(config) else "generate")
+        layout.round_stage(number, "justify" if justify.STAGE.wanted(config) else "generate"),
+        *([layout.round_stage(number, "score")] if score.STAGE.wanted(config) else []),
     ],
     writes=("shard-*.parquet", TALLIES),
 )
@@ -65,6 +66,7 @@ def select_into(
     tables = select_shards(
         shards_of("generate"),
         shards_of("justify") if justify.STAGE.wanted(config) else None,
+        shards_of("score") if _is_scored(context, round_number) else None,
         filesystem=context.run.filesystem,
         config=selection,
         percentile=selection.percentile_of(round_number),
@@ -97,6 +99,20 @@ def select_into(
     if classes is not None:
         statistics["selected_answers"] = dict(sorted(answers.items()))
     return Outcome(shards.outputs(), statistics)
+
+
+def _is_scored(context: Context, round_number: int) -> bool:
+    """Whether entropies are all of the warm model; says so where they should be and are not."""
+    if not score.STAGE.wanted(context.config):
+        return False
+    found = context.ledger.get(layout.round_stage(round_number, score.STAGE.name))
+    if found is None:
+        context.progress.finish(
+            "select",
+            "entropies are those of whichever collaborator wrote an answer: nothing was scored "
+            "under the warm model, for the policy that this run was made with needs none",
+        )
+    return found is not None
 
 
 def _check_closed(context: Context) -> None:

@@ -1,6 +1,7 @@
 """What a question, an answer and a correct answer are."""
 
 from semievol_ray.tasks.answers import canonical_answer
+from semievol_ray.tasks.authors import convfinqa_correct
 from semievol_ray.tasks.forms import AnswerEvidence, AnswerForm, option_letters
 from semievol_ray.tasks.presets import TASK_PRESETS
 from semievol_ray.tasks.prompts import (
@@ -19,5 +20,6 @@ __all__ = [
     "PromptRenderer",
     "Task",
     "canonical_answer",
+    "convfinqa_correct",
     "option_letters",
 ]

@@ -18,16 +18,19 @@ def canonical_answer(
     options: Sequence[str] | None,
     labels: Sequence[str] | None,
     form: AnswerForm,
+    words: bool = False,
 ) -> str:
-    """A true answer as the tables hold it: letter, label, number or text.
+    """A true answer as the tables hold it: letter or label, and an open answer as it is written.
 
     Where an example has options, the answer names one of them in the column's form; a label task's
-    answer is that option's text. Raises ValueError, saying what was expected, for an answer outside
-    the options or labels.
+    answer is that option's text. With `words` a number may be a word. Raises ValueError, saying
+    what was expected, for an answer outside the options or labels.
     """
-    text = " ".join(text.split())
+    text = text.strip()
     if not text:
         raise ValueError("the answer is empty")
+    if kind in ("multiple_choice", "label"):
+        text = " ".join(text.split())
     if kind == "multiple_choice":
         return form.letter(text, options or ())
     if kind == "label" and options:
@@ -37,6 +40,6 @@ def canonical_answer(
         if text.casefold() not in by_name:
             raise ValueError(f"answer {text!r} is not one of the {len(labels)} labels")
         return by_name[text.casefold()]
-    if kind == "numeric" and not any(character.isdigit() for character in text):
+    if kind == "numeric" and not words and not any(character.isdigit() for character in text):
         raise ValueError(f"answer {text!r} is not a number")
     return text

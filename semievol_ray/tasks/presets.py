@@ -27,6 +27,8 @@ TASK_PRESETS: dict[str, dict[str, Any]] = {
     "convfinqa": {
         "kind": "numeric",
         "relative_tolerance": 1e-2,
+        # Some questions ask for yes or no: the authors count them, and no answer to them as right.
+        "word_answers": True,
         "instruction": (
             "Answer the question about the financial report. Reply with the number only."
         ),

@@ -10,10 +10,16 @@ from typing import Any, Literal
 import jinja2
 import jinja2.sandbox
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray.config import TaskConfig
 from semievol_ray.errors import UserError
-from semievol_ray.selection import ambiguous_numbers, answers_equal, extract_answers
+from semievol_ray.selection import (
+    ambiguous_numbers,
+    answers_equal,
+    extract_answers,
+    written_answers,
+)
 from semievol_ray.tasks.forms import option_letters
 from semievol_ray.tasks.presets import KIND_DEFAULTS, TASK_PRESETS
 from semievol_ray.tasks.prompts import Message
@@ -36,6 +42,7 @@ class Task:
     relative_tolerance: float = 0.0
     first_option_number: int | None = None
     decimal_mark: str = "."
+    word_answers: bool = False
     use_chat_template: str = "auto"
     day: str | None = None
 
@@ -142,6 +149,18 @@ class Task:
             labels=list(self.labels) if self.labels else None,
             decimal_mark=self.decimal_mark,
         )
+
+    def written(self, texts: pa.Array, answers: pa.Array) -> pa.Array:
+        """The answers that `parse` found as the texts have them: what a model is trained on.
+
+        A closed task has them in one spelling; null where `answers` is.
+        """
+        if self.is_closed:
+            return answers
+        found = written_answers(
+            texts, kind=self.kind, pattern=self.answer_pattern, decimal_mark=self.decimal_mark
+        )
+        return pc.if_else(answers.is_valid(), found, pa.scalar(None, pa.string()))
 
     def ambiguous(self, texts: pa.Array) -> int:
         """How many texts hold a number that can be read in two ways, and so have no answer."""

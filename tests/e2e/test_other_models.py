@@ -54,4 +54,10 @@ def test_vllm_and_a_second_model_answer_in_one_run(undisturbed, tmp_path, tiny_m
     for row, wanted in zip(ours, theirs, strict=True):
         assert row == pytest.approx(wanted, abs=1e-2)
     assert option_logprobs(found, "second-0shot") != ours
+    # What is not justified is scored by the warm model, so that all entropies are its own.
+    asked = set(found.justified()["example_id"].to_pylist())
+    scored = {r["example_id"]: -r["logprob"] / r["tokens"] for r in found.scored().to_pylist()}
+    entropies = {r["example_id"]: r["entropy"] for r in found.selection().to_pylist()}
+    assert scored and not asked & scored.keys()
+    assert {name: entropies[name] for name in scored} == pytest.approx(scored)
     assert len(found.selection()) == 120 and sum(found.selection()["selected"].to_pylist())

@@ -186,6 +186,17 @@ def test_adapters_are_switched_and_the_base_stays_itself(tiny_model, tmp_path) -
     assert first_scores(folders[0]) == by_adapter[0]
 
 
+def test_the_head_gets_its_states_in_one_piece(tiny_model) -> None:
+    # Of a slice torch makes a product with a copy of frozen weights for each row.
+    engine = TransformersEngine(ModelConfig(name=str(tiny_model), engine="transformers"))
+    in_one_piece: list[bool] = []
+    engine.model.get_output_embeddings().register_forward_pre_hook(
+        lambda _, states: in_one_piece.append(states[0].is_contiguous())
+    )
+    asyncio.run(engine.generate(requests(), Sampling(0, 1, 2)))
+    assert in_one_piece and all(in_one_piece)
+
+
 def test_missing_models_and_pickled_adapters_are_refused(tiny_model, tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
         TransformersEngine(ModelConfig(name="./none/such"))

@@ -22,12 +22,13 @@ from tests.selection import reference
 LETTERS = ["A", "B", "C"]
 
 
-def response(example_id, answer="A", logprobs=(-1.0,), options=None, tokens=None):
+def response(example_id, answer="A", logprobs=(-1.0,), options=None, tokens=None, written=None):
     return {
         "example_id": example_id,
         "collaborator": "warm-0shot",
         "text": answer,
         "answer": answer,
+        "answer_text": answer if written is None else written,
         "finish_reason": "stop",
         "prompt_tokens": 1,
         "tokens": (1 if logprobs is None else len(logprobs)) if tokens is None else tokens,
@@ -272,6 +273,49 @@ def test_balanced_needs_a_distribution():
     got = by_id(run(rows, policy="balanced", align_prior=False, classes=LETTERS[:2]))
     assert [got[name]["reason"] for name in "abc"] == ["selected", "no_distribution", "no_response"]
     assert got["b"]["pseudo_answer"] is None and got["b"]["distribution"] is None
+
+
+def test_what_is_trained_on_is_the_surest_response_of_the_winners_as_it_is_written():
+    rows = [
+        response("a", "united states", [-0.9], written="the United States"),
+        response("a", "united states", [-0.2], written="The United States."),
+        response("a", "canada", [-0.1], written="Canada"),
+        response("b", "0.141", [-0.3], written="14.1%"),
+        response("b", None, [-0.1]),
+    ]
+    justified = [response("b", "0.142", [-0.4], written="14.2 %")]
+    got = by_id(run(rows, kind="text"))
+    assert got["a"]["pseudo_answer"] == "united states"
+    assert got["a"]["pseudo_answer_text"] == "The United States."
+    assert got["b"]["pseudo_answer_text"] == "14.1%"
+    got = by_id(run(rows, justified, kind="numeric"))
+    assert (got["b"]["pseudo_answer"], got["b"]["pseudo_answer_text"]) == ("0.142", "14.2 %")
+    got = by_id(run(rows, justified, kind="numeric", policy="upstream"))
+    assert got["a"]["pseudo_answer_text"] is None  # divided, and nothing decided
+    assert got["b"]["pseudo_answer_text"] == "14.1%"  # unanimous: it stands
+
+
+def test_a_scored_winner_has_the_warm_models_entropy():
+    rows = [response("a", "B", [-0.5]), response("b", "C", [-0.1]), response("c", "A", [-0.2])]
+    justified = [response("c", "A", [-0.4])]
+    scored = pa.table(
+        {"example_id": ["b", "a", "x"], "tokens": [2, 1, 1], "logprob": [-1.2, None, -9.0]}
+    )
+    settings = {"config": SelectionConfig(), "percentile": 100, "kind": "multiple_choice"}
+    got = by_id(select(table(rows), table(justified), scored, **settings))
+    # Two tokens at 0.6 nats; what could not be scored keeps its vote's; a verdict goes before.
+    assert [got[name]["entropy"] for name in "abc"] == pytest.approx([0.5, 0.6, 0.4])
+    upstream = settings | {"config": SelectionConfig(policy="upstream")}
+    got = by_id(select(table(rows), table(justified), scored, **upstream))
+    assert got["b"]["entropy"] == pytest.approx(0.1)  # as the authors' code: the first vote's own
+
+
+def test_a_closed_task_needs_no_written_answers():
+    rows = table([response("a"), response("b")]).drop_columns("answer_text")
+    got = select(rows, None, config=SelectionConfig(), percentile=50, kind="label")
+    assert got["pseudo_answer_text"].to_pylist() == ["A", "A"]
+    with pytest.raises(ValueError, match="responses: no column 'answer_text'"):
+        select(rows, None, config=SelectionConfig(), percentile=50, kind="text")
 
 
 def test_numbers_within_the_tolerance_are_one_vote():

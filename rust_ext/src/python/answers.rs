@@ -10,6 +10,7 @@ use crate::answers::{Closed, Kind, ambiguous, equal, extract};
 use crate::labels::Labels;
 use crate::numbers::DecimalMark;
 use crate::pattern::Pattern;
+use crate::written::written;
 
 /// The canonical answer of each text; null where it holds none, or two different ones.
 ///
@@ -52,6 +53,31 @@ pub fn extract_answers<'py>(
         let labels = labels.map(Labels::new).transpose()?;
         let closed = Closed::new(kind, options.as_ref(), labels.as_ref())?;
         extract(&texts.texts(control)?, kind, mark, pattern.as_ref(), &closed, control)
+    })?;
+    to_pyarrow(py, answers)
+}
+
+/// The answer of each text as it is written, for the kinds "numeric" and "text"; null where
+/// `extract_answers`, with the same arguments, is null.
+///
+/// Of a number its digits with sign, currency and percent; a text that begins with its number and
+/// has three words at most is taken whole ("5 million dollars"), and so is every other text, but for
+/// white space around it. Raises ValueError for another kind.
+#[pyfunction]
+#[pyo3(signature = (texts, *, kind, pattern=None, decimal_mark="."))]
+pub fn written_answers<'py>(
+    py: Python<'py>,
+    texts: &Bound<'py, PyAny>,
+    kind: &str,
+    pattern: Option<&str>,
+    decimal_mark: &str,
+) -> PyResult<Bound<'py, PyAny>> {
+    let texts = Column::new("texts", texts)?;
+    let kind: Kind = kind.parse().map_err(to_py_error)?;
+    let mark: DecimalMark = decimal_mark.parse().map_err(to_py_error)?;
+    let answers = run(py, texts.size(), |control| {
+        let pattern = pattern.map(Pattern::new).transpose()?;
+        written(&texts.texts(control)?, kind, mark, pattern.as_ref(), control)
     })?;
     to_pyarrow(py, answers)
 }

@@ -30,6 +30,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(corpus::minhash, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::near_duplicates, module)?)?;
     module.add_function(wrap_pyfunction!(answers::extract_answers, module)?)?;
+    module.add_function(wrap_pyfunction!(answers::written_answers, module)?)?;
     module.add_function(wrap_pyfunction!(answers::ambiguous_numbers, module)?)?;
     module.add_function(wrap_pyfunction!(answers::answers_equal, module)?)?;
     module.add_class::<examples::Groups>()?;

@@ -1,0 +1,59 @@
+"""How long a response may be, where the config leaves it open: by the labels' longest answer.
+
+Too short a limit costs accuracy silently, for what is cut off is no answer. Too long a one costs
+little: a model that was trained on the labels ends its answers itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from semievol_ray.engines import Engine, Sampling
+from semievol_ray.model_files import load_tokenizer
+from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.counts import Counts
+
+# The corpus may hold longer answers than the labels do.
+_MARGIN = 2
+_FEWEST_TOKENS = 16
+# A model that has not seen the labels says more than the answer.
+_ROOM_TO_REASON_TOKENS = 256
+# More responses than this share were ended by their limit: the user should know.
+_LARGEST_SHARE_CUT_OFF = 0.01
+
+
+def response_tokens(context: Context, model: ModelRef, limit: int | str) -> int:
+    """The limit of a model's responses in tokens: the configured one, or for "auto" what fits.
+
+    Twice the longest answer among the labels, 16 at least; of a model that this run did not train
+    256 more.
+    """
+    if isinstance(limit, int):
+        return limit
+    tokens = max(_MARGIN * _longest_answer(context), _FEWEST_TOKENS)
+    return tokens if model.was_trained else tokens + _ROOM_TO_REASON_TOKENS
+
+
+def fit_window(sampling: Sampling, engine: Engine) -> Sampling:
+    """The sampling for an engine: a response takes half of its context window at most."""
+    most = max(engine.max_model_len // 2, 1)
+    return dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, most))
+
+
+def tell_cut_off(context: Context, stage: str, counts: Counts, setting: str) -> None:
+    """Warn where many responses of a stage were ended by their limit."""
+    if counts.cut_off > _LARGEST_SHARE_CUT_OFF * counts.rows:
+        context.progress.finish(
+            stage,
+            f"warning: {counts.cut_off / counts.rows:.1%} of the responses were cut off by their "
+            f"limit, and hold no open answer; raise {setting}",
+        )
+
+
+def _longest_answer(context: Context) -> int:
+    """Tokens of the longest labelled answer with its end; bytes where nothing counts tokens."""
+    answers = set(context.task.labels or context.labeled["answer"].to_pylist())
+    if context.base.engine in ("openai", "simulated"):
+        return max(len(answer.encode()) for answer in answers) + 1
+    ids = load_tokenizer(context.base)(sorted(answers), add_special_tokens=False)["input_ids"]
+    return max(map(len, ids)) + 1

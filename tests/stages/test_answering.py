@@ -1,0 +1,75 @@
+"""Responses as they are kept: what votes, and what is trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from semievol_ray.config import TaskConfig
+from semievol_ray.engines import GENERATION, Request
+from semievol_ray.stages.answering import respond
+from semievol_ray.stages.counts import count_responses
+from semievol_ray.stages.evolve import _target
+from semievol_ray.tasks import Task
+
+
+def responses(config: dict[str, Any], said: list[tuple[str | None, str]]) -> pa.Table:
+    task = Task.from_config(TaskConfig(**config))
+    examples = pa.table(
+        {
+            "example_id": [f"e{i}" for i in range(len(said))],
+            "options": pa.array([["yes", "no"]] * len(said), pa.list_(pa.string())),
+        }
+    )
+    written = pa.Table.from_pylist(
+        [
+            {"text": text, "finish_reason": reason, "prompt_tokens": 5, "tokens": 2,
+             "token_logprobs": [-0.1, -0.2]}
+            for text, reason in said
+        ],
+        schema=GENERATION,
+    )  # fmt: skip
+    requests = [Request("?", seed) for seed in range(len(said))]
+    return respond(task, examples, "warm", requests, written, None)
+
+
+@pytest.mark.parametrize(
+    ("config", "text", "votes_as", "trained_on"),
+    [
+        ({"kind": "text"}, " The United States.\n", "united states", "The United States."),
+        ({"kind": "text"}, "Line one,\nline two", "line one line two", "Line one,\nline two"),
+        ({"kind": "numeric"}, "The change is 14.1%.", "0.141", "14.1%"),
+        ({"kind": "numeric"}, "5 million dollars", "5", "5 million dollars"),
+        ({"kind": "numeric", "decimal_mark": ","}, "es sind 3,50 €", "3.5", "3,50"),
+        ({"kind": "text", "answer_pattern": "Answer: (.*)"}, "So. Answer: A Cat", "cat", "A Cat"),
+        ({"kind": "multiple_choice"}, "It is (b).", "B", "B"),
+        ({"kind": "label", "labels": ["Yes", "No"]}, "no, never", "No", "No"),
+        ({"kind": "numeric"}, "none at all", None, None),
+    ],
+)
+def test_votes_are_canonical_and_training_is_verbatim(
+    config: dict[str, Any], text: str, votes_as: str | None, trained_on: str | None
+) -> None:
+    (row,) = responses(config, [(text, "stop")]).to_pylist()
+    assert (row["answer"], row["answer_text"]) == (votes_as, trained_on)
+
+
+def test_an_open_answer_that_was_cut_off_is_no_vote() -> None:
+    for config, text in (({"kind": "text"}, "the United"), ({"kind": "numeric"}, "it is 12")):
+        table = responses(config, [(text, "length"), (text, "stop"), (None, "engine_error")])
+        assert table["answer"].is_valid().to_pylist() == [False, True, False]
+        assert table["answer_text"].is_valid().to_pylist() == [False, True, False]
+        counts = count_responses(table)
+        assert (counts.cut_off, counts.failed, counts.unparsed) == (1, 1, 1)
+
+
+def test_an_option_named_before_the_cut_is_a_vote() -> None:
+    table = responses({"kind": "multiple_choice"}, [("B, because of the", "length")])
+    assert table["answer"].to_pylist() == ["B"]
+
+
+def test_evolution_trains_on_the_answer_as_written() -> None:
+    selected = {"pseudo_answer": "0.141", "pseudo_answer_text": "14.1%", "distribution": None}
+    assert _target(None, {}, selected, False).candidates == ["14.1%"]  # type: ignore[arg-type]
