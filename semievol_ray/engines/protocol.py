@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypedDict
 
 import pyarrow as pa
@@ -24,12 +25,17 @@ PASSING = "request_failed"
 
 GENERATION = pa.schema(
     [
+        # The answer; null where a thought was never closed.
         pa.field("text", pa.string()),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
+        # Of the thought and the answer together.
         pa.field("tokens", pa.int32(), nullable=False),
-        # log P of each token of the response under the model itself: before temperature.
+        # log P of each token of the answer under the model itself: before temperature.
         pa.field("token_logprobs", pa.list_(pa.float32())),
+        # What the model thought before it answered, and log P of that with its marks.
+        pa.field("rationale", pa.string()),
+        pa.field("rationale_logprobs", pa.list_(pa.float32())),
     ]
 )
 
@@ -51,13 +57,15 @@ class Message(TypedDict):
 class Request:
     """One prompt to be continued; `messages` are what `prompt` was rendered from.
 
-    `chat`: it was rendered by the model's chat template, and is not plain text.
+    `chat`: it was rendered by the model's chat template, and is not plain text. `options`:
+    variables of the chat template, for an endpoint that renders the messages itself.
     """
 
     prompt: str
     seed: int
     messages: tuple[Message, ...] = ()
     chat: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,4 +148,6 @@ def failed_generation(reason: str, prompt_tokens: int = 0) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "tokens": 0,
         "token_logprobs": None,
+        "rationale": None,
+        "rationale_logprobs": None,
     }

@@ -26,6 +26,7 @@ from semievol_ray.engines.protocol import (
     failed_generation,
 )
 from semievol_ray.engines.sampling import draw, uniforms_of
+from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
 from semievol_ray.tokens import Tokens
@@ -65,6 +66,7 @@ class TransformersEngine(Engine):
             torch.set_num_threads(threads)
         self.tokenizer = load_tokenizer(model)
         self.tokens = Tokens(self.tokenizer)
+        self.reader = ResponseReader(self.tokenizer)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Half precision is slower than float32 on most CPUs, and no more exact anywhere.
         dtype = model.dtype
@@ -163,18 +165,16 @@ class TransformersEngine(Engine):
                 prefix = self._prefill(ids)
                 if sampling is not None:
                     written = self._continue(prefix, [requests[i] for i in batch], sampling)
-                    for index, (tokens, logprobs, reason) in zip(batch, written, strict=True):
-                        rows[index] = {
-                            "text": self.tokenizer.decode(tokens, skip_special_tokens=True),
-                            "finish_reason": reason,
-                            "prompt_tokens": len(prompts[index]),
-                            "tokens": len(tokens),
-                            "token_logprobs": logprobs,
-                        }
+                    responses = [
+                        Written(requests[i].prompt, *said, prompt_tokens=len(prompts[i]))
+                        for i, said in zip(batch, written, strict=True)
+                    ]
+                    for index, row in zip(batch, self.reader.rows(responses), strict=True):
+                        rows[index] = row
                 if candidates is not None:
                     found = self._score_batch(prefix, ids, [tails[i] for i in batch])
-                    for index, row in zip(batch, found, strict=True):
-                        scores[index] = row
+                    for index, score in zip(batch, found, strict=True):
+                        scores[index] = score
         return pa.Table.from_pylist(rows, schema=GENERATION), pa.array(scores, SCORES)
 
     def _tokenize(

@@ -22,7 +22,9 @@ from semievol_ray.engines.protocol import (
     Engine,
     Request,
     Sampling,
+    failed_generation,
 )
+from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.engines.vllm_drivers import ProcessDriver, ThreadDriver
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
 from semievol_ray.tokens import Tokens
@@ -57,6 +59,7 @@ class VllmEngine(Engine):
         check_model_exists(model.name)
         self.tokenizer = load_tokenizer(model)
         self.tokens = Tokens(self.tokenizer)
+        self.reader = ResponseReader(self.tokenizer)
         on_cpu = not _has_gpu()
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -115,7 +118,7 @@ class VllmEngine(Engine):
         def row(at: int) -> Awaitable[_Answer]:
             return self._generate(prompts[at], requests[at], sampling, lora)
 
-        return self._table(prompts, await _by_prefix(prompts, row))
+        return self._table(requests, prompts, await _by_prefix(prompts, row))
 
     async def score(
         self,
@@ -159,7 +162,7 @@ class VllmEngine(Engine):
 
         both = await _by_prefix(prompts, row)
         scores = pa.array([row for _, row in both], SCORES)
-        return self._table(prompts, [answer for answer, _ in both]), scores
+        return self._table(requests, prompts, [answer for answer, _ in both]), scores
 
     def pulse(self) -> int:
         """See Engine.pulse."""
@@ -196,22 +199,23 @@ class VllmEngine(Engine):
         taken = [logprobs.logprobs[start] for start in logprobs.start_indices]
         return _Answer(written.finish_reason or "stop", list(written.token_ids), taken)
 
-    def _table(self, prompts: list[list[int]], answers: list[_Answer]) -> pa.Table:
+    def _table(
+        self, requests: list[Request], prompts: list[list[int]], answers: list[_Answer]
+    ) -> pa.Table:
         """The GENERATION table; the texts are decoded here, all at once."""
-        texts = iter(
-            self.tokenizer.batch_decode(
-                [a.tokens for a in answers if a.tokens is not None], skip_special_tokens=True
-            )
-        )
-        columns = [
-            [None if a.tokens is None else next(texts) for a in answers],
-            [a.finish_reason for a in answers],
-            [len(prompt) for prompt in prompts],
-            [len(a.tokens or ()) for a in answers],
-            [a.logprobs for a in answers],
+        written = [
+            Written(request.prompt, a.tokens, a.logprobs or (), a.finish_reason, len(prompt))
+            for request, prompt, a in zip(requests, prompts, answers, strict=True)
+            if a.tokens is not None
         ]
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, GENERATION, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=GENERATION)
+        rows = iter(self.reader.rows(written))
+        return pa.Table.from_pylist(
+            [
+                failed_generation(a.finish_reason, len(prompt)) if a.tokens is None else next(rows)
+                for prompt, a in zip(prompts, answers, strict=True)
+            ],
+            schema=GENERATION,
+        )
 
     def _prompts(self, requests: list[Request]) -> list[list[int]]:
         """Their token ids: a fast tokenizer takes many texts on all its threads."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import ModelConfig
+from semievol_ray.config import Collaborator, ModelConfig, thinking_of
 from semievol_ray.engines import (
     CUT_OFF,
     GENERATION,
@@ -28,7 +28,7 @@ from semievol_ray.engines import (
 )
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.schema import RESPONSE
-from semievol_ray.stages.context import selected_ids
+from semievol_ray.stages.context import ModelRef, selected_ids
 from semievol_ray.stages.counts import Counts, count_responses
 from semievol_ray.stages.limits import fit_window
 from semievol_ray.store import RunDirectory, layout
@@ -44,6 +44,29 @@ class Voter:
     adapter: str | None
     shots: int
     sampling: Sampling
+    # Variables of the chat template, and whether the model is to think before it answers.
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    thinks: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        model: ModelRef,
+        shots: int,
+        sampling: Sampling,
+        collaborator: Collaborator | None = None,
+    ) -> Voter:
+        """A model as it is asked: as its config has it, or as a collaborator's.
+
+        A thought has room of its own, beside the answer's. What this run trained has never been
+        shown one.
+        """
+        kwargs, tokens = thinking_of(collaborator or Collaborator(), model.base)
+        if model.was_trained:
+            tokens = 0
+        sampling = replace(sampling, max_tokens=sampling.max_tokens + tokens)
+        return cls(name, model.base, model.adapter, shots, sampling, kwargs, tokens > 0)
 
 
 @dataclass(frozen=True)
@@ -133,12 +156,24 @@ def fit_request(
 
 def renderer_for(engine: Engine, task: Task, voter: Voter) -> PromptRenderer:
     """What makes a voter's prompts."""
-    return PromptRenderer(engine.tokenizer, task.use_chat_template, day=task.day)
+    return PromptRenderer(
+        engine.tokenizer,
+        task.use_chat_template,
+        day=task.day,
+        options=voter.template_kwargs,
+        thinks=voter.thinks,
+    )
 
 
 def make_request(renderer: PromptRenderer, messages: list[Message], seed: int) -> Request:
     """Messages as a request to be continued."""
-    return Request(renderer.render(messages), seed, tuple(messages), chat=renderer.chat)
+    return Request(
+        renderer.render(messages),
+        seed,
+        tuple(messages),
+        chat=renderer.chat,
+        options=renderer.options,
+    )
 
 
 async def ask(
@@ -154,7 +189,8 @@ async def ask(
         # All the rows are settled: no engine is asked for nothing.
         return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
     sampling = fit_window(voter.sampling, engine)
-    if not job.score_options:
+    # Where the model thinks first, no option follows the prompt.
+    if not job.score_options or voter.thinks:
         return await engine.generate(requests, sampling, adapter), None
     candidates = candidates_of(renderer_for(engine, job.task, voter), job.task, rows)
     return await engine.answer(requests, sampling, candidates, adapter, closed=ends(job.task))
@@ -198,6 +234,8 @@ def respond(
         "prompt_tokens": generated["prompt_tokens"].combine_chunks(),
         "tokens": generated["tokens"].combine_chunks(),
         "token_logprobs": generated["token_logprobs"].combine_chunks(),
+        "rationale": generated["rationale"].combine_chunks(),
+        "rationale_logprobs": generated["rationale_logprobs"].combine_chunks(),
         "option_logprobs": (
             pa.nulls(count, RESPONSE.field("option_logprobs").type) if scores is None else scores
         ),

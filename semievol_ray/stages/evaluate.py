@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -117,7 +118,8 @@ async def evaluate_shard(
     examples = job.run.read_table(source)
     rows = examples.to_pylist()
     requests = []
-    renderer = renderer_for(engine, task, voter)
+    # The options follow a bare prompt: behind one that asks for a thought there is none yet.
+    renderer = renderer_for(engine, task, replace(voter, thinks=voter.thinks and not closed))
     for row, shown in zip(rows, demonstrations_of(job, source, rows), strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
         near = shown[: voter.shots]
@@ -202,7 +204,7 @@ def _job(context: Context, name: str, model: ModelRef) -> ShardJob:
     return ShardJob(
         context.run,
         context.task,
-        (Voter(name, model.base, model.adapter, evaluation.shots, sampling),),
+        (Voter.of(name, model, evaluation.shots, sampling),),
         context.config.seed,
         score_options=False,
         labeled_shards=tuple(context.shards("labeled")),

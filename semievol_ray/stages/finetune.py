@@ -99,7 +99,12 @@ def make_renderer(context: Context) -> PromptRenderer:
             "name it under `models` and let it collaborate, beside a local base model"
         )
     task = context.task
-    return PromptRenderer(load_tokenizer(context.base), task.use_chat_template, day=task.day)
+    return PromptRenderer(
+        load_tokenizer(context.base),
+        task.use_chat_template,
+        day=task.day,
+        options=context.base.chat_template_kwargs,
+    )
 
 
 def finetune(

@@ -63,7 +63,7 @@ def plan(context: Context, round_number: int) -> Justification:
     job = ShardJob(
         context.run,
         context.task,
-        (Voter(COLLABORATOR, warm.base, warm.adapter, 0, sampling),),
+        (Voter.of(COLLABORATOR, warm, 0, sampling),),
         config.seed + round_number - 1,
         score_options=False,
     )

@@ -45,7 +45,7 @@ class Scoring:
 def run(context: Context, round_number: int) -> Outcome:
     """Write shards in the SCORE schema: the agreed answers that were not justified."""
     warm = context.model("warm", round_number)
-    voter = Voter(_NAME, warm.base, warm.adapter, 0, _NOTHING_IS_WRITTEN)
+    voter = Voter.of(_NAME, warm, 0, _NOTHING_IS_WRITTEN)
     job = ShardJob(context.run, context.task, (voter,), context.config.seed, score_options=False)
     verdicts = layout.round_stage(round_number, justify.STAGE.name)
     scoring = Scoring(

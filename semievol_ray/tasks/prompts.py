@@ -35,7 +35,7 @@ class PromptRenderer:
         thinks: bool = False,
     ) -> None:
         has_template = bool(getattr(tokenizer, "chat_template", None))
-        self.tokenizer, self.thinks = tokenizer, thinks
+        self.tokenizer, self.thinks, self.options = tokenizer, thinks, options or {}
         self.chat = tokenizer is not None and (
             use_chat_template == "always" or (use_chat_template == "auto" and has_template)
         )
