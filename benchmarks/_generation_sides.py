@@ -20,7 +20,7 @@ from typing import Any
 from _generation_data import MAX_TOKENS, SHARD_ROWS, job, model_config, requests_of
 
 from semievol_ray.config import GenerationConfig, RayConfig
-from semievol_ray.engines import Engine, EnginePool, Request, Sampling
+from semievol_ray.engines import Batch, Engine, EnginePool, Request, Sampling
 from semievol_ray.engines.vllm_engine import VllmEngine, _Answer
 from semievol_ray.stages.answering import ShardJob, answer_shard
 from semievol_ray.stages.counts import Counts
@@ -79,8 +79,9 @@ async def texts(
     """The texts of the requests, `rows` of them a call."""
     found: list[str | None] = []
     for start in range(0, len(requests), rows):
-        table = await engine.generate(requests[start : start + rows], sampling)
-        found += table["text"].to_pylist()
+        replies = await engine.answer(Batch(requests[start : start + rows], sampling))
+        assert replies.generated is not None
+        found += replies.generated["text"].to_pylist()
     return found
 
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
 import ray
 
 from semievol_ray.config import ModelConfig
-from semievol_ray.engines import EnginePool, Request, Sampling
+from semievol_ray.engines import Batch, Replies
 from semievol_ray.engines.simulated_engine import SimulatedEngine
 
 LOAD_SECONDS = 5.0
@@ -39,16 +38,15 @@ class Recorder(SimulatedEngine):
         super().__init__(model)
         self._number, self._calls = number, calls
 
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """See Engine.generate."""
+    async def answer(self, batch: Batch) -> Replies:
+        """See Engine.answer."""
         start = time.time()
-        table = await super().generate(requests, sampling, adapter)
+        replies = await super().answer(batch)
+        assert replies.generated is not None
         speed = self.options["tokens_per_second"]
-        work = table["tokens"].to_numpy().sum() / speed if speed else 0.0
+        work = replies.generated["tokens"].to_numpy().sum() / speed if speed else 0.0
         self._calls.append(Call(self._number, start, time.time(), float(work)))
-        return table
+        return replies
 
 
 @ray.remote(num_cpus=0, max_concurrency=2000)
@@ -87,28 +85,28 @@ class Host:
         task.cancel()
         raise ray.exceptions.ActorDiedError
 
+    async def close(self, number: int) -> None:
+        """Nothing: the hosts outlive the pool."""
+
     async def report(self) -> list[Call]:
         """Every call that was finished."""
         return self.calls
 
 
-class VirtualPool(EnginePool):
-    """The pool, but for where its replicas live."""
+@dataclass(frozen=True)
+class Hosts:
+    """Starts virtual replicas, on each of some hosts in turn: a pool's `start_replica`."""
 
-    def __init__(self, *arguments: Any, hosts: list[Any], **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.hosts = hosts
+    hosts: Sequence[Any]
 
-    def _start(self, number: int, avoided: Any) -> Any:
+    def __call__(self, number: int, avoided: Collection[str]) -> _Seat:
+        """The replica of a number."""
         return _Seat(_Handle(self.hosts[number % len(self.hosts)], number))
 
-    def close(self) -> None:
-        """The hosts outlive the pool."""
 
-
-@dataclass(frozen=True)
+@dataclass
 class _Seat:
-    actor: _Handle
+    actor: Any
 
     def end(self) -> None:
         """Nothing: a host holds others too."""

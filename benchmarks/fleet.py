@@ -25,11 +25,11 @@ import numpy as np
 import pyarrow as pa
 import ray
 from _report import Row, arguments, report, row
-from _virtual import Call, Host, VirtualPool
+from _virtual import Call, Host, Hosts
 
 from semievol_ray.config import ModelConfig, RayConfig
 from semievol_ray.config_file import load_config
-from semievol_ray.engines import FleetState
+from semievol_ray.engines import EnginePool, FleetState
 from semievol_ray.ray_session import connect
 from semievol_ray.schema import EXAMPLE
 from semievol_ray.stages import generate
@@ -188,9 +188,9 @@ class FleetContext(Context):
         assert isinstance(self.progress, Watch)
         return self.progress
 
-    def pool(self, base: ModelConfig) -> VirtualPool:
+    def pool(self, base: ModelConfig) -> EnginePool:
         """See Context.pool."""
-        return VirtualPool(base, self.config.generation, self.run, hosts=list(self.hosts))
+        return EnginePool(base, self.config.generation, self.run, start_replica=Hosts(self.hosts))
 
 
 def make_context(

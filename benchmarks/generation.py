@@ -21,7 +21,8 @@ from _generation_data import MAX_TOKENS, SHARD_ROWS, VOTERS, model_config, reque
 from _generation_sides import ENVIRONMENT, Bare, Ours, answer_silently, ray_data, start_ray, texts
 from _report import Row, arguments, interleaved, report, row
 
-from semievol_ray.engines import Request, Sampling
+from semievol_ray.config import GenerationConfig
+from semievol_ray.engines import Batch, EngineOptions, Request, Sampling
 
 SAMPLING = Sampling(1.0, 1.0, MAX_TOKENS)
 QUIET_SECONDS = 15
@@ -130,13 +131,15 @@ def loaded_engines(
 def transformers(folder: Path, requests: list[Request], repeats: int) -> list[Row]:
     from semievol_ray.engines.transformers_engine import TransformersEngine
 
-    engine = TransformersEngine(model_config(folder, "transformers"), threads=1)
+    engine = TransformersEngine(
+        model_config(folder, "transformers"), EngineOptions.of(GenerationConfig())
+    )
     part = requests[:: max(1, len(requests) // 256)]
     candidates = [OPTIONS] * len(part)
     seconds = interleaved(
         {
-            "both": lambda: asyncio.run(engine.answer(part, SAMPLING, candidates)),
-            "generation": lambda: asyncio.run(engine.generate(part, SAMPLING)),
+            "both": lambda: asyncio.run(engine.answer(Batch(part, SAMPLING, candidates))),
+            "generation": lambda: asyncio.run(engine.answer(Batch(part, SAMPLING))),
         },
         repeats=repeats,
     )

@@ -12,22 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
-import pyarrow as pa
-
-from semievol_ray.engines.protocol import (
-    GENERATION,
-    SCORES,
-    Engine,
-    Request,
-    Sampling,
-    failed_generation,
-)
+from semievol_ray.engines.protocol import Batch, Engine, Replies, Request
 from semievol_ray.store import RunDirectory
-
-Result = TypeVar("Result")
 
 _PARTS = 16
 
@@ -48,58 +36,22 @@ class CarefulEngine(Engine):
         self._died_alone = sorted({*before, *alone} - self._culprits)
         self._suspects = set(died_with) - self._culprits
 
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """See Engine.generate; a request that kills the engine fails with "engine_crash"."""
-
-        async def ask(indices: list[int]) -> list[dict[str, Any]]:
-            asked = [requests[i] for i in indices]
-            return (await self._engine.generate(asked, sampling, adapter)).to_pylist()
-
-        rows = await self._ask_apart(requests, ask, failed_generation("engine_crash"))
-        return pa.Table.from_pylist(rows, schema=GENERATION)
-
-    async def score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> pa.Array:
-        """See Engine.score; a request that kills the engine has no score."""
-
-        async def ask(indices: list[int]) -> list[Any]:
-            found = await self._engine.score(
-                [requests[i] for i in indices],
-                [candidates[i] for i in indices],
-                adapter,
-                closed=closed,
-            )
-            return found.to_pylist()
-
-        return pa.array(await self._ask_apart(requests, ask, None), SCORES)
+    async def answer(self, batch: Batch) -> Replies:
+        """See Engine.answer; a request that kills the engine fails with "engine_crash"."""
+        keys = [_key(request) for request in batch.requests]
+        rows = [batch.failed("engine_crash")] * len(keys)
+        async with self._one_at_a_time:
+            for group in self._groups(keys):
+                self._write([keys[i] for i in group])
+                replies = await self._engine.answer(batch.part(group))
+                for index, row in zip(group, replies.rows(), strict=True):
+                    rows[index] = row
+            self._write([])
+        return Replies.of(batch, rows)
 
     async def close(self) -> None:
         """See Engine.close."""
         await self._engine.close()
-
-    async def _ask_apart(
-        self,
-        requests: list[Request],
-        ask: Callable[[list[int]], Awaitable[list[Result]]],
-        failed: Result,
-    ) -> list[Result]:
-        keys = [_key(request) for request in requests]
-        answers = [failed] * len(requests)
-        async with self._one_at_a_time:
-            for group in self._groups(keys):
-                self._write([keys[i] for i in group])
-                for index, answer in zip(group, await ask(group), strict=True):
-                    answers[index] = answer
-            self._write([])
-        return answers
 
     def _groups(self, keys: list[str]) -> Iterator[list[int]]:
         suspects = [i for i, key in enumerate(keys) if key in self._suspects]

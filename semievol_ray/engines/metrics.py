@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.engines.fleet import FleetState
-from semievol_ray.engines.protocol import FAILED, Engine, Request, Sampling
+from semievol_ray.engines.protocol import FAILED, Batch, Engine, Replies
 
 _SECONDS = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0]
 
@@ -40,45 +40,14 @@ class MeteredEngine(Engine):
             Histogram, "call_seconds", "seconds from a call to its last row", boundaries=_SECONDS
         )
 
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """See Engine.generate."""
-        started = time.monotonic()
-        table = await self._engine.generate(requests, sampling, adapter)
-        self._record(table, time.monotonic() - started)
-        return table
-
-    async def score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> pa.Array:
-        """See Engine.score."""
-        started = time.monotonic()
-        scores = await self._engine.score(requests, candidates, adapter, closed=closed)
-        self._seconds.observe(time.monotonic() - started)
-        return scores
-
-    async def answer(
-        self,
-        requests: list[Request],
-        sampling: Sampling,
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> tuple[pa.Table, pa.Array]:
+    async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer."""
         started = time.monotonic()
-        table, scores = await self._engine.answer(
-            requests, sampling, candidates, adapter, closed=closed
-        )
-        self._record(table, time.monotonic() - started)
-        return table, scores
+        replies = await self._engine.answer(batch)
+        self._seconds.observe(time.monotonic() - started)
+        if replies.generated is not None:
+            self._count(replies.generated)
+        return replies
 
     def pulse(self) -> int:
         """See Engine.pulse."""
@@ -88,7 +57,7 @@ class MeteredEngine(Engine):
         """See Engine.close."""
         await self._engine.close()
 
-    def _record(self, table: pa.Table, seconds: float) -> None:
+    def _count(self, table: pa.Table) -> None:
         failed = pc.sum(pc.is_in(table["finish_reason"], pa.array(FAILED))).as_py() or 0
         # A counter takes no zero.
         for counter, count in (
@@ -99,7 +68,6 @@ class MeteredEngine(Engine):
         ):
             if count:
                 counter.inc(count)
-        self._seconds.observe(seconds)
 
 
 class FleetMetrics:

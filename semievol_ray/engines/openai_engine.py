@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -23,9 +24,11 @@ from semievol_ray.engines.protocol import (
     GENERATION,
     PASSING,
     SCORES,
+    Batch,
     Engine,
+    EngineOptions,
+    Replies,
     Request,
-    Sampling,
     failed_generation,
 )
 from semievol_ray.engines.thoughts import Parted, last_within, part
@@ -49,15 +52,7 @@ class OpenAIEngine(Engine):
     tokenizer = None
     charges = True
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        *,
-        max_concurrency: int = 32,
-        request_timeout_seconds: float = 120,
-        requests_per_minute: float | None = None,
-        **_: Any,
-    ) -> None:
+    def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         import openai
 
         if model.base_url is None:
@@ -67,70 +62,55 @@ class OpenAIEngine(Engine):
             # Local servers ask for no key, but the client insists on one.
             api_key=os.environ.get(model.api_key_env) or "none",
             max_retries=_RETRIES,
-            timeout=request_timeout_seconds,
+            timeout=options.request_timeout_seconds,
         )
         self.name = model.name
         self.where = model.base_url
         self.max_model_len = model.max_model_len or 2**20
         self.options = resolve(model.engine_options, "model.engine_options")
-        self.slots = asyncio.Semaphore(max_concurrency)
-        self._gap_seconds = 60 / requests_per_minute if requests_per_minute else 0.0
+        self.slots = asyncio.Semaphore(options.max_concurrency)
+        rate = options.requests_per_minute
+        self._gap_seconds = 60 / rate if rate else 0.0
         self._next_at = 0.0
         self._failed_in_a_row = 0
         self._mute_replies: int | None = 0  # null once there was one with logprobs
 
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """See Engine.generate."""
-        replies = await asyncio.gather(*(self._write(r, sampling) for r in requests))
-        return pa.Table.from_pylist([_row(reply) for reply in replies], schema=GENERATION)
+    async def answer(self, batch: Batch) -> Replies:
+        """See Engine.answer: one request a row, whose first token gives the scores as well.
 
-    async def score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> pa.Array:
-        """See Engine.score; an option outside the server's top logprobs scores -inf."""
-        replies = await asyncio.gather(
-            *(self._ask(request, temperature=0.0, max_tokens=1, **_TOP) for request in requests)
-        )
-        found = zip(replies, candidates, strict=True)
-        return pa.array([self._scores(reply, row) for reply, row in found], SCORES)
-
-    async def answer(
-        self,
-        requests: list[Request],
-        sampling: Sampling,
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> tuple[pa.Table, pa.Array]:
-        """See Engine.answer: one request a row, whose first token gives the scores as well."""
-        replies = await asyncio.gather(*(self._write(r, sampling, **_TOP) for r in requests))
-        scores = [self._scores(reply, row) for reply, row in zip(replies, candidates, strict=True)]
-        table = pa.Table.from_pylist([_row(reply) for reply in replies], schema=GENERATION)
-        return table, pa.array(scores, SCORES)
+        An option outside the server's top logprobs scores -inf.
+        """
+        candidates = batch.candidates
+        replies = await asyncio.gather(*(self._reply(r, batch) for r in batch.requests))
+        scores = None
+        if candidates is not None:
+            found = [
+                self._scores(reply, row) for reply, row in zip(replies, candidates, strict=True)
+            ]
+            scores = pa.array(found, SCORES)
+        generated = None
+        if batch.sampling is not None:
+            generated = pa.Table.from_pylist([_row(reply) for reply in replies], GENERATION)
+        return Replies(generated, scores)
 
     async def close(self) -> None:
         """See Engine.close."""
         await self.client.close()
 
-    async def _write(self, request: Request, sampling: Sampling, **more: Any) -> Any:
+    async def _reply(self, request: Request, batch: Batch) -> Any:
+        top = {} if batch.candidates is None else _TOP
+        if batch.sampling is None:
+            return await self._ask(request, temperature=0.0, max_tokens=1, **top)
         return await self._ask(
             request,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
+            temperature=batch.sampling.temperature,
+            top_p=batch.sampling.top_p,
+            max_tokens=batch.sampling.max_tokens,
             seed=request.seed,
-            **({"logprobs": True} | more),
+            **({"logprobs": True} | top),
         )
 
-    def _scores(self, reply: Any, candidates: list[str]) -> list[float] | None:
+    def _scores(self, reply: Any, candidates: Sequence[str]) -> list[float] | None:
         if isinstance(reply, _Failure):
             return None
         first = reply.choices[0].logprobs

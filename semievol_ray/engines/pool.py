@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines.fleet import Fleet, FleetState
 from semievol_ray.engines.metrics import FleetMetrics
 from semievol_ray.engines.placement import place, release
-from semievol_ray.engines.protocol import EngineDied
+from semievol_ray.engines.protocol import EngineDied, EngineOptions
 from semievol_ray.engines.replica import Replica, Work
 from semievol_ray.engines.watchdog import Watchdog
 from semievol_ray.errors import SemiEvolError
@@ -35,7 +35,22 @@ log = logging.getLogger(__name__)
 _Pending = dict[Any, tuple[int, Hashable | None]]
 
 
-@dataclass(frozen=True)
+class LivingReplica(Protocol):
+    """A replica that was started."""
+
+    # What is asked of `replica.Replica`, by the calls of a Ray actor's handle.
+    actor: Any
+
+    def end(self) -> None:
+        """Take its process and its resources away."""
+        ...
+
+
+# Takes the replica's number, and the ids of nodes that it is not to run on.
+StartReplica = Callable[[int, Collection[str]], LivingReplica]
+
+
+@dataclass
 class _Living:
     """A replica's actor, and the placement group that goes when it goes."""
 
@@ -60,28 +75,19 @@ class EnginePool:
         *,
         adapter_rank: int | None = None,
         log_folder: Path | None = None,
+        start_replica: StartReplica | None = None,
     ) -> None:
+        """`start_replica` starts the replicas in place of an actor of Ray for each."""
         self.model = model
         self.config = config
         self.run = run
         self.log_folder = log_folder
-        self.options = {
-            "adapters": adapter_rank is not None,
-            "max_lora_rank": adapter_rank or 16,
-            "batch_rows": config.batch_rows,
-            "tensor_parallel": config.tensor_parallel,
-            "pipeline_parallel": config.pipeline_parallel,
-            "max_concurrency": config.max_concurrency,
-            "requests_per_minute": (
-                config.requests_per_minute and config.requests_per_minute / config.replicas.max
-            ),
-            "request_timeout_seconds": config.request_timeout_seconds,
-            "threads": max(1, int(config.cpus_per_replica)),
-        }
+        self.options = EngineOptions.of(config, adapter_rank)
+        self._start = start_replica or self._start_actor
         self._asked_who_goes = 0.0
         self._waiting_since = time.monotonic()
-        self._living: dict[int, _Living] = {}
-        self._idle: list[_Living] = []
+        self._living: dict[int, LivingReplica] = {}
+        self._idle: list[LivingReplica] = []
 
     def map(
         self,
@@ -215,7 +221,7 @@ class EnginePool:
             lost = [item]
         self._check_losses(fleet, lost, error)
 
-    def _start(self, number: int, avoided: Collection[str]) -> _Living:
+    def _start_actor(self, number: int, avoided: Collection[str]) -> LivingReplica:
         import ray
 
         log_file = None

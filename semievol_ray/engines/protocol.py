@@ -1,4 +1,4 @@
-"""The two verbs of an LLM engine, in Arrow terms.
+"""The one verb of an LLM engine, in Arrow terms: a batch of prompts, answered.
 
 An engine answers every request: one that it cannot serve comes back as a row with a reason in
 `finish_reason`, never as an exception, so that one bad row costs itself alone. An exception out
@@ -7,13 +7,14 @@ of an engine means that the engine itself is broken; EngineDied, that another re
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypedDict
 
 import pyarrow as pa
+
+from semievol_ray.config import GenerationConfig
 
 # prompt_too_long: the prompt leaves no room for an answer. engine_error: the engine refused it.
 # engine_crash: the engine died of it. request_failed: an endpoint gave no answer after retries.
@@ -77,6 +78,98 @@ class Sampling:
     max_tokens: int
 
 
+# One request's GENERATION row and scores; each is null where it was not asked for.
+Row = tuple[dict[str, Any] | None, list[float] | None]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one call asks: each prompt is continued, its candidates are scored, or both."""
+
+    requests: Sequence[Request]
+    # How the responses are drawn; null: nothing is generated.
+    sampling: Sampling | None = None
+    # For each request texts that may follow its prompt; null: nothing is scored.
+    candidates: Sequence[Sequence[str]] | None = None
+    # The folder of the LoRA adapter that answers; null: the base model does.
+    adapter: str | None = None
+    # Whether a score counts the end-of-text token: needed where one candidate begins another.
+    closed: bool = False
+
+    def part(self, rows: Sequence[int]) -> Batch:
+        """Some of its requests, asked in the same way."""
+        candidates = self.candidates
+        return replace(
+            self,
+            requests=[self.requests[i] for i in rows],
+            candidates=None if candidates is None else [candidates[i] for i in rows],
+        )
+
+    def failed(self, reason: str) -> Row:
+        """What a request comes to that gets no reply."""
+        return None if self.sampling is None else failed_generation(reason), None
+
+
+@dataclass(frozen=True)
+class Replies:
+    """What a batch comes to, in the order of its requests."""
+
+    # In the GENERATION schema; null where the batch has no sampling.
+    generated: pa.Table | None
+    # SCORES: log P of each candidate given its prompt, and null for a request that could not be
+    # scored. Null in all where the batch has no candidates.
+    scores: pa.Array | None
+
+    @classmethod
+    def of(cls, batch: Batch, rows: Iterable[Row]) -> Replies:
+        """From a row for each of a batch's requests."""
+        found = list(rows)
+        generated = [row for row, _ in found]
+        scores = [row for _, row in found]
+        return cls(
+            pa.Table.from_pylist(generated, GENERATION) if batch.sampling is not None else None,
+            pa.array(scores, SCORES) if batch.candidates is not None else None,
+        )
+
+    def rows(self) -> list[Row]:
+        """A row for each request."""
+        count = max(len(part) for part in (self.generated, self.scores) if part is not None)
+        generated = [None] * count if self.generated is None else self.generated.to_pylist()
+        scores = [None] * count if self.scores is None else self.scores.to_pylist()
+        return list(zip(generated, scores, strict=True))
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How an engine runs: what its model's config does not say."""
+
+    batch_rows: int  # that a call of the model holds
+    threads: int
+    # The highest rank of the adapters that will be asked for; null: there are none.
+    adapter_rank: int | None
+    tensor_parallel: int
+    pipeline_parallel: int
+    # Of an endpoint: for this engine alone.
+    max_concurrency: int
+    requests_per_minute: float | None
+    request_timeout_seconds: float
+
+    @classmethod
+    def of(cls, config: GenerationConfig, adapter_rank: int | None = None) -> EngineOptions:
+        """Of each of the replicas that a config asks for."""
+        rate = config.requests_per_minute
+        return cls(
+            batch_rows=config.batch_rows,
+            threads=max(1, int(config.cpus_per_replica)),
+            adapter_rank=adapter_rank,
+            tensor_parallel=config.tensor_parallel,
+            pipeline_parallel=config.pipeline_parallel,
+            max_concurrency=config.max_concurrency,
+            requests_per_minute=None if rate is None else rate / config.replicas.max,
+            request_timeout_seconds=config.request_timeout_seconds,
+        )
+
+
 class Engine(Protocol):
     """One loaded base model, and any number of LoRA adapters over it, named by their folder."""
 
@@ -86,41 +179,9 @@ class Engine(Protocol):
     charges: bool = False
     beats: int = 0
 
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """Responses in the GENERATION schema, in the order of the requests."""
+    async def answer(self, batch: Batch) -> Replies:
+        """The replies to a batch; a prompt that is continued and scored is computed once."""
         ...
-
-    async def score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> pa.Array:
-        """log P of each candidate continuation given its prompt; list<float32>, row by row.
-
-        `closed` counts the end of the answer too: needed where one candidate begins another.
-        A row that cannot be scored is null.
-        """
-        ...
-
-    async def answer(
-        self,
-        requests: list[Request],
-        sampling: Sampling,
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> tuple[pa.Table, pa.Array]:
-        """Both verbs over the same prompts, for engines that can compute a prompt for both."""
-        return await asyncio.gather(
-            self.generate(requests, sampling, adapter),
-            self.score(requests, candidates, adapter, closed=closed),
-        )
 
     def pulse(self) -> int:
         """A number that rises with every reply, or token of one: what rises is at work."""

@@ -15,31 +15,31 @@ from typing import Any
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines.careful import CarefulEngine
 from semievol_ray.engines.metrics import MeteredEngine
-from semievol_ray.engines.protocol import Engine
+from semievol_ray.engines.protocol import Engine, EngineOptions
 from semievol_ray.store import RunDirectory
 
 Work = Callable[..., Awaitable[Any]]
 
 
-def create_engine(model: ModelConfig, **options: Any) -> Engine:
+def create_engine(model: ModelConfig, options: EngineOptions) -> Engine:
     """The engine that the model's config names, loaded."""
     # Imported here: each engine pulls in its own heavy library.
     if model.engine == "vllm":
         from semievol_ray.engines.vllm_engine import VllmEngine
 
-        return VllmEngine(model, **options)
+        return VllmEngine(model, options)
     if model.engine == "transformers":
         from semievol_ray.engines.transformers_engine import TransformersEngine
 
-        return TransformersEngine(model, **options)
+        return TransformersEngine(model, options)
     if model.engine == "openai":
         from semievol_ray.engines.openai_engine import OpenAIEngine
 
-        return OpenAIEngine(model, **options)
+        return OpenAIEngine(model, options)
     if model.engine == "simulated":
         from semievol_ray.engines.simulated_engine import SimulatedEngine
 
-        return SimulatedEngine(model, **options)
+        return SimulatedEngine(model)
     raise ValueError(f"engine {model.engine!r} is not resolved")
 
 
@@ -47,7 +47,7 @@ class Replica:
     """One engine in one process."""
 
     def __init__(
-        self, model: ModelConfig, run: RunDirectory, log_file: str | None, options: dict[str, Any]
+        self, model: ModelConfig, run: RunDirectory, log_file: str | None, options: EngineOptions
     ) -> None:
         if log_file is not None:
             _redirect_output(Path(log_file))
@@ -65,7 +65,7 @@ class Replica:
             self._run.check_visible()
             # What this run trained is named by a reference, and fetched to this machine here.
             local = {"name": self._run.localise(self._model.name)}
-            engine = create_engine(self._model.model_copy(update=local), **self._options)
+            engine = create_engine(self._model.model_copy(update=local), self._options)
             self.engine = MeteredEngine(engine, self._model.name)
         return ray.get_runtime_context().get_node_id()
 

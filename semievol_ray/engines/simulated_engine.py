@@ -20,6 +20,7 @@ import asyncio
 import heapq
 import os
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
-from semievol_ray.engines.protocol import GENERATION, SCORES, Engine, Request, Sampling
+from semievol_ray.engines.protocol import (
+    GENERATION,
+    SCORES,
+    Batch,
+    Engine,
+    Replies,
+    Request,
+    Sampling,
+)
 from semievol_ray.errors import UserError
 
 _DEFAULTS: dict[str, Any] = {
@@ -48,7 +57,7 @@ class SimulatedEngine(Engine):
 
     tokenizer = None
 
-    def __init__(self, model: ModelConfig, **_: Any) -> None:
+    def __init__(self, model: ModelConfig) -> None:
         unknown = model.engine_options.keys() - _DEFAULTS.keys()
         if unknown:
             raise UserError(
@@ -59,10 +68,17 @@ class SimulatedEngine(Engine):
         self.max_model_len = model.max_model_len or 2**20
         self._free_at = [0.0] * self.options["slots"]
 
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """See Engine.generate."""
+    async def answer(self, batch: Batch) -> Replies:
+        """See Engine.answer."""
+        sampling, candidates = batch.sampling, batch.candidates
+        generated = None if sampling is None else await self._generate(batch.requests, sampling)
+        scores = None if candidates is None else _score(batch.requests, candidates)
+        return Replies(generated, scores)
+
+    async def close(self) -> None:
+        """See Engine.close."""
+
+    async def _generate(self, requests: Sequence[Request], sampling: Sampling) -> pa.Table:
         options = self.options
         poison = options["poison"]
         if poison and any(text in r.prompt for r in requests for text in poison):
@@ -101,27 +117,6 @@ class SimulatedEngine(Engine):
             schema=GENERATION,
         )
 
-    async def score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> pa.Array:
-        """See Engine.score: log-probabilities of a random distribution, seeded by the request."""
-        counts = np.array([len(row) for row in candidates], np.int64)
-        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
-        seeds = np.repeat(np.array([r.seed for r in requests], np.uint64), counts)
-        index = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)).astype(np.uint64)
-        weights = _uniform(seeds, _SCORES + index)
-        totals = np.add.reduceat(weights, offsets[:-1]) if len(weights) else weights
-        scores = np.log(weights / np.repeat(totals, counts)).astype(np.float32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(scores)).cast(SCORES)
-
-    async def close(self) -> None:
-        """See Engine.close."""
-
     async def _pass_time(self, tokens: npt.NDArray[np.int32]) -> None:
         """Wait until the slots have been through so many tokens, a request after the other."""
         speed = self.options["tokens_per_second"]
@@ -137,6 +132,18 @@ class SimulatedEngine(Engine):
         while (left := last - asyncio.get_running_loop().time()) > 0:
             await asyncio.sleep(min(left, 0.5))
             self.beats += 1
+
+
+def _score(requests: Sequence[Request], candidates: Sequence[Sequence[str]]) -> pa.Array:
+    """Log-probabilities of a random distribution over each row's candidates, by its seed."""
+    counts = np.array([len(row) for row in candidates], np.int64)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    seeds = np.repeat(np.array([r.seed for r in requests], np.uint64), counts)
+    index = (np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)).astype(np.uint64)
+    weights = _uniform(seeds, _SCORES + index)
+    totals = np.add.reduceat(weights, offsets[:-1]) if len(weights) else weights
+    scores = np.log(weights / np.repeat(totals, counts)).astype(np.float32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(scores)).cast(SCORES)
 
 
 def _uniform(seeds: npt.NDArray[np.uint64], draw: Any) -> npt.NDArray[np.float64]:

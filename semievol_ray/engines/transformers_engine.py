@@ -11,16 +11,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-
 from semievol_ray.config import ModelConfig
 from semievol_ray.credentials import resolve
 from semievol_ray.engines.candidates import Tokens as Ids
 from semievol_ray.engines.candidates import Tree, stack, tree_of
 from semievol_ray.engines.protocol import (
-    GENERATION,
-    SCORES,
+    Batch,
     Engine,
+    EngineOptions,
+    Replies,
     Request,
     Sampling,
     failed_generation,
@@ -49,21 +48,12 @@ class _Prefix:
 class TransformersEngine(Engine):
     """One causal LM of transformers, on the GPU where there is one."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        *,
-        batch_rows: int = 64,
-        adapters: bool = False,
-        threads: int | None = None,
-        **_: Any,
-    ) -> None:
+    def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         import torch
         from transformers import AutoModelForCausalLM
 
         check_model_exists(model.name)
-        if threads:
-            torch.set_num_threads(threads)
+        torch.set_num_threads(options.threads)
         self.tokenizer = load_tokenizer(model)
         self.tokens = Tokens(self.tokenizer)
         self.reader = ResponseReader(self.tokenizer)
@@ -86,47 +76,15 @@ class TransformersEngine(Engine):
             head.register_forward_pre_hook(_contiguous)
         limit = getattr(self.model.config, "max_position_embeddings", None) or 2**20
         self.max_model_len = min(model.max_model_len or limit, limit)
-        self.batch_rows = batch_rows
+        self.batch_rows = options.batch_rows
         self._takes_trees = _takes_trees(self.model, self.max_model_len)
         self._adapters: dict[str, str] = {}
         self._busy = asyncio.Lock()  # which adapter is on is a property of the one model
 
-    # -- the two verbs -----------------------------------------------------------------------------
-
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """See Engine.generate."""
-        async with self._busy:
-            return (await asyncio.to_thread(self._work, requests, sampling, None, adapter))[0]
-
-    async def score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> pa.Array:
-        """See Engine.score."""
-        async with self._busy:
-            found = await asyncio.to_thread(self._work, requests, None, candidates, adapter, closed)
-            return found[1]
-
-    async def answer(
-        self,
-        requests: list[Request],
-        sampling: Sampling,
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> tuple[pa.Table, pa.Array]:
+    async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer."""
         async with self._busy:
-            return await asyncio.to_thread(
-                self._work, requests, sampling, candidates, adapter, closed
-            )
+            return await asyncio.to_thread(self._answer, batch)
 
     async def close(self) -> None:
         """See Engine.close."""
@@ -134,22 +92,15 @@ class TransformersEngine(Engine):
 
     # -- batches -----------------------------------------------------------------------------------
 
-    def _work(
-        self,
-        requests: list[Request],
-        sampling: Sampling | None,
-        candidates: list[list[str]] | None,
-        adapter: str | None,
-        closed: bool = False,
-    ) -> tuple[pa.Table, pa.Array]:
-        """Generate where there is a sampling, score where there are candidates; prompts run once.
-
-        A request whose prompt leaves no room for its answer gets a failed row and a null.
-        """
-        prompts = self.tokens.prompts([r.prompt for r in requests], [r.chat for r in requests])
+    def _answer(self, batch: Batch) -> Replies:
+        """A request whose prompt leaves no room for its answer gets a failed row and a null."""
+        requests, sampling, candidates = batch.requests, batch.sampling, batch.candidates
+        chats = [request.chat for request in requests]
+        prompts = self.tokens.prompts([request.prompt for request in requests], chats)
         tails: list[tuple[Ids, ...]] = [()] * len(requests)
-        if candidates:
-            tails = self._tokenize(requests, candidates, closed)
+        if candidates is not None:
+            found_tails = self.tokens.candidates(candidates, chats, batch.closed)
+            tails = [tuple(map(tuple, row)) for row in found_tails]
         rows = [failed_generation("prompt_too_long", len(ids)) for ids in prompts]
         scores: list[list[float] | None] = [None] * len(requests)
         generated = 0 if sampling is None else sampling.max_tokens
@@ -158,30 +109,24 @@ class TransformersEngine(Engine):
             for i, ids in enumerate(prompts)
             if len(ids) + max(generated, max(map(len, tails[i]), default=0)) <= self.max_model_len
         ]
-        with self._using(adapter):
-            for batch in self._batches(fits, prompts, tails):
+        with self._using(batch.adapter):
+            for part in self._batches(fits, prompts, tails):
                 self.beats += 1
-                ids = [prompts[i] for i in batch]
+                ids = [prompts[i] for i in part]
                 prefix = self._prefill(ids)
                 if sampling is not None:
-                    written = self._continue(prefix, [requests[i] for i in batch], sampling)
+                    written = self._continue(prefix, [requests[i] for i in part], sampling)
                     responses = [
                         Written(requests[i].prompt, *said, prompt_tokens=len(prompts[i]))
-                        for i, said in zip(batch, written, strict=True)
+                        for i, said in zip(part, written, strict=True)
                     ]
-                    for index, row in zip(batch, self.reader.rows(responses), strict=True):
+                    for index, row in zip(part, self.reader.rows(responses), strict=True):
                         rows[index] = row
                 if candidates is not None:
-                    found = self._score_batch(prefix, ids, [tails[i] for i in batch])
-                    for index, score in zip(batch, found, strict=True):
+                    found = self._score_batch(prefix, ids, [tails[i] for i in part])
+                    for index, score in zip(part, found, strict=True):
                         scores[index] = score
-        return pa.Table.from_pylist(rows, schema=GENERATION), pa.array(scores, SCORES)
-
-    def _tokenize(
-        self, requests: list[Request], candidates: list[list[str]], closed: bool
-    ) -> list[tuple[Ids, ...]]:
-        chats = [r.chat for r in requests]
-        return [tuple(map(tuple, row)) for row in self.tokens.candidates(candidates, chats, closed)]
+        return Replies.of(batch, zip(rows, scores, strict=True))
 
     def _batches(
         self,

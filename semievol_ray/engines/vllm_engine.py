@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -19,7 +19,10 @@ from semievol_ray.engines.candidates import branches
 from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
+    Batch,
     Engine,
+    EngineOptions,
+    Replies,
     Request,
     Sampling,
     failed_generation,
@@ -32,6 +35,8 @@ from semievol_ray.tokens import Tokens
 T = TypeVar("T")
 
 _MAX_ADAPTERS = 8
+# Those that vLLM has room for.
+_ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class _Answer(NamedTuple):
@@ -45,17 +50,7 @@ class _Answer(NamedTuple):
 class VllmEngine(Engine):
     """One vLLM engine; base and adapters share one set of weights."""
 
-    def __init__(
-        self,
-        model: ModelConfig,
-        *,
-        adapters: bool = False,
-        max_lora_rank: int = 16,
-        tensor_parallel: int = 1,
-        pipeline_parallel: int = 1,
-        threads: int | None = None,
-        **_: Any,
-    ) -> None:
+    def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         check_model_exists(model.name)
         self.tokenizer = load_tokenizer(model)
         self.tokens = Tokens(self.tokenizer)
@@ -65,23 +60,22 @@ class VllmEngine(Engine):
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
             # "auto" binds to physical cores by number, which a container may not own.
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-            if tensor_parallel * pipeline_parallel == 1:
+            if options.tensor_parallel * options.pipeline_parallel == 1:
                 os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-            if threads:
-                os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+            os.environ.setdefault("OMP_NUM_THREADS", str(options.threads))
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         from vllm import envs
         from vllm.engine.arg_utils import AsyncEngineArgs
 
-        options: dict[str, Any] = {
+        values: dict[str, Any] = {
             "model": model.name,
             "revision": model.revision,
             "dtype": "float32" if on_cpu and model.dtype == "auto" else model.dtype,
             "max_model_len": model.max_model_len,
             "trust_remote_code": model.trust_remote_code,
             "load_format": "safetensors",
-            "tensor_parallel_size": tensor_parallel,
-            "pipeline_parallel_size": pipeline_parallel,
+            "tensor_parallel_size": options.tensor_parallel,
+            "pipeline_parallel_size": options.pipeline_parallel,
             "enable_prefix_caching": True,
             # Captured graphs take minutes to make and pay only on a GPU.
             "enforce_eager": on_cpu,
@@ -90,79 +84,54 @@ class VllmEngine(Engine):
         if on_cpu:
             # Where a prompt is computed in pieces, vLLM 0.32 rewinds the generator of a seeded
             # request, which CPU generators cannot: the engine would die.
-            options["enable_chunked_prefill"] = False
+            values["enable_chunked_prefill"] = False
             # Prompts are shared by blocks of this many tokens; the default, 128, is most of one.
-            options["block_size"] = 32
+            values["block_size"] = 32
         if _in_placement_group():
             # The group's bundles are on several nodes: a worker in each, as vLLM's Ray executor
             # puts them. Without it vLLM looks for all the GPUs in this process.
-            options["distributed_executor_backend"] = "ray"
-        if adapters:
-            rank = next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= max_lora_rank)
-            options |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,
-                        "max_cpu_loras": _MAX_ADAPTERS}  # fmt: skip
+            values["distributed_executor_backend"] = "ray"
+        if options.adapter_rank is not None:
+            rank = next(r for r in _ADAPTER_RANKS if r >= options.adapter_rank)
+            values |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,
+                       "max_cpu_loras": _MAX_ADAPTERS}  # fmt: skip
         arguments = AsyncEngineArgs(
-            **(options | resolve(model.engine_options, "model.engine_options"))
+            **(values | resolve(model.engine_options, "model.engine_options"))
         )
         driver = ProcessDriver if envs.VLLM_ENABLE_V1_MULTIPROCESSING else ThreadDriver
         self.driver = driver(arguments)
         self.max_model_len = self.driver.max_model_len
         self._adapters: dict[str, Any] = {}
 
-    async def generate(
-        self, requests: list[Request], sampling: Sampling, adapter: str | None = None
-    ) -> pa.Table:
-        """See Engine.generate."""
-        lora, prompts = self._lora(adapter), self._prompts(requests)
-
-        def row(at: int) -> Awaitable[_Answer]:
-            return self._generate(prompts[at], requests[at], sampling, lora)
-
-        return self._table(requests, prompts, await _by_prefix(prompts, row))
-
-    async def score(
-        self,
-        requests: list[Request],
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> pa.Array:
-        """See Engine.score."""
-        lora, prompts = self._lora(adapter), self._prompts(requests)
-        tails = self._tails(requests, candidates, closed)
-
-        def row(at: int) -> Awaitable[list[float] | None]:
-            return self._score(prompts[at], tails[at], lora)
-
-        return pa.array(await _by_prefix(prompts, row), SCORES)
-
-    async def answer(
-        self,
-        requests: list[Request],
-        sampling: Sampling,
-        candidates: list[list[str]],
-        adapter: str | None = None,
-        *,
-        closed: bool = False,
-    ) -> tuple[pa.Table, pa.Array]:
+    async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer.
 
         A row's requests are handed over one behind the other: the prefix cache still holds its
         prompt, however many rows there are.
         """
-        lora, prompts = self._lora(adapter), self._prompts(requests)
-        tails = self._tails(requests, candidates, closed)
+        lora, prompts = self._lora(batch.adapter), self._prompts(batch.requests)
+        sampling, candidates, chats = (
+            batch.sampling,
+            batch.candidates,
+            [r.chat for r in batch.requests],
+        )
+        tails = None
+        if candidates is not None:
+            tails = self.tokens.candidates(candidates, chats, batch.closed)
 
-        def row(at: int) -> Awaitable[tuple[_Answer, list[float] | None]]:
-            return asyncio.gather(
-                self._generate(prompts[at], requests[at], sampling, lora),
-                self._score(prompts[at], tails[at], lora),
-            )
+        async def row(at: int) -> tuple[_Answer | None, list[float] | None]:
+            return await asyncio.gather(
+                _nothing() if sampling is None
+                else self._generate(prompts[at], batch.requests[at], sampling, lora),
+                _nothing() if tails is None else self._score(prompts[at], tails[at], lora),
+            )  # fmt: skip
 
-        both = await _by_prefix(prompts, row)
-        scores = pa.array([row for _, row in both], SCORES)
-        return self._table(requests, prompts, [answer for answer, _ in both]), scores
+        rows = await _by_prefix(prompts, row)
+        answers = [answer for answer, _ in rows if answer is not None]
+        return Replies(
+            None if sampling is None else self._table(batch.requests, prompts, answers),
+            None if tails is None else pa.array([scores for _, scores in rows], SCORES),
+        )
 
     def pulse(self) -> int:
         """See Engine.pulse."""
@@ -200,7 +169,7 @@ class VllmEngine(Engine):
         return _Answer(written.finish_reason or "stop", list(written.token_ids), taken)
 
     def _table(
-        self, requests: list[Request], prompts: list[list[int]], answers: list[_Answer]
+        self, requests: Sequence[Request], prompts: list[list[int]], answers: list[_Answer]
     ) -> pa.Table:
         """The GENERATION table; the texts are decoded here, all at once."""
         written = [
@@ -217,15 +186,9 @@ class VllmEngine(Engine):
             schema=GENERATION,
         )
 
-    def _prompts(self, requests: list[Request]) -> list[list[int]]:
+    def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:
         """Their token ids: a fast tokenizer takes many texts on all its threads."""
         return self.tokens.prompts([r.prompt for r in requests], [r.chat for r in requests])
-
-    def _tails(
-        self, requests: list[Request], candidates: list[list[str]], closed: bool
-    ) -> list[list[list[int]]]:
-        """Token ids of each row's candidates."""
-        return self.tokens.candidates(candidates, [r.chat for r in requests], closed)
 
     async def _score(
         self, prompt: list[int], tails: list[list[int]], lora: Any
@@ -299,6 +262,10 @@ async def _by_prefix(prompts: list[list[int]], row: Callable[[int], Awaitable[T]
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     found = dict(zip(order, await asyncio.gather(*map(row, order)), strict=True))
     return [found[at] for at in range(len(prompts))]
+
+
+async def _nothing() -> None:
+    """What comes of what is not asked."""
 
 
 def _has_gpu() -> bool:

@@ -20,6 +20,7 @@ from semievol_ray.engines import (
     CUT_OFF,
     GENERATION,
     SCORES,
+    Batch,
     Engine,
     Message,
     Request,
@@ -184,16 +185,18 @@ async def ask(
     requests: list[Request],
 ) -> tuple[pa.Table, pa.Array | None]:
     """What a voter writes and, where the task is closed, log P of every option of every row."""
-    adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
     if not requests:
         # All the rows are settled: no engine is asked for nothing.
         return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
-    sampling = fit_window(voter.sampling, engine)
+    adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
+    batch = Batch(requests, fit_window(voter.sampling, engine), adapter=adapter)
     # Where the model thinks first, no option follows the prompt.
-    if not job.score_options or voter.thinks:
-        return await engine.generate(requests, sampling, adapter), None
-    candidates = candidates_of(renderer_for(engine, job.task, voter), job.task, rows)
-    return await engine.answer(requests, sampling, candidates, adapter, closed=ends(job.task))
+    if job.score_options and not voter.thinks:
+        candidates = candidates_of(renderer_for(engine, job.task, voter), job.task, rows)
+        batch = replace(batch, candidates=candidates, closed=ends(job.task))
+    replies = await engine.answer(batch)
+    assert replies.generated is not None  # there is a sampling
+    return replies.generated, replies.scores
 
 
 def candidates_of(

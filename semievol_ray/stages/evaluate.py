@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config
-from semievol_ray.engines import Engine, Sampling, request_seed
+from semievol_ray.engines import Batch, Engine, Sampling, request_seed
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.schema import PREDICTION
 from semievol_ray.stages.answering import (
@@ -129,7 +129,9 @@ async def evaluate_shard(
         if closed:
             adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
             candidates = candidates_of(renderer, task, rows)
-            scores = await asked.score(requests, candidates, adapter, closed=ends(task))
+            batch = Batch(requests, candidates=candidates, adapter=adapter, closed=ends(task))
+            scores = (await asked.answer(batch)).scores
+            assert scores is not None  # there are candidates
             best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
             names = [None if index is None else task.candidates(row)[index] for index, row in best]
             texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())

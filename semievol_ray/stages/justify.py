@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from semievol_ray.config import Config, ModelConfig
-from semievol_ray.engines import GENERATION, Engine, Sampling, request_seed
+from semievol_ray.engines import Engine, Sampling, request_seed
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.stages.answering import (
     ShardJob,
     Voter,
     answer_shard,
+    ask,
     make_request,
     renderer_for,
     respond,
@@ -21,7 +22,7 @@ from semievol_ray.stages.answering import (
 from semievol_ray.stages.budget import Budget
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts, count_responses
-from semievol_ray.stages.limits import fit_window, response_tokens, tell_cut_off
+from semievol_ray.stages.limits import response_tokens, tell_cut_off
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.store import layout
@@ -152,11 +153,7 @@ async def justify_shard(
         for i in kept
     ]
     with keeping_paid_replies(engine, job.run, target) as asked:
-        written = GENERATION.empty_table()
-        if requests:
-            adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-            sampling = fit_window(voter.sampling, engine)
-            written = await asked.generate(requests, sampling, adapter)
+        written, _ = await ask(asked, job, voter, [rows[i] for i in kept], requests)
         table = respond(job.task, take(examples, kept), COLLABORATOR, requests, written, None)
         job.run.write_table(target, table)
     return target, count_responses(table)

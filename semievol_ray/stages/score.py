@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config
-from semievol_ray.engines import Engine, Sampling
+from semievol_ray.engines import Batch, Engine, Sampling
 from semievol_ray.schema import SCORE
 from semievol_ray.selection import Groups
 from semievol_ray.stages import justify
@@ -104,7 +104,9 @@ async def score_shard(
         renderer = renderer_for(engine, job.task, voter)
         requests = [make_request(renderer, job.task.messages(row), 0) for row in rows]
         said = [renderer.completion(texts[row["example_id"]]) for row in rows]
-        found = await engine.score(requests, [[text] for text in said], adapter)
+        batch = Batch(requests, candidates=[[text] for text in said], adapter=adapter)
+        found = (await engine.answer(batch)).scores
+        assert found is not None  # there are candidates
         columns = {
             "example_id": pa.array([row["example_id"] for row in rows], pa.string()),
             "answer_text": pa.array([texts[row["example_id"]] for row in rows], pa.string()),

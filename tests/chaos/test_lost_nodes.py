@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 
 from semievol_ray import SemiEvolError
 from semievol_ray.config import GenerationConfig, ModelConfig
-from semievol_ray.engines import EnginePool, Request, Sampling
+from semievol_ray.engines import Batch, EnginePool, Request, Sampling
 from semievol_ray.engines import pool as pool_module
 from semievol_ray.engines.placement import place
 from semievol_ray.store import RunDirectory
@@ -53,8 +53,8 @@ def make_pool(run: Path, replicas: int, **config) -> EnginePool:
 
 async def answer(engine, run: RunDirectory, item: int) -> tuple[int, int]:
     """Answer and commit one item; returns it with the process that did."""
-    found = await engine.generate([Request(f"item {item}", item)], Sampling(1, 1, 4))
-    run.write_table(f"{item:04}.parquet", found)
+    found = await engine.answer(Batch([Request(f"item {item}", item)], Sampling(1, 1, 4)))
+    run.write_table(f"{item:04}.parquet", found.generated)
     return item, os.getpid()
 
 

@@ -10,15 +10,15 @@ import pytest
 import ray
 
 from semievol_ray.config import GenerationConfig, ModelConfig
-from semievol_ray.engines import EnginePool, FleetState, Request, Sampling
+from semievol_ray.engines import Batch, EnginePool, FleetState, Request, Sampling
 from semievol_ray.store import RunDirectory
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_session")]
 
 
 async def answer(engine, item: int) -> int:
-    table = await engine.generate([Request(f"item {item}", item)] * 10, Sampling(1, 1, 4))
-    return sum(table["tokens"].to_pylist())
+    batch = Batch([Request(f"item {item}", item)] * 10, Sampling(1, 1, 4))
+    return sum((await engine.answer(batch)).generated["tokens"].to_pylist())
 
 
 def scraped(url: str) -> dict[str, float]:

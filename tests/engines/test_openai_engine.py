@@ -12,10 +12,11 @@ import pytest
 
 from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import ModelConfig
-from semievol_ray.engines import Request, Sampling
+from semievol_ray.engines import Batch, Request, Sampling
 from semievol_ray.engines.openai_engine import OpenAIEngine
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.store import RunDirectory
+from tests.engines.asking import generate, options, score_all
 
 # How servers give a thought: the tokens that have logprobs, and the message.
 _TOKENS = ["<think>", "\n", "A", " 14", "</think>", "\n\n", "B", " is", "<|im_end|>"]
@@ -104,10 +105,10 @@ def model(monkeypatch) -> Iterator[ModelConfig]:
 
 def ask(model: ModelConfig, questions: list[str]) -> list[dict]:
     async def run():
-        engine = OpenAIEngine(model, max_concurrency=4)
+        engine = OpenAIEngine(model, options(max_concurrency=4))
         requests = [Request(q, 1, ({"role": "user", "content": q},)) for q in questions]
         try:
-            return await engine.generate(requests, Sampling(0.7, 0.9, 5))
+            return await generate(engine, requests, Sampling(0.7, 0.9, 5))
         finally:
             await engine.close()
 
@@ -155,24 +156,26 @@ def answer_shard_with(engine, run: RunDirectory, rows: int) -> list[dict]:
     async def work():
         with keeping_paid_replies(engine, run, "generate/attempt-1/shard-00000.parquet") as asked:
             requests = [Request(f"q{i}", i) for i in range(rows)]
-            generated, _ = await asked.answer(requests, Sampling(1, 1, 5), [["A", "B"]] * rows)
-            return generated.to_pylist()
+            batch = Batch(requests, Sampling(1, 1, 5), [["A", "B"]] * rows)
+            return (await asked.answer(batch)).generated.to_pylist()
 
     return asyncio.run(work())
 
 
 def test_a_reply_that_is_paid_for_is_never_asked_for_again(model, tmp_path) -> None:
     run = RunDirectory(str(tmp_path))
-    whole = answer_shard_with(OpenAIEngine(model), RunDirectory(str(tmp_path / "calm")), 100)
+    whole = answer_shard_with(
+        OpenAIEngine(model, options()), RunDirectory(str(tmp_path / "calm")), 100
+    )
     Handler.seen.clear()
     Handler.dies_after = 57
     with pytest.raises(SemiEvolError, match="times in a row"):
-        answer_shard_with(OpenAIEngine(model), run, 100)
+        answer_shard_with(OpenAIEngine(model, options()), run, 100)
     paid = {body["messages"][-1]["content"] for body in Handler.seen[:57]}
     assert run.files("generate/attempt-1/replies/shard-00000", ".parquet")
     Handler.dies_after, Handler.seen = None, []
     # Another process, another time: only what is missing is asked for.
-    assert answer_shard_with(OpenAIEngine(model), run, 100) == whole
+    assert answer_shard_with(OpenAIEngine(model, options()), run, 100) == whole
     again = {body["messages"][-1]["content"] for body in Handler.seen}
     assert not paid & again and len(again) == 100 - 57
     assert not run.files("generate/attempt-1/replies/shard-00000"), "the parts stayed behind"
@@ -187,7 +190,9 @@ def test_a_refused_key_and_missing_logprobs_are_one_line(model) -> None:
     assert ask(model, ["a"])[0]["token_logprobs"] is None
 
     async def score():
-        return await OpenAIEngine(model).score([Request("a", 1)] * 3, [["A", "B"]] * 3)
+        return await score_all(
+            OpenAIEngine(model, options()), [Request("a", 1)] * 3, [["A", "B"]] * 3
+        )
 
     with pytest.raises(UserError, match="returns no logprobs"):
         asyncio.run(score())
@@ -199,11 +204,14 @@ def test_one_request_gives_the_response_and_the_scores(model) -> None:
     """Prompts are what an endpoint is paid for: scoring must not send them twice."""
 
     async def answer(questions: list[str]):
-        engine = OpenAIEngine(model)
+        engine = OpenAIEngine(model, options())
         requests = [Request(q, 1) for q in questions]
-        return await engine.answer(requests, Sampling(1, 1, 5), [["A", "B"]] * len(questions))
+        return await engine.answer(
+            Batch(requests, Sampling(1, 1, 5), [["A", "B"]] * len(questions))
+        )
 
-    table, scores = asyncio.run(answer(["q", "this is too long"]))
+    found = asyncio.run(answer(["q", "this is too long"]))
+    table, scores = found.generated, found.scores
     assert len(Handler.seen) == 2
     assert table["text"].to_pylist() == ["B q", None]
     assert scores[0].as_py() == pytest.approx([-2.5, -0.1])
@@ -229,7 +237,8 @@ def test_a_thought_is_told_from_the_answer_however_the_server_gives_it(model, ho
 def test_variables_of_the_template_reach_the_server_that_renders_it(model) -> None:
     model = model.model_copy(update={"engine_options": {"extra_body": {"min_p": 0.1}}})
     request = Request("q", 1, options={"enable_thinking": False})
-    asyncio.run(OpenAIEngine(model).generate([request, Request("q", 1)], Sampling(1, 1, 5)))
+    engine = OpenAIEngine(model, options())
+    asyncio.run(generate(engine, [request, Request("q", 1)], Sampling(1, 1, 5)))
     bodies = sorted(Handler.seen, key=lambda body: "chat_template_kwargs" in body)
     assert "chat_template_kwargs" not in bodies[0]
     assert bodies[1]["chat_template_kwargs"] == {"enable_thinking": False}
@@ -238,10 +247,10 @@ def test_variables_of_the_template_reach_the_server_that_renders_it(model) -> No
 
 def test_requests_keep_to_the_rate(model) -> None:
     async def ask_slowly() -> float:
-        engine = OpenAIEngine(model, requests_per_minute=600)
+        engine = OpenAIEngine(model, options(requests_per_minute=600))
         loop = asyncio.get_running_loop()
         started = loop.time()
-        await engine.generate([Request(f"q{i}", i) for i in range(6)], Sampling(1, 1, 5))
+        await generate(engine, [Request(f"q{i}", i) for i in range(6)], Sampling(1, 1, 5))
         return loop.time() - started
 
     # Six requests a tenth of a second apart: no machine is so fast that it takes less.

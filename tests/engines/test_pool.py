@@ -14,7 +14,7 @@ from ray import cloudpickle
 
 from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import GenerationConfig, ModelConfig
-from semievol_ray.engines import EnginePool, Request, Sampling
+from semievol_ray.engines import Batch, EnginePool, Request, Sampling
 from semievol_ray.store import RunDirectory
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_session")]
@@ -41,7 +41,7 @@ def pool(tmp_path) -> Iterator[Callable[..., EnginePool]]:
 
 
 async def answer(engine, folder: str, item: int) -> int:
-    await engine.generate([Request(f"item {item}", item)], Sampling(1, 1, 4))
+    await engine.answer(Batch([Request(f"item {item}", item)], Sampling(1, 1, 4)))
     with (Path(folder) / f"{item}.{os.getpid()}").open("x"):
         pass
     return item
@@ -80,7 +80,8 @@ def test_a_killed_replicas_work_is_done_by_another(pool, tmp_path) -> None:
 async def answer_many(engine, folder: str, item: int) -> list[str]:
     requests = [Request(f"row {item * 100 + row}.", row) for row in range(100)]
     sampling = Sampling(1, 1, 4)
-    generated, scores = await engine.answer(requests, sampling, [["A", "B"]] * 100)
+    replies = await engine.answer(Batch(requests, sampling, [["A", "B"]] * 100))
+    generated, scores = replies.generated, replies.scores
     assert [s is None for s in scores.to_pylist()] == [
         reason == "engine_crash" for reason in generated["finish_reason"].to_pylist()
     ]
@@ -106,7 +107,7 @@ def test_rows_that_kill_their_engine_cost_themselves_alone(pool, tmp_path) -> No
 
 
 async def answer_slowly(engine, item: int) -> int:
-    await engine.generate([Request("slow", item)], Sampling(1, 1, 8))
+    await engine.answer(Batch([Request("slow", item)], Sampling(1, 1, 8)))
     return item
 
 

@@ -12,6 +12,7 @@ from semievol_ray.engines import Request, Sampling
 from semievol_ray.engines.thoughts import ResponseReader, Written, part
 from semievol_ray.engines.transformers_engine import TransformersEngine
 from semievol_ray.tasks import PromptRenderer
+from tests.engines.asking import generate, options
 from tests.tasks.chat_models import CHAT_MODELS, make_tokenizer
 
 MESSAGES = [{"role": "user", "content": "Which one?"}]
@@ -93,10 +94,10 @@ def test_an_engine_asked_behind_an_open_thought_gives_no_vote_where_it_stays_ope
     tokenizer.save_pretrained(tmp_path)
     torch.manual_seed(0)
     make_llama(len(tokenizer), hidden=32, layers=1, heads=2, context=256).save_pretrained(tmp_path)
-    engine = TransformersEngine(ModelConfig(name=str(tmp_path)))
+    engine = TransformersEngine(ModelConfig(name=str(tmp_path)), options())
     renderers = [PromptRenderer(engine.tokenizer, thinks=thinks) for thinks in (True, False)]
     asked = [Request(r.render(MESSAGES), 3, chat=True) for r in renderers]
-    open_, bare = asyncio.run(engine.generate(asked, Sampling(1, 1, 12))).to_pylist()
+    open_, bare = asyncio.run(generate(engine, asked, Sampling(1, 1, 12))).to_pylist()
     assert open_["text"] is None and open_["rationale"]
     assert bare["text"] and bare["rationale"] is None
     assert len(open_["rationale_logprobs"]) == open_["tokens"]

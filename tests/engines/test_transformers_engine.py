@@ -12,8 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from semievol_ray import UserError
 from semievol_ray.config import ModelConfig
 from semievol_ray.demo.model import make_llama
-from semievol_ray.engines import Request, Sampling, request_seed
+from semievol_ray.engines import Batch, Request, Sampling, request_seed
 from semievol_ray.engines.transformers_engine import TransformersEngine
+from tests.engines.asking import generate, options, score_all
 from tests.tasks.chat_models import make_tokenizer
 
 PROMPTS = [
@@ -25,7 +26,7 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def engine(tiny_model) -> TransformersEngine:
-    return TransformersEngine(ModelConfig(name=str(tiny_model), engine="transformers"))
+    return TransformersEngine(ModelConfig(name=str(tiny_model), engine="transformers"), options())
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def requests(prompts=PROMPTS, collaborator="c") -> list[Request]:
 
 def test_greedy_text_and_logprobs_are_the_models_own(engine, reference) -> None:
     model, tokenizer = reference
-    found = asyncio.run(engine.generate(requests(), Sampling(0, 1, 12)))
+    found = asyncio.run(generate(engine, requests(), Sampling(0, 1, 12)))
     for prompt, row in zip(PROMPTS, found.to_pylist(), strict=True):
         ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
         wanted = model.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
@@ -54,9 +55,9 @@ def test_greedy_text_and_logprobs_are_the_models_own(engine, reference) -> None:
 
 def test_a_response_depends_on_its_seed_alone(engine) -> None:
     sampling = Sampling(1.0, 0.95, 16)
-    together = asyncio.run(engine.generate(requests(PROMPTS * 5), sampling))
+    together = asyncio.run(generate(engine, requests(PROMPTS * 5), sampling))
     alone = [
-        asyncio.run(engine.generate([request], sampling)).to_pylist()[0]["text"]
+        asyncio.run(generate(engine, [request], sampling)).to_pylist()[0]["text"]
         for request in requests(PROMPTS * 5)
     ]
     assert together["text"].to_pylist() == alone
@@ -67,7 +68,7 @@ def test_sampling_follows_the_distribution(engine, reference) -> None:
     model, tokenizer = reference
     count = 2000
     many = [Request(PROMPTS[0], request_seed(0, str(i), "x")) for i in range(count)]
-    found = asyncio.run(engine.generate(many, Sampling(1.0, 1.0, 1)))
+    found = asyncio.run(generate(engine, many, Sampling(1.0, 1.0, 1)))
     ids = tokenizer(PROMPTS[0], return_tensors="pt")["input_ids"]
     p = torch.softmax(model(ids).logits[0, -1].float(), -1)
     best = int(p.argmax())
@@ -80,7 +81,7 @@ def test_sampling_follows_the_distribution(engine, reference) -> None:
 def test_scores_are_the_models_logprobs_of_each_candidate(engine, reference, closed) -> None:
     model, tokenizer = reference
     candidates = [[" billing", " delivery was late", " x"], [" sales"], [" account", " technical"]]
-    found = asyncio.run(engine.score(requests(), candidates, closed=closed)).to_pylist()
+    found = asyncio.run(score_all(engine, requests(), candidates, closed=closed)).to_pylist()
     for prompt, row, scores in zip(PROMPTS, candidates, found, strict=True):
         for text, score in zip(row, scores, strict=True):
             head = tokenizer(prompt)["input_ids"]
@@ -96,20 +97,21 @@ def test_a_base_model_too_stops_where_its_template_ends_a_turn(tmp_path) -> None
     tokenizer.save_pretrained(tmp_path)
     torch.manual_seed(0)
     make_llama(len(tokenizer), hidden=32, layers=1, heads=2, context=512).save_pretrained(tmp_path)
-    engine = TransformersEngine(ModelConfig(name=str(tmp_path)))
+    engine = TransformersEngine(ModelConfig(name=str(tmp_path)), options())
     end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
 
     def written(chat):
         asked = [Request("hello", seed, chat=chat) for seed in range(24)]
-        return asyncio.run(engine.generate(asked, Sampling(1, 1, 300))).to_pylist()
+        return asyncio.run(generate(engine, asked, Sampling(1, 1, 300))).to_pylist()
 
     stopped = [row for row in written(True) if row["finish_reason"] == "stop"]
     prompt = engine.tokens.prompts(["hello"], [False])
     assert stopped and prompt[0][0] == tokenizer.bos_token_id
-    # Of 500 tokens two end a response: with one of them, half as many end as early.
+    # Of 500 tokens three end a response, and two where it is no chat: it is longer there.
     tokens = [sum(row["tokens"] for row in written(chat)) for chat in (True, False)]
     assert tokens[0] < tokens[1]
-    scores = asyncio.run(engine.score([Request("hello", 1, chat=True)], [["A"]], closed=True))
+    asked = [Request("hello", 1, chat=True)]
+    scores = asyncio.run(score_all(engine, asked, [["A"]], closed=True))
     ids = engine.tokens.prompts(["hello"], [True])[0]
     tail = [*engine.tokens.answers(["A"], [True])[0], end]
     logprobs = torch.log_softmax(engine.model(torch.tensor([ids + tail])).logits[0].float(), -1)
@@ -117,14 +119,14 @@ def test_a_base_model_too_stops_where_its_template_ends_a_turn(tmp_path) -> None
     assert scores.to_pylist()[0][0] == pytest.approx(wanted, abs=1e-3)
 
 
-def test_answering_is_both_verbs_at_once(engine) -> None:
+def test_what_is_written_and_scored_at_once_is_what_each_is_alone(engine) -> None:
     candidates = [[" billing", " bills", " delivery was late"], [" sales"], [" account", " x"]]
     sampling = Sampling(1.0, 1.0, 6)
-    generated, scores = asyncio.run(engine.answer(requests(), sampling, candidates, closed=True))
-    assert generated.equals(asyncio.run(engine.generate(requests(), sampling)))
-    alone = asyncio.run(engine.score(requests(), candidates, closed=True))
-    for both, one in zip(scores.to_pylist(), alone.to_pylist(), strict=True):
-        assert both == pytest.approx(one, abs=1e-4)
+    both = asyncio.run(engine.answer(Batch(requests(), sampling, candidates, closed=True)))
+    assert both.generated.equals(asyncio.run(generate(engine, requests(), sampling)))
+    alone = asyncio.run(score_all(engine, requests(), candidates, closed=True))
+    for ours, one in zip(both.scores.to_pylist(), alone.to_pylist(), strict=True):
+        assert ours == pytest.approx(one, abs=1e-4)
 
 
 def test_a_model_with_a_window_scores_like_itself(tiny_model, tmp_path) -> None:
@@ -141,10 +143,10 @@ def test_a_model_with_a_window_scores_like_itself(tiny_model, tmp_path) -> None:
             sliding_window=6, max_position_embeddings=128, eos_token_id=0, pad_token_id=1,
         )
     ).save_pretrained(tmp_path)  # fmt: skip
-    engine = TransformersEngine(ModelConfig(name=str(tmp_path)))
+    engine = TransformersEngine(ModelConfig(name=str(tmp_path)), options())
     model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     candidates = [[" billing", " bills", " delivery was late"]] * 3
-    _, found = asyncio.run(engine.answer(requests(), Sampling(0, 1, 4), candidates))
+    found = asyncio.run(engine.answer(Batch(requests(), Sampling(0, 1, 4), candidates))).scores
     for prompt, row, scores in zip(PROMPTS, candidates, found.to_pylist(), strict=True):
         head = tokenizer(prompt)["input_ids"]
         for text, score in zip(row, scores, strict=True):
@@ -156,10 +158,10 @@ def test_a_model_with_a_window_scores_like_itself(tiny_model, tmp_path) -> None:
 
 def test_an_over_long_prompt_costs_itself_alone(engine) -> None:
     prompts = ["word " * 600, PROMPTS[0]]
-    found = asyncio.run(engine.generate(requests(prompts), Sampling(0, 1, 4))).to_pylist()
+    found = asyncio.run(generate(engine, requests(prompts), Sampling(0, 1, 4))).to_pylist()
     assert found[0]["finish_reason"] == "prompt_too_long" and found[0]["text"] is None
     assert found[1]["finish_reason"] in ("stop", "length") and found[1]["text"]
-    scores = asyncio.run(engine.score(requests(prompts), [[" a"], [" a"]])).to_pylist()
+    scores = asyncio.run(score_all(engine, requests(prompts), [[" a"], [" a"]])).to_pylist()
     assert scores[0] is None and scores[1] is not None
 
 
@@ -173,10 +175,10 @@ def test_adapters_are_switched_and_the_base_stays_itself(tiny_model, tmp_path) -
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
         get_peft_model(base, config).save_pretrained(tmp_path / str(number))
         folders.append(str(tmp_path / str(number)))
-    engine = TransformersEngine(ModelConfig(name=str(tiny_model)))
+    engine = TransformersEngine(ModelConfig(name=str(tiny_model)), options())
 
     def first_scores(adapter):
-        return asyncio.run(engine.score(requests(), [[" sales"]] * 3, adapter)).to_pylist()
+        return asyncio.run(score_all(engine, requests(), [[" sales"]] * 3, adapter)).to_pylist()
 
     before = first_scores(None)
     by_adapter = [first_scores(folder) for folder in folders]
@@ -188,20 +190,20 @@ def test_adapters_are_switched_and_the_base_stays_itself(tiny_model, tmp_path) -
 
 def test_the_head_gets_its_states_in_one_piece(tiny_model) -> None:
     # Of a slice torch makes a product with a copy of frozen weights for each row.
-    engine = TransformersEngine(ModelConfig(name=str(tiny_model), engine="transformers"))
+    engine = TransformersEngine(ModelConfig(name=str(tiny_model), engine="transformers"), options())
     in_one_piece: list[bool] = []
     engine.model.get_output_embeddings().register_forward_pre_hook(
         lambda _, states: in_one_piece.append(states[0].is_contiguous())
     )
-    asyncio.run(engine.generate(requests(), Sampling(0, 1, 2)))
+    asyncio.run(generate(engine, requests(), Sampling(0, 1, 2)))
     assert in_one_piece and all(in_one_piece)
 
 
 def test_missing_models_and_pickled_adapters_are_refused(tiny_model, tmp_path) -> None:
     with pytest.raises(UserError, match="no such folder"):
-        TransformersEngine(ModelConfig(name="./none/such"))
+        TransformersEngine(ModelConfig(name="./none/such"), options())
     (tmp_path / "adapter_config.json").write_text("{}")
     (tmp_path / "adapter_model.bin").write_bytes(b"pickle")
-    engine = TransformersEngine(ModelConfig(name=str(tiny_model)))
+    engine = TransformersEngine(ModelConfig(name=str(tiny_model)), options())
     with pytest.raises(UserError, match="pickles are not loaded"):
-        asyncio.run(engine.generate(requests(), Sampling(0, 1, 1), str(tmp_path)))
+        asyncio.run(generate(engine, requests(), Sampling(0, 1, 1), str(tmp_path)))

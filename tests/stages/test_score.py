@@ -17,6 +17,7 @@ from semievol_ray.stages import score
 from semievol_ray.stages.answering import ShardJob, Voter
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
+from tests.engines.asking import options
 
 TASK = Task.from_config(TaskConfig(kind="text", instruction=""))
 SAID = {  # canonical and written answer of each response, with its NLL
@@ -57,7 +58,9 @@ def test_winners_are_scored_as_they_are_written_and_verdicts_left_alone(
     job = ShardJob(run, TASK, (voter,), 0, score_options=False)
     scoring = score.Scoring(job, "generated", "justified")
     pair = ("ingest/shard-00000.parquet", "scored/shard-00000.parquet")
-    target, counts = asyncio.run(score.score_shard(TransformersEngine(base), scoring, pair))
+    target, counts = asyncio.run(
+        score.score_shard(TransformersEngine(base, options()), scoring, pair)
+    )
     rows = {row["example_id"]: row for row in run.read_table(target).to_pylist()}
     assert counts.rows == 2 and rows.keys() == {"a", "b"}
     # Of the winner's votes the surest, under no demonstrations.
