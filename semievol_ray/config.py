@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from datetime import date
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -81,6 +82,19 @@ class ModelConfig(_Section):
         "OPENAI_API_KEY", description="the environment variable that holds the key"
     )
     price: Place[Price | None] = Field(None, description="needed for generation.budget.cost")
+    chat_template_kwargs: dict[str, Any] = Field(
+        default_factory=dict,
+        description="variables of the chat template, as its model card names them",
+    )
+    thinking_tokens: int = Field(
+        0, ge=0, description="room for a thought before the answer; 0: it answers at once. A model "
+        "that the run trains always does, as it is taught to",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _thinks_as_told(self) -> ModelConfig:
+        _check_thinking(self.chat_template_kwargs, self.thinking_tokens)
+        return self
 
 
 class TaskConfig(_Section):
@@ -113,6 +127,18 @@ class TaskConfig(_Section):
         "labelled and test rows have it",
     )
     use_chat_template: Literal["auto", "always", "never"] = "auto"
+    day: str | None = Field(
+        None,
+        description="YYYY-MM-DD, what chat templates that tell a model the date write; null: the "
+        "day on which the run read its data",
+    )
+
+    @field_validator("day")
+    @classmethod
+    def _is_day(cls, value: str | None) -> str | None:
+        if value is not None:
+            date.fromisoformat(value)
+        return value
 
 
 class Columns(_Section):
@@ -185,6 +211,18 @@ class Collaborator(_Section):
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.+-]+$")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="null: its model's")
+    thinking_tokens: int | None = Field(None, ge=0, description="null: its model's")
+
+    @model_validator(mode="after")
+    def _as_trained(self) -> Collaborator:
+        if self.model == "warm" and (self.thinking_tokens or self.chat_template_kwargs is not None):
+            raise ValueError(
+                "model: warm: what the run trains is asked as it was trained, without a thought: "
+                "thinking_tokens and chat_template_kwargs are for other models (of all: "
+                "model.chat_template_kwargs)"
+            )
+        return self
 
 
 class Replicas(_Section):
@@ -304,7 +342,12 @@ class TrainingConfig(_Section):
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
-    max_length: int = Field(1024, gt=1, description="cut-off of prompt and answer, in tokens")
+    max_length: int = Field(
+        1024, gt=1, description="tokens of a prompt, cut in its middle, and its answer, never cut"
+    )
+    max_dropped: Place[float] = Field(
+        0.05, ge=0, lt=1, description="a larger share of answers too long for it stops the run"
+    )
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     packing: Form[bool] = True
     gradient_checkpointing: Speed[bool] = False
@@ -472,6 +515,9 @@ class Config(_Section):
                 f"evaluation.shots is {self.evaluation.shots}, but retrieval.k is "
                 f"{self.retrieval.k}"
             )
+        for collaborator in self.collaborators:
+            of_model = self.models.get(collaborator.model, self.model)
+            _check_thinking(*thinking_of(collaborator, of_model))
         asked = [self.model, *self.models.values()]
         unpriced = [model.name for model in asked if model.price is None]
         if self.generation.budget.cost is not None and unpriced:
@@ -521,6 +567,24 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
     },
 }
+
+
+def thinking_of(collaborator: Collaborator, model: ModelConfig) -> tuple[dict[str, Any], int]:
+    """A collaborator's variables of the chat template, and its room for a thought."""
+    kwargs, tokens = collaborator.chat_template_kwargs, collaborator.thinking_tokens
+    return (
+        model.chat_template_kwargs if kwargs is None else kwargs,
+        model.thinking_tokens if tokens is None else tokens,
+    )
+
+
+def _check_thinking(kwargs: dict[str, Any], tokens: int) -> None:
+    asked = kwargs.get("enable_thinking")
+    if asked is not None and asked != (tokens > 0):
+        raise ValueError(
+            f"chat_template_kwargs.enable_thinking is {str(asked).lower()}, and thinking_tokens is "
+            f"{tokens}: a thought needs room, and only a thought does"
+        )
 
 
 def _with_names(collaborators: tuple[Collaborator, ...]) -> Iterator[Collaborator]:

@@ -47,6 +47,7 @@ RESPONSE = pa.schema(
     [
         pa.field("example_id", pa.string(), nullable=False),
         pa.field("collaborator", pa.string(), nullable=False),
+        # What follows the thought; null where there is no response, or only a thought.
         pa.field("text", pa.string()),
         # Parsed and canonical; null where the text holds no answer: never a vote.
         pa.field("answer", pa.string()),
@@ -55,8 +56,12 @@ RESPONSE = pa.schema(
         # "stop", "length", or why there is no response ("prompt_too_long", "engine_error", …).
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
+        # Of the thought and the answer together; `token_logprobs` are the answer's alone.
         pa.field("tokens", pa.int32(), nullable=False),
         pa.field("token_logprobs", _LOGPROBS),
+        # What the model thought before it answered; null where it did not.
+        pa.field("rationale", pa.string()),
+        pa.field("rationale_logprobs", _LOGPROBS),
         # Closed-answer tasks: log P of each option's continuation, in the order of the options.
         pa.field("option_logprobs", _LOGPROBS),
         pa.field("seed", pa.int64(), nullable=False),
@@ -112,6 +117,9 @@ TRAINING = pa.schema(
         pa.field("weight", pa.float32(), nullable=False),
         # A weight for each token of each candidate, the end of the text included; null: 1 for all.
         pa.field("token_weights", pa.list_(pa.list_(pa.float32()))),
+        # Whether the model's chat template rendered the prompt: it then holds its special tokens,
+        # and an answer ends as that template ends a turn. Null: it is plain text.
+        pa.field("chat", pa.bool_()),
     ]
 )
 

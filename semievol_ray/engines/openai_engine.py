@@ -10,6 +10,7 @@ its top 20.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from semievol_ray.engines.protocol import (
     Request,
     failed_generation,
 )
+from semievol_ray.engines.thoughts import Parted, last_within, part
 from semievol_ray.errors import SemiEvolError, UserError
 
 _TOP: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
@@ -144,7 +146,9 @@ class OpenAIEngine(Engine):
             async with self.slots:
                 await self._turn()
                 reply = await self.client.chat.completions.create(
-                    model=self.name, messages=messages, **(parameters | self.options)
+                    model=self.name,
+                    messages=messages,
+                    **self._options(request, parameters),
                 )
                 self.beats += 1
         except (openai.BadRequestError, openai.UnprocessableEntityError):
@@ -164,6 +168,15 @@ class OpenAIEngine(Engine):
         self._failed_in_a_row = 0
         return reply
 
+    def _options(self, request: Request, parameters: dict[str, Any]) -> dict[str, Any]:
+        """What a request asks for: the config's own options last."""
+        options = parameters | self.options
+        if request.options:
+            # As vLLM's server and others take them.
+            ours = {"chat_template_kwargs": dict(request.options)}
+            options["extra_body"] = ours | options.get("extra_body", {})
+        return options
+
     def _failed(self, reason: str) -> _Failure:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= _FAILURES_IN_A_ROW:
@@ -180,11 +193,46 @@ def _row(reply: Any) -> dict[str, Any]:
         return failed_generation(str(reply))
     choice = reply.choices[0]
     content = choice.logprobs.content if choice.logprobs else None
+    parted = _parted(choice.message)
+    taken = [t.logprob for t in content or ()]
+    first = _first([t.token for t in content or ()], parted)
+    # Null, and not a guess, where the server gives none: selection says what it needs.
+    known = first is not None and bool(content)
     return {
-        "text": choice.message.content or "",
+        "text": parted.answer,
         "finish_reason": choice.finish_reason or "stop",
         "prompt_tokens": reply.usage.prompt_tokens if reply.usage else 0,
         "tokens": reply.usage.completion_tokens if reply.usage else 0,
-        # Null, and not a guess, where the server gives none: selection says what it needs.
-        "token_logprobs": [t.logprob for t in content] if content else None,
+        "token_logprobs": taken[first:] if known and parted.answer is not None else None,
+        "rationale": parted.thought,
+        "rationale_logprobs": taken[:first] if known and parted.thought is not None else None,
     }
+
+
+def _parted(message: Any) -> Parted:
+    """The thought and the answer: as the server parted them, under the names that there are."""
+    said = message.content or ""
+    for name in ("reasoning_content", "reasoning"):
+        if thought := getattr(message, name, None):
+            return Parted(str(thought).strip(), said.lstrip() or None, 0)
+    return part(said)
+
+
+def _first(tokens: list[str], parted: Parted) -> int | None:
+    """Number of the answer's first token among those with logprobs; null where it is not found.
+
+    Servers give the logprobs of the thought and the answer, or of the answer alone.
+    """
+    if parted.thought is None:
+        return 0
+    if parted.answer is None:
+        return len(tokens)
+    text = "".join(tokens)
+    whole = part(text, opened=True)
+    start = whole.start
+    if whole.answer is None:
+        start = len(text) - len(text.lstrip())
+        if not text.startswith(parted.answer, start):
+            return None
+    ends = list(itertools.accumulate(map(len, tokens), initial=0))
+    return last_within(ends.__getitem__, len(tokens), start)

@@ -112,5 +112,5 @@ class PaidReplies(Engine):
 
 
 def _key(how: list[Any], request: Request) -> str:
-    text = f"{how}\0{request.seed}\0{request.prompt}"
+    text = f"{how}\0{sorted(request.options.items())}\0{request.seed}\0{request.prompt}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

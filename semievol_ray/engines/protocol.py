@@ -8,8 +8,8 @@ of an engine means that the engine itself is broken; EngineDied, that another re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypedDict
 
 import pyarrow as pa
@@ -26,12 +26,17 @@ PASSING = "request_failed"
 
 GENERATION = pa.schema(
     [
+        # The answer; null where a thought was never closed.
         pa.field("text", pa.string()),
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
+        # Of the thought and the answer together.
         pa.field("tokens", pa.int32(), nullable=False),
-        # log P of each token of the response under the model itself: before temperature.
+        # log P of each token of the answer under the model itself: before temperature.
         pa.field("token_logprobs", pa.list_(pa.float32())),
+        # What the model thought before it answered, and log P of that with its marks.
+        pa.field("rationale", pa.string()),
+        pa.field("rationale_logprobs", pa.list_(pa.float32())),
     ]
 )
 
@@ -55,6 +60,8 @@ class Request:
 
     `question` is what is asked without the task's wording, and `classes` what the answers to a
     closed task are called: what a classifier looks at.
+    `chat`: it was rendered by the model's chat template, and is not plain text. `options`:
+    variables of the chat template, for an endpoint that renders the messages itself.
     """
 
     prompt: str
@@ -62,6 +69,8 @@ class Request:
     messages: tuple[Message, ...] = ()
     question: str = ""
     classes: tuple[str, ...] = ()
+    chat: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -212,4 +221,6 @@ def failed_generation(reason: str, prompt_tokens: int = 0) -> dict[str, Any]:
         "prompt_tokens": prompt_tokens,
         "tokens": 0,
         "token_logprobs": None,
+        "rationale": None,
+        "rationale_logprobs": None,
     }

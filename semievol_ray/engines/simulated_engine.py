@@ -111,6 +111,8 @@ class SimulatedEngine(Engine):
                 "token_logprobs": pa.ListArray.from_arrays(
                     pa.array(offsets), pa.array(logprobs), mask=pa.array(failed)
                 ),
+                "rationale": pa.nulls(len(requests), pa.string()),
+                "rationale_logprobs": pa.nulls(len(requests), SCORES),
             },
             schema=GENERATION,
         )

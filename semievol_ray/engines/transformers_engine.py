@@ -13,18 +13,22 @@ from typing import Any
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.credentials import resolve
-from semievol_ray.engines.candidates import Tokens, Tree, stack, tree_of
+from semievol_ray.engines.candidates import Tokens as Ids
+from semievol_ray.engines.candidates import Tree, stack, tree_of
 from semievol_ray.engines.protocol import (
     Batch,
     Engine,
     EngineOptions,
     Replies,
+    Request,
     Sampling,
     failed_generation,
 )
 from semievol_ray.engines.sampling import draw, uniforms_of
+from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
+from semievol_ray.tokens import Tokens
 
 # Logits that one scoring pass may hold: 1 GiB of float32.
 _SCORED_LOGITS = 2**28
@@ -51,6 +55,8 @@ class TransformersEngine(Engine):
         check_model_exists(model.name)
         torch.set_num_threads(options.threads)
         self.tokenizer = load_tokenizer(model)
+        self.tokens = Tokens(self.tokenizer)
+        self.reader = ResponseReader(self.tokenizer)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         # Half precision is slower than float32 on most CPUs, and no more exact anywhere.
         dtype = model.dtype
@@ -89,8 +95,12 @@ class TransformersEngine(Engine):
     def _answer(self, batch: Batch) -> Replies:
         """A request whose prompt leaves no room for its answer gets a failed row and a null."""
         requests, sampling, candidates = batch.requests, batch.sampling, batch.candidates
-        prompts: list[list[int]] = [self.tokenizer(r.prompt)["input_ids"] for r in requests]
-        tails = self._tokenize(candidates, batch.closed) if candidates else [()] * len(requests)
+        chats = [request.chat for request in requests]
+        prompts = self.tokens.prompts([request.prompt for request in requests], chats)
+        tails: list[tuple[Ids, ...]] = [()] * len(requests)
+        if candidates is not None:
+            found_tails = self.tokens.candidates(candidates, chats, batch.closed)
+            tails = [tuple(map(tuple, row)) for row in found_tails]
         rows = [failed_generation("prompt_too_long", len(ids)) for ids in prompts]
         scores: list[list[float] | None] = [None] * len(requests)
         generated = 0 if sampling is None else sampling.max_tokens
@@ -105,36 +115,24 @@ class TransformersEngine(Engine):
                 ids = [prompts[i] for i in part]
                 prefix = self._prefill(ids)
                 if sampling is not None:
-                    seeds = [requests[i].seed for i in part]
-                    written = self._continue(prefix, seeds, sampling)
-                    for index, (tokens, logprobs, reason) in zip(part, written, strict=True):
-                        rows[index] = {
-                            "text": self.tokenizer.decode(tokens, skip_special_tokens=True),
-                            "finish_reason": reason,
-                            "prompt_tokens": len(prompts[index]),
-                            "tokens": len(tokens),
-                            "token_logprobs": logprobs,
-                        }
+                    written = self._continue(prefix, [requests[i] for i in part], sampling)
+                    responses = [
+                        Written(requests[i].prompt, *said, prompt_tokens=len(prompts[i]))
+                        for i, said in zip(part, written, strict=True)
+                    ]
+                    for index, row in zip(part, self.reader.rows(responses), strict=True):
+                        rows[index] = row
                 if candidates is not None:
                     found = self._score_batch(prefix, ids, [tails[i] for i in part])
-                    for index, row in zip(part, found, strict=True):
-                        scores[index] = row
+                    for index, score in zip(part, found, strict=True):
+                        scores[index] = score
         return Replies.of(batch, zip(rows, scores, strict=True))
-
-    def _tokenize(
-        self, candidates: Sequence[Sequence[str]], closed: bool
-    ) -> list[tuple[Tokens, ...]]:
-        end = (self.tokenizer.eos_token_id,) if closed else ()
-        texts = sorted({text for row in candidates for text in row})
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        tokens = {text: (*found, *end) for text, found in zip(texts, ids, strict=True)}
-        return [tuple(tokens[text] for text in row) for row in candidates]
 
     def _batches(
         self,
         indices: list[int],
         prompts: list[list[int]],
-        tails: Sequence[tuple[Tokens, ...]],
+        tails: Sequence[tuple[Ids, ...]],
     ) -> Iterator[list[int]]:
         """Indices in batches of like lengths, so that little of a batch is padding."""
         ordered = sorted(indices, key=lambda i: (len(prompts[i]), i))
@@ -147,12 +145,13 @@ class TransformersEngine(Engine):
     # -- generation --------------------------------------------------------------------------------
 
     def _continue(
-        self, prefix: _Prefix, seeds: list[int], sampling: Sampling
+        self, prefix: _Prefix, requests: list[Request], sampling: Sampling
     ) -> list[tuple[list[int], list[float], str]]:
         """Token ids, their logprobs and the finish reason of each prompt of one batch."""
         import torch
 
-        stops = self._stop_ids()
+        seeds = [request.seed for request in requests]
+        stops = [self._stop_ids(request.chat) for request in requests]
         uniforms = torch.from_numpy(uniforms_of(seeds, sampling.max_tokens)).to(self.device)
         ids: list[list[int]] = [[] for _ in seeds]
         logprobs: list[list[float]] = [[] for _ in seeds]
@@ -170,7 +169,7 @@ class TransformersEngine(Engine):
                         continue
                     ids[row].append(drawn)
                     logprobs[row].append(logprob)
-                    if drawn in stops:
+                    if drawn in stops[row]:
                         reasons[row] = "stop"
                         alive[row] = False
                 if step + 1 == sampling.max_tokens or not alive.any():
@@ -215,7 +214,7 @@ class TransformersEngine(Engine):
     # -- scoring -----------------------------------------------------------------------------------
 
     def _score_batch(
-        self, prefix: _Prefix, prompts: list[list[int]], tails: list[tuple[Tokens, ...]]
+        self, prefix: _Prefix, prompts: list[list[int]], tails: list[tuple[Ids, ...]]
     ) -> list[list[float]]:
         """Sums of token logprobs of each prompt's candidates."""
         import torch
@@ -265,7 +264,7 @@ class TransformersEngine(Engine):
         return out.logits
 
     def _run_whole(
-        self, prompts: list[list[int]], tails: list[tuple[Tokens, ...]], trees: list[Tree]
+        self, prompts: list[list[int]], tails: list[tuple[Ids, ...]], trees: list[Tree]
     ) -> Any:
         """What `_run_trees` gives, for models whose attention takes no mask of ours.
 
@@ -289,10 +288,10 @@ class TransformersEngine(Engine):
 
     # -- shared ------------------------------------------------------------------------------------
 
-    def _stop_ids(self) -> set[int]:
+    def _stop_ids(self, chat: bool) -> set[int]:
         configured = self.model.generation_config.eos_token_id
         stops = configured if isinstance(configured, list) else [configured]
-        return {i for i in [*stops, self.tokenizer.eos_token_id] if i is not None}
+        return {i for i in stops if i is not None} | self.tokens.stops(chat)
 
     @contextlib.contextmanager
     def _using(self, adapter: str | None) -> Iterator[None]:

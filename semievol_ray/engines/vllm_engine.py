@@ -25,9 +25,12 @@ from semievol_ray.engines.protocol import (
     Replies,
     Request,
     Sampling,
+    failed_generation,
 )
+from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.engines.vllm_drivers import ProcessDriver, ThreadDriver
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
+from semievol_ray.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -50,6 +53,8 @@ class VllmEngine(Engine):
     def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         check_model_exists(model.name)
         self.tokenizer = load_tokenizer(model)
+        self.tokens = Tokens(self.tokenizer)
+        self.reader = ResponseReader(self.tokenizer)
         on_cpu = not _has_gpu()
         if on_cpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -105,21 +110,26 @@ class VllmEngine(Engine):
         prompt, however many rows there are.
         """
         lora, prompts = self._lora(batch.adapter), self._prompts(batch.requests)
-        sampling, candidates = batch.sampling, batch.candidates
-        tails = None if candidates is None else self._tails(candidates, batch.closed)
+        sampling, candidates, chats = (
+            batch.sampling,
+            batch.candidates,
+            [r.chat for r in batch.requests],
+        )
+        tails = None
+        if candidates is not None:
+            tails = self.tokens.candidates(candidates, chats, batch.closed)
 
         async def row(at: int) -> tuple[_Answer | None, list[float] | None]:
-            seed = batch.requests[at].seed
             return await asyncio.gather(
                 _nothing() if sampling is None
-                else self._generate(prompts[at], seed, sampling, lora),
+                else self._generate(prompts[at], batch.requests[at], sampling, lora),
                 _nothing() if tails is None else self._score(prompts[at], tails[at], lora),
             )  # fmt: skip
 
         rows = await _by_prefix(prompts, row)
         answers = [answer for answer, _ in rows if answer is not None]
         return Replies(
-            None if sampling is None else self._table(prompts, answers),
+            None if sampling is None else self._table(batch.requests, prompts, answers),
             None if tails is None else pa.array([scores for _, scores in rows], SCORES),
         )
 
@@ -132,7 +142,7 @@ class VllmEngine(Engine):
         self.driver.shutdown()
 
     async def _generate(
-        self, prompt: list[int], seed: int, sampling: Sampling, lora: Any
+        self, prompt: list[int], request: Request, sampling: Sampling, lora: Any
     ) -> _Answer:
         from vllm import SamplingParams
 
@@ -142,7 +152,9 @@ class VllmEngine(Engine):
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             max_tokens=sampling.max_tokens,
-            seed=seed,
+            seed=request.seed,
+            # Beside those of the model's own config, which vLLM knows.
+            stop_token_ids=sorted(self.tokens.stops(request.chat)),
             # The sampled token's alone, in one flat list.
             logprobs=0,
             flat_logprobs=True,
@@ -156,39 +168,27 @@ class VllmEngine(Engine):
         taken = [logprobs.logprobs[start] for start in logprobs.start_indices]
         return _Answer(written.finish_reason or "stop", list(written.token_ids), taken)
 
-    def _table(self, prompts: list[list[int]], answers: list[_Answer]) -> pa.Table:
+    def _table(
+        self, requests: Sequence[Request], prompts: list[list[int]], answers: list[_Answer]
+    ) -> pa.Table:
         """The GENERATION table; the texts are decoded here, all at once."""
-        texts = iter(
-            self.tokenizer.batch_decode(
-                [a.tokens for a in answers if a.tokens is not None], skip_special_tokens=True
-            )
-        )
-        columns = [
-            [None if a.tokens is None else next(texts) for a in answers],
-            [a.finish_reason for a in answers],
-            [len(prompt) for prompt in prompts],
-            [len(a.tokens or ()) for a in answers],
-            [a.logprobs for a in answers],
+        written = [
+            Written(request.prompt, a.tokens, a.logprobs or (), a.finish_reason, len(prompt))
+            for request, prompt, a in zip(requests, prompts, answers, strict=True)
+            if a.tokens is not None
         ]
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, GENERATION, strict=True)]
-        return pa.Table.from_arrays(arrays, schema=GENERATION)
+        rows = iter(self.reader.rows(written))
+        return pa.Table.from_pylist(
+            [
+                failed_generation(a.finish_reason, len(prompt)) if a.tokens is None else next(rows)
+                for prompt, a in zip(prompts, answers, strict=True)
+            ],
+            schema=GENERATION,
+        )
 
     def _prompts(self, requests: Sequence[Request]) -> list[list[int]]:
         """Their token ids: a fast tokenizer takes many texts on all its threads."""
-        if not requests:
-            return []
-        ids: list[list[int]] = self.tokenizer([r.prompt for r in requests])["input_ids"]
-        return ids
-
-    def _tails(self, candidates: Sequence[Sequence[str]], closed: bool) -> list[list[list[int]]]:
-        """Token ids of each row's candidates; most rows have the same ones."""
-        texts = sorted({text for row in candidates for text in row})
-        if not texts:
-            return [[] for _ in candidates]
-        end = [self.tokenizer.eos_token_id] if closed else []
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        tails = {text: [*found, *end] for text, found in zip(texts, ids, strict=True)}
-        return [[tails[text] for text in row] for row in candidates]
+        return self.tokens.prompts([r.prompt for r in requests], [r.chat for r in requests])
 
     async def _score(
         self, prompt: list[int], tails: list[list[int]], lora: Any

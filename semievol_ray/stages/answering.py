@@ -7,16 +7,15 @@ counts travel back to the driver.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import ModelConfig
+from semievol_ray.config import Collaborator, ModelConfig, thinking_of
 from semievol_ray.engines import (
     CUT_OFF,
     GENERATION,
@@ -31,12 +30,11 @@ from semievol_ray.engines import (
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.retrieval import example_texts
 from semievol_ray.schema import RESPONSE
-from semievol_ray.stages.context import selected_ids
+from semievol_ray.stages.context import ModelRef, selected_ids
 from semievol_ray.stages.counts import Counts, count_responses
 from semievol_ray.stages.limits import fit_window
 from semievol_ray.store import RunDirectory, layout
-from semievol_ray.tasks import PromptRenderer, Task, completion_text
-from semievol_ray.tasks.prompts import plain_text
+from semievol_ray.tasks import PromptRenderer, Task
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,29 @@ class Voter:
     adapter: str | None
     shots: int
     sampling: Sampling
+    # Variables of the chat template, and whether the model is to think before it answers.
+    template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    thinks: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        model: ModelRef,
+        shots: int,
+        sampling: Sampling,
+        collaborator: Collaborator | None = None,
+    ) -> Voter:
+        """A model as it is asked: as its config has it, or as a collaborator's.
+
+        A thought has room of its own, beside the answer's. What this run trained has never been
+        shown one.
+        """
+        kwargs, tokens = thinking_of(collaborator or Collaborator(), model.base)
+        if model.was_trained:
+            tokens = 0
+        sampling = replace(sampling, max_tokens=sampling.max_tokens + tokens)
+        return cls(name, model.base, model.adapter, shots, sampling, kwargs, tokens > 0)
 
 
 @dataclass(frozen=True)
@@ -101,16 +122,17 @@ async def _answer(
     """One voter's RESPONSE table over a shard, and how many demonstrations found no room."""
     dropped = 0
     requests = []
+    renderer = renderer_for(engine, job.task, voter)
     for row, demonstrations in zip(rows, shown, strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
         request, shots = fit_request(
-            engine, job.task, row, demonstrations[: voter.shots], seed, voter.sampling
+            engine, renderer, job.task, row, demonstrations[: voter.shots], seed, voter.sampling
         )
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
     if voter.base.engine == "probe" and job.task.is_closed:
         requests = [
-            dataclasses.replace(request, question=question, classes=job.task.classes(row))
+            replace(request, question=question, classes=job.task.classes(row))
             for request, question, row in zip(requests, example_texts(examples), rows, strict=True)
         ]
     generated, scores = await ask(engine, job, voter, rows, requests)
@@ -119,6 +141,7 @@ async def _answer(
 
 def fit_request(
     engine: Engine,
+    renderer: PromptRenderer,
     task: Task,
     example: Mapping[str, Any],
     demonstrations: Sequence[Mapping[str, Any]],
@@ -129,23 +152,35 @@ def fit_request(
     shown = list(demonstrations)
     room = engine.max_model_len - fit_window(sampling, engine).max_tokens
     while True:
-        request = make_request(engine, task, task.messages(example, shown), seed)
+        request = make_request(renderer, task.messages(example, shown), seed)
         # A token holds at least a byte: most prompts need no counting.
         if not shown or engine.tokenizer is None or len(request.prompt.encode()) < room:
             return request, len(shown)
-        renderer = PromptRenderer(engine.tokenizer, task.use_chat_template)
         if renderer.count_tokens(request.prompt) <= room:
             return request, len(shown)
         shown.pop()
 
 
-def make_request(engine: Engine, task: Task, messages: list[Message], seed: int) -> Request:
-    """Messages rendered for the engine's tokenizer, or as plain text where it has none."""
-    if engine.tokenizer is None:
-        prompt = plain_text(messages)
-    else:
-        prompt = PromptRenderer(engine.tokenizer, task.use_chat_template).render(messages)
-    return Request(prompt, seed, tuple(messages))
+def renderer_for(engine: Engine, task: Task, voter: Voter) -> PromptRenderer:
+    """What makes a voter's prompts."""
+    return PromptRenderer(
+        engine.tokenizer,
+        task.use_chat_template,
+        day=task.day,
+        options=voter.template_kwargs,
+        thinks=voter.thinks,
+    )
+
+
+def make_request(renderer: PromptRenderer, messages: list[Message], seed: int) -> Request:
+    """Messages as a request to be continued."""
+    return Request(
+        renderer.render(messages),
+        seed,
+        tuple(messages),
+        chat=renderer.chat,
+        options=renderer.options,
+    )
 
 
 async def ask(
@@ -161,24 +196,21 @@ async def ask(
         return GENERATION.empty_table(), pa.nulls(0, SCORES) if job.score_options else None
     adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
     batch = Batch(requests, fit_window(voter.sampling, engine), adapter=adapter)
-    if job.score_options:
-        batch = scored(batch, engine, job.task, rows)
+    # Where the model thinks first, no option follows the prompt.
+    if job.score_options and not voter.thinks:
+        batch = scored(batch, renderer_for(engine, job.task, voter), job.task, rows)
     replies = await engine.answer(batch)
+    assert replies.generated is not None  # there is a sampling
     return replies.generated, replies.scores
 
 
-def scored(batch: Batch, engine: Engine, task: Task, rows: Sequence[Mapping[str, Any]]) -> Batch:
+def scored(
+    batch: Batch, renderer: PromptRenderer, task: Task, rows: Sequence[Mapping[str, Any]]
+) -> Batch:
     """The batch with the answers of a closed task as candidates."""
-    candidates = [[completion(engine, task, c) for c in task.candidates(row)] for row in rows]
+    candidates = [[renderer.completion(c) for c in task.candidates(row)] for row in rows]
     # One label may begin another ("card", "card lost"): there the end of the text counts too.
-    return dataclasses.replace(batch, candidates=candidates, closed=task.kind == "label")
-
-
-def completion(engine: Engine, task: Task, answer: str) -> str:
-    """An answer as it follows the engine's prompts."""
-    tokenizer = engine.tokenizer
-    chat = tokenizer is not None and PromptRenderer(tokenizer, task.use_chat_template).chat
-    return completion_text(answer, chat=chat)
+    return replace(batch, candidates=candidates, closed=task.kind == "label")
 
 
 def respond(
@@ -207,6 +239,8 @@ def respond(
         "prompt_tokens": generated["prompt_tokens"].combine_chunks(),
         "tokens": generated["tokens"].combine_chunks(),
         "token_logprobs": generated["token_logprobs"].combine_chunks(),
+        "rationale": generated["rationale"].combine_chunks(),
+        "rationale_logprobs": generated["rationale_logprobs"].combine_chunks(),
         "option_logprobs": (
             pa.nulls(count, RESPONSE.field("option_logprobs").type) if scores is None else scores
         ),

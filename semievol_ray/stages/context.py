@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -98,8 +98,14 @@ class Context:
 
     @cached_property
     def task(self) -> Task:
-        """The task, with the labels that ingest found."""
-        return Task.from_config(self.config.task, self.ingested.labels)
+        """The task, with the labels that ingest found, and the day of a run's every prompt.
+
+        That day is ingest's: a run that goes on after midnight asks what it asked before.
+        """
+        task = Task.from_config(self.config.task, self.ingested.labels)
+        ingested_at = self.ledger.done("ingest").finished_at
+        assert ingested_at is not None  # it is done
+        return replace(task, day=task.day or ingested_at.partition("T")[0])
 
     @cached_property
     def ingested(self) -> Ingested:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ from semievol_ray.stages.answering import (
     ask,
     demonstrations_of,
     fit_request,
+    renderer_for,
     respond,
     scored,
 )
@@ -115,16 +117,19 @@ async def evaluate_shard(
     examples = job.run.read_table(source)
     rows = examples.to_pylist()
     requests = []
+    # The options follow a bare prompt: behind one that asks for a thought there is none yet.
+    renderer = renderer_for(engine, task, replace(voter, thinks=voter.thinks and not closed))
     for row, shown in zip(rows, demonstrations_of(job, source, rows), strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
-        request, _ = fit_request(engine, task, row, shown[: voter.shots], seed, voter.sampling)
+        near = shown[: voter.shots]
+        request, _ = fit_request(engine, renderer, task, row, near, seed, voter.sampling)
         requests.append(request)
     with keeping_paid_replies(engine, job.run, target) as asked:
         if closed:
             adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-            batch = scored(Batch(requests, adapter=adapter), engine, task, rows)
+            batch = scored(Batch(requests, adapter=adapter), renderer, task, rows)
             scores = (await asked.answer(batch)).scores
-            assert scores is not None
+            assert scores is not None  # there are candidates
             best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
             names = [None if index is None else task.candidates(row)[index] for index, row in best]
             texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())
@@ -199,7 +204,7 @@ def _job(context: Context, name: str, model: ModelRef) -> ShardJob:
     return ShardJob(
         context.run,
         context.task,
-        (Voter(name, model.base, model.adapter, evaluation.shots, sampling),),
+        (Voter.of(name, model, evaluation.shots, sampling),),
         context.config.seed,
         score_options=False,
         labeled_shards=tuple(context.shards("labeled")),

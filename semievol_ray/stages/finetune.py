@@ -18,7 +18,7 @@ from semievol_ray.schema import TRAINING
 from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import layout
-from semievol_ray.tasks import PromptRenderer, Task, completion_text
+from semievol_ray.tasks import PromptRenderer, Task
 
 # Of a soft target the candidates are kept that hold this much of the probability together: the rest
 # costs forward passes and teaches next to nothing.
@@ -66,9 +66,10 @@ def training_table(
         {
             "example_id": example["example_id"],
             "prompt": renderer.render(task.messages(example)),
-            "candidates": [completion_text(c, chat=renderer.chat) for c in target.candidates],
+            "candidates": [renderer.completion(c) for c in target.candidates],
             "candidate_weights": target.weights,
             "weight": 1.0,
+            "chat": renderer.chat,
         }
         for example, target in rows
     ]
@@ -97,7 +98,13 @@ def make_renderer(context: Context) -> PromptRenderer:
             f"model.engine: a model behind the {context.base.engine} engine cannot be fine-tuned; "
             "name it under `models` and let it collaborate, beside a local base model"
         )
-    return PromptRenderer(load_tokenizer(context.base), context.config.task.use_chat_template)
+    task = context.task
+    return PromptRenderer(
+        load_tokenizer(context.base),
+        task.use_chat_template,
+        day=task.day,
+        options=context.base.chat_template_kwargs,
+    )
 
 
 def finetune(
@@ -148,11 +155,23 @@ def finetune(
         result = {k: v for k, v in dataclasses.asdict(done).items() if k != "output_dir"}
         # With it the training is over, whatever happens before the stage is.
         run.write_json(f"{folder}/result.json", json.loads(json.dumps(result)))
+    if lost := _lost(result, config.max_length):
+        context.progress.finish(folder, lost)
     run.delete_owned(f"{folder}/scratch", (), ("*",))
     files = [name for kind in ("model", "logs") for name in run.all_files(f"{folder}/{kind}")]
     statistics = {key: result[key] for key in _STATISTICS}
     rows = {name: run.row_count(name) or 0 for name in examples}
     return Outcome(rows, statistics, (*sorted(files), f"{folder}/result.json"))
+
+
+def _lost(result: Mapping[str, Any], max_length: int) -> str:
+    """What of the examples was not trained on, in one line; nothing where all of it was."""
+    said = {
+        "answers too long, left out": result["dropped_rows"],
+        "prompts cut in their middle": result["truncated_rows"],
+    }
+    counts = ", ".join(f"{count:,} {what}" for what, count in said.items() if count)
+    return counts and f"{counts} (training.max_length: {max_length})"
 
 
 _STATISTICS = (

@@ -200,7 +200,7 @@ def _voters(context: Context, round_number: int) -> list[Voter]:
         sampling = Sampling(collaborator.temperature, collaborator.top_p, limit)
         assert collaborator.name is not None  # config names every one
         voters.append(
-            Voter(collaborator.name, model.base, model.adapter, collaborator.shots, sampling)
+            Voter.of(collaborator.name, model, collaborator.shots, sampling, collaborator)
         )
     return voters
 

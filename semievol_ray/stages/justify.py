@@ -15,6 +15,7 @@ from semievol_ray.stages.answering import (
     answer_shard,
     ask,
     make_request,
+    renderer_for,
     respond,
     take,
 )
@@ -63,7 +64,7 @@ def plan(context: Context, round_number: int) -> Justification:
     job = ShardJob(
         context.run,
         context.task,
-        (Voter(COLLABORATOR, warm.base, warm.adapter, 0, sampling),),
+        (Voter.of(COLLABORATOR, warm, 0, sampling),),
         config.seed + round_number - 1,
         score_options=False,
     )
@@ -142,10 +143,10 @@ async def justify_shard(
         for index, row in enumerate(rows)
         if _is_open(proposals.get(row["example_id"], ()), planned.only_disagreement)
     ]
+    renderer = renderer_for(engine, job.task, voter)
     requests = [
         make_request(
-            engine,
-            job.task,
+            renderer,
             job.task.justify_messages(rows[i], [p.text for p in proposals[rows[i]["example_id"]]]),
             request_seed(job.seed, rows[i]["example_id"], COLLABORATOR),
         )

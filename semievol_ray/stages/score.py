@@ -18,12 +18,14 @@ from semievol_ray.engines import Batch, Engine, Sampling
 from semievol_ray.schema import SCORE
 from semievol_ray.selection import Groups
 from semievol_ray.stages import justify
-from semievol_ray.stages.answering import ShardJob, Voter, completion, make_request, take
+from semievol_ray.stages.answering import ShardJob, Voter, make_request, renderer_for, take
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.store import layout
+from semievol_ray.tasks import PromptRenderer
+from semievol_ray.tokens import Tokens
 
 _NAME = "score"
 _WINNER = ["example_id", "answer", "answer_text", "tokens", "token_logprobs"]
@@ -43,7 +45,7 @@ class Scoring:
 def run(context: Context, round_number: int) -> Outcome:
     """Write shards in the SCORE schema: the agreed answers that were not justified."""
     warm = context.model("warm", round_number)
-    voter = Voter(_NAME, warm.base, warm.adapter, 0, _NOTHING_IS_WRITTEN)
+    voter = Voter.of(_NAME, warm, 0, _NOTHING_IS_WRITTEN)
     job = ShardJob(context.run, context.task, (voter,), context.config.seed, score_options=False)
     verdicts = layout.round_stage(round_number, justify.STAGE.name)
     scoring = Scoring(
@@ -99,15 +101,16 @@ async def score_shard(
     if rows:
         voter = job.voters[0]
         adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-        requests = [make_request(engine, job.task, job.task.messages(row), 0) for row in rows]
-        said = [completion(engine, job.task, texts[row["example_id"]]) for row in rows]
+        renderer = renderer_for(engine, job.task, voter)
+        requests = [make_request(renderer, job.task.messages(row), 0) for row in rows]
+        said = [renderer.completion(texts[row["example_id"]]) for row in rows]
         batch = Batch(requests, candidates=[[text] for text in said], adapter=adapter)
         found = (await engine.answer(batch)).scores
-        assert found is not None
+        assert found is not None  # there are candidates
         columns = {
             "example_id": pa.array([row["example_id"] for row in rows], pa.string()),
             "answer_text": pa.array([texts[row["example_id"]] for row in rows], pa.string()),
-            "tokens": pa.array([_count(engine, text) for text in said], pa.int32()),
+            "tokens": pa.array(_counts(renderer, said), pa.int32()),
             "logprob": pa.array([None if s is None else s[0] for s in found.to_pylist()]).cast(
                 pa.float64()
             ),
@@ -135,8 +138,9 @@ def _agreed(scoring: Scoring, source: str) -> dict[str, str]:
     return {name: text for name, text in agreed.items() if text is not None and name not in settled}
 
 
-def _count(engine: Engine, text: str) -> int:
-    """Tokens of an answer, its end left out; words where the engine has no tokenizer."""
-    if engine.tokenizer is None:
-        return max(len(text.split()), 1)
-    return len(engine.tokenizer(text, add_special_tokens=False)["input_ids"])
+def _counts(renderer: PromptRenderer, said: list[str]) -> list[int]:
+    """Tokens of answers, their end left out; words where the engine has no tokenizer."""
+    if renderer.tokenizer is None:
+        return [max(len(text.split()), 1) for text in said]
+    chat = [renderer.chat] * len(said)
+    return [len(ids) for ids in Tokens(renderer.tokenizer).answers(said, chat)]

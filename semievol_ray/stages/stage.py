@@ -75,6 +75,7 @@ def trained_settings(config: Config, training: TrainingConfig) -> dict[str, Any]
         "content": model_identity(config.model),
         "dtype": config.model.dtype,
         "trust_remote_code": config.model.trust_remote_code,
+        "chat_template_kwargs": config.model.chat_template_kwargs,
     }
     common = {"seed": config.seed, "model": model, "training": of_result(training)}
     return common | task_settings(config)

@@ -8,7 +8,6 @@ from semievol_ray.tasks.prompts import (
     PROMPTS_VERSION,
     Message,
     PromptRenderer,
-    completion_text,
 )
 from semievol_ray.tasks.task import Task
 
@@ -21,7 +20,6 @@ __all__ = [
     "PromptRenderer",
     "Task",
     "canonical_answer",
-    "completion_text",
     "convfinqa_correct",
     "option_letters",
 ]

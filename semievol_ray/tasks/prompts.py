@@ -1,49 +1,67 @@
 """Messages to prompt text, through the model's chat template or as plain text.
 
-One rule holds everywhere: `tokenizer(prompt)` with its usual special tokens gives exactly what
-the model is shown, in training and in generation alike.
+How that text becomes token ids is `tokens.Tokens`' to say, in training and in generation alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from semievol_ray.chat_template import ChatTemplate
 from semievol_ray.engines.protocol import Message
+from semievol_ray.tokens import Tokens
 
 # In the fingerprint of every stage that makes prompts or reads answers: whoever changes what this
 # package makes of the same task raises it. tests/tasks/test_prompts_version.py notices.
-PROMPTS_VERSION = 1
+PROMPTS_VERSION = 2
 
 
 class PromptRenderer:
-    """Renders messages for one tokenizer."""
+    """Renders messages for one tokenizer; null: a model behind an endpoint, which has its own.
 
-    def __init__(self, tokenizer: Any, use_chat_template: str = "auto") -> None:
+    `day` and `options` are what the chat template is given (`ChatTemplate`); with `thinks` the
+    model is to think before it answers. Raises UserError for a chat template that is wanted and
+    not there.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        use_chat_template: str = "auto",
+        *,
+        day: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        thinks: bool = False,
+    ) -> None:
         has_template = bool(getattr(tokenizer, "chat_template", None))
-        self.tokenizer = tokenizer
-        self.chat = use_chat_template == "always" or (use_chat_template == "auto" and has_template)
+        self.tokenizer, self.thinks, self.options = tokenizer, thinks, options or {}
+        self.chat = tokenizer is not None and (
+            use_chat_template == "always" or (use_chat_template == "auto" and has_template)
+        )
+        self._template = ChatTemplate(tokenizer, day=day, options=options) if self.chat else None
 
     def render(self, messages: Sequence[Message]) -> str:
-        """The prompt whose continuation is the assistant's next answer."""
-        if not self.chat:
+        """The prompt whose continuation is the assistant's next answer.
+
+        Raises UserError, quoting the template, where it refuses the messages.
+        """
+        if self._template is None:
             return plain_text(messages)
-        text: str = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-        # The template writes the BOS token that the tokenizer then adds again.
-        bos = self.tokenizer.bos_token
-        if bos and text.startswith(bos) and self._adds_bos():
-            text = text.removeprefix(bos)
-        return text
+        if self.thinks:
+            return self._template.before_thought(messages)
+        return self._template.before_answer(messages)
+
+    def completion(self, answer: str) -> str:
+        """An answer as it follows the prompt."""
+        if self._template is None:
+            return plain_completion(answer)
+        _, space, _ = self._template.around
+        return f"{space}{answer}"
 
     def count_tokens(self, prompt: str) -> int:
         """Length of a prompt in tokens, special ones included."""
-        return len(self.tokenizer(prompt)["input_ids"])
-
-    def _adds_bos(self) -> bool:
-        ids = self.tokenizer("")["input_ids"]
-        return bool(ids) and ids[0] == self.tokenizer.bos_token_id
+        return len(Tokens(self.tokenizer).prompts([prompt], [self.chat])[0])
 
 
 def plain_text(messages: Sequence[Message]) -> str:
@@ -51,12 +69,12 @@ def plain_text(messages: Sequence[Message]) -> str:
     parts: list[str] = []
     for message in messages:
         if message["role"] == "assistant":
-            parts[-1] += completion_text(message["content"], chat=False)
+            parts[-1] += plain_completion(message["content"])
         else:
             parts.append(message["content"])
     return "\n\n".join(parts)
 
 
-def completion_text(answer: str, *, chat: bool) -> str:
-    """What follows the prompt: after plain text a space separates it from the colon."""
-    return answer if chat else f" {answer}"
+def plain_completion(answer: str) -> str:
+    """What follows a plain prompt: a space separates it from the colon."""
+    return f" {answer}"

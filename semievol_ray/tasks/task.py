@@ -44,6 +44,7 @@ class Task:
     decimal_mark: str = "."
     word_answers: bool = False
     use_chat_template: str = "auto"
+    day: str | None = None
 
     @classmethod
     def from_config(cls, config: TaskConfig, labels: Sequence[str] | None = None) -> Task:

@@ -1,8 +1,9 @@
 """Examples to token ids.
 
-An answer is its tokens and the end-of-sequence token; it is never cut. A prompt that leaves it no
-room loses tokens at its start, where the demonstrations are, and not at its end, where the
-question is.
+An answer is its tokens and those that end it (`Tokens.end`); it is never cut. Of a prompt that
+leaves it no room both ends stay, the instruction at its start and the question at its end, and the
+middle is cut. An answer that would leave its prompt less than half of the room is none to learn
+from: what is left of the question no longer asks for it.
 """
 
 from __future__ import annotations
@@ -16,12 +17,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from semievol_ray.errors import UserError
+from semievol_ray.tokens import Tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Bump when the token ids of the same text change.
-FORMAT = 2
+FORMAT = 3
+
+# Of a prompt that is cut, this share of the room is its start's: the instruction is the shorter.
+_START_SHARE = 0.25
 
 _TOKENS = pa.list_(pa.int32())
 TOKENIZED = pa.schema(
@@ -32,72 +37,61 @@ TOKENIZED = pa.schema(
         pa.field("weights", pa.list_(pa.list_(pa.float32())), nullable=False),
         pa.field("example_hash", pa.uint64(), nullable=False),
         pa.field("truncated", pa.bool_(), nullable=False),
+        # Of a row that has no candidate left because they are too long: who, and how long.
+        pa.field("too_long_id", pa.string()),
+        pa.field("too_long_tokens", pa.int32()),
     ]
 )
-
-
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of a rendered prompt, with the special tokens that the tokenizer opens a text with.
-
-    A prompt that already opens with the beginning-of-sequence token, as many chat templates write
-    it, gets no second one; a closing special token is not added.
-    """
-    return _encode_prompts(tokenizer, [prompt])[0]
-
-
-def _encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: list[str]) -> list[list[int]]:
-    bos, eos_id = tokenizer.bos_token, tokenizer.eos_token_id
-    closes = tokenizer("x").input_ids[-1] == eos_id
-    encoded = tokenizer(prompts, return_attention_mask=False).input_ids
-    opened = [i for i, prompt in enumerate(prompts) if bos and prompt.startswith(bos)]
-    bare = _encode(tokenizer, [prompts[i] for i in opened])
-    if closes:
-        encoded = [ids[:-1] for ids in encoded]
-    for i, ids in zip(opened, bare, strict=True):
-        encoded[i] = ids
-    return encoded
-
-
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
-    if not texts:
-        return []
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False).input_ids
 
 
 def tokenize(rows: pa.Table, tokenizer: PreTrainedTokenizerBase, max_length: int) -> pa.RecordBatch:
     """Rows of the TRAINING schema as rows of TOKENIZED, in the same order.
 
-    A candidate of weight 0 is left out, and so is a candidate that max_length cannot hold; a row
-    that loses all its candidates stays, with none. Raises UserError where weights do not fit what
-    they weigh.
+    A candidate of weight 0 is left out, and so is a candidate that has no room; a row that loses
+    all its candidates stays, with none. Raises UserError where weights do not fit what they weigh.
     """
     examples = rows.drop_columns("prompt").to_pylist()
     for row in examples:
         _refuse_nulls(row)
-    eos = tokenizer.eos_token_id
-    prompts = _encode_prompts(tokenizer, rows["prompt"].to_pylist())
-    flat = iter(_encode(tokenizer, [text for row in examples for text in row["candidates"]]))
-    out_prompts, out_candidates, out_weights, out_truncated = [], [], [], []
-    for prompt, row in zip(prompts, examples, strict=True):
-        candidates = [[*next(flat), eos] for _ in row["candidates"]]
-        weights = _weights(row, candidates)
-        # The first token of a text that has no prompt before it cannot be learnt.
-        unseen = 0 if prompt else 1
-        kept = [
-            (ids, w)
-            for ids, w in zip(candidates, weights, strict=True)
-            if sum(w[unseen:]) > 0 and len(ids) < max_length
-        ]
-        # EOS is predicted, never read, so it takes no room.
-        room = max_length + 1 - max((len(ids) for ids, _ in kept), default=0)
-        out_truncated.append(bool(kept) and len(prompt) > room)
-        out_prompts.append(_cut(prompt, room, tokenizer.bos_token_id))
-        out_candidates.append([ids for ids, _ in kept])
-        out_weights.append([w for _, w in kept])
-    columns = [out_prompts, out_candidates, out_weights, _hashes(rows), out_truncated]
-    return pa.RecordBatch.from_arrays(
-        [pa.array(c, f.type) for c, f in zip(columns, TOKENIZED, strict=True)], schema=TOKENIZED
-    )
+    tokens = Tokens(tokenizer)
+    chat = [bool(row["chat"]) for row in examples]
+    prompts = tokens.prompts(rows["prompt"].to_pylist(), chat)
+    answers = tokens.candidates([row["candidates"] for row in examples], chat, closed=True)
+    found = [
+        _fit(row["example_id"], prompt, candidates, _weights(row, candidates), max_length)
+        for row, prompt, candidates in zip(examples, prompts, answers, strict=True)
+    ]
+    hashes = pa.array(_hashes(rows), pa.uint64())
+    columns = {name: [row[name] for row in found] for name in TOKENIZED.names if name in found[0]}
+    arrays = [hashes if f.name == "example_hash" else pa.array(columns[f.name], f.type)
+              for f in TOKENIZED]  # fmt: skip
+    return pa.RecordBatch.from_arrays(arrays, schema=TOKENIZED)
+
+
+def _fit(
+    name: str,
+    prompt: list[int],
+    candidates: list[list[int]],
+    weights: list[list[float]],
+    max_length: int,
+) -> dict[str, Any]:
+    """The TOKENIZED row, but for its hash, of one example: what of it fits into max_length."""
+    # The first token of a text that has no prompt before it cannot be learnt.
+    unseen = 0 if prompt else 1
+    weighty = [(ids, w) for ids, w in zip(candidates, weights, strict=True) if sum(w[unseen:]) > 0]
+    # An answer's last token is predicted, never read, so it takes no room.
+    room = max_length + 1 - max(1 + unseen, min(len(prompt), max_length // 2))
+    kept = [(ids, w) for ids, w in weighty if len(ids) <= room]
+    too_long = bool(weighty) and not kept
+    left = max_length + 1 - max((len(ids) for ids, _ in kept), default=0)
+    return {
+        "prompt": _cut(prompt, left),
+        "candidates": [ids for ids, _ in kept],
+        "weights": [w for _, w in kept],
+        "truncated": bool(kept) and len(prompt) > left,
+        "too_long_id": name if too_long else None,
+        "too_long_tokens": min(len(ids) for ids, _ in weighty) if too_long else None,
+    }
 
 
 def _refuse_nulls(row: Mapping[str, Any]) -> None:
@@ -131,12 +125,11 @@ def _weights(row: Mapping[str, Any], candidates: list[list[int]]) -> list[list[f
     ]
 
 
-def _cut(prompt: list[int], room: int, bos_id: int | None) -> list[int]:
+def _cut(prompt: list[int], room: int) -> list[int]:
     if len(prompt) <= room:
         return prompt
-    if prompt[0] == bos_id and room > 1:
-        return [bos_id, *prompt[len(prompt) - room + 1 :]]
-    return prompt[len(prompt) - room :]
+    start = int(room * _START_SHARE)
+    return [*prompt[:start], *prompt[len(prompt) - (room - start) :]]
 
 
 def _hashes(rows: pa.Table) -> npt.NDArray[np.uint64]:

@@ -308,4 +308,6 @@ def tokenized(
     except Exception as found:  # the others wait: they must hear of any
         error = found
     world.raise_first(error)
-    return token_cache.load_parts(folder, len(parts))
+    examples = token_cache.load_parts(folder, len(parts))
+    examples.check_dropped(job.config)
+    return examples

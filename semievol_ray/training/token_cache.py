@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from semievol_ray.config import TrainingConfig
 from semievol_ray.errors import UserError
 from semievol_ray.schema import TRAINING
 from semievol_ray.training.data import FORMAT, TOKENIZED, tokenize
@@ -50,6 +51,9 @@ class _Chunk:
     hashes: npt.NDArray[np.uint64]
     truncated: int
     dropped: int
+    too_long: int
+    # Tokens and id of the longest of those answers.
+    longest: tuple[int, str]
 
     @classmethod
     def of(cls, batch: pa.RecordBatch) -> _Chunk:
@@ -57,6 +61,8 @@ class _Chunk:
         answers = candidates.values
         candidate_starts = candidates.offsets.to_numpy()
         rows = np.flatnonzero(np.diff(candidate_starts))
+        lengths = batch.column("too_long_tokens").drop_null().to_pylist()
+        ids = batch.column("too_long_id").drop_null().to_pylist()
         return cls(
             rows=rows,
             prompt_ids=prompts.values.to_numpy(),
@@ -68,6 +74,8 @@ class _Chunk:
             hashes=batch.column("example_hash").to_numpy(),
             truncated=batch.column("truncated").true_count,
             dropped=len(batch) - len(rows),
+            too_long=len(ids),
+            longest=max(zip(lengths, ids, strict=True), default=(0, "")),
         )
 
 
@@ -80,6 +88,22 @@ class TokenizedExamples:
         self._first_candidates = _running(len(c.token_starts) - 1 for c in self._chunks)
         self.truncated_rows = sum(c.truncated for c in self._chunks)
         self.dropped_rows = sum(c.dropped for c in self._chunks)
+
+    def check_dropped(self, config: TrainingConfig) -> None:
+        """Raise UserError where there is no example, or too many answers are too long."""
+        too_long = sum(c.too_long for c in self._chunks)
+        rows = len(self) + self.dropped_rows
+        if len(self) and too_long <= config.max_dropped * rows:
+            return
+        if not too_long:
+            raise UserError(f"none of the {rows} training examples has an answer of any weight")
+        tokens, name = max(c.longest for c in self._chunks)
+        raise UserError(
+            f"training.max_length: {too_long} of {rows} answers are too long for it "
+            f"({config.max_length}, of which a prompt keeps half): that of example {name} has "
+            f"{tokens} tokens; raise it, or training.max_dropped ({config.max_dropped:g}) to train "
+            "without them"
+        )
 
     def __len__(self) -> int:
         return self._first_examples[-1]
@@ -96,7 +120,7 @@ class TokenizedExamples:
         return range(first + start, first + end)
 
     def candidate(self, candidate: int) -> npt.NDArray[np.int32]:
-        """Token ids of a candidate; the last one is EOS."""
+        """Token ids of a candidate; the last ones are its end."""
         chunk, tokens = self._tokens(candidate)
         return chunk.candidate_ids[tokens]
 
@@ -226,6 +250,8 @@ def fingerprint(paths: Sequence[Path], tokenizer: PreTrainedTokenizerBase, max_l
         vocabulary,
         special,
         tokenizer.init_kwargs.get("add_bos_token"),
+        tokenizer.init_kwargs.get("add_eos_token"),
+        getattr(tokenizer, "chat_template", None),
     ]
     digest.update(json.dumps(facts, default=str).encode())
     return digest.hexdigest()[:32]
@@ -252,17 +278,12 @@ def _write(target: Path, batch: pa.RecordBatch) -> None:
 
 
 def load_parts(folder: Path, parts: int) -> TokenizedExamples:
-    """The tokenised rows, memory-mapped. Raises UserError if no answer fits max_length."""
+    """The tokenised rows, memory-mapped."""
     # One after the other: a file stays open for as long as its reader lives, and not its buffers.
-    examples = TokenizedExamples(
+    return TokenizedExamples(
         pa.ipc.open_file(pa.memory_map(str(_part_path(folder, part)))).get_batch(0)
         for part in range(parts)
     )
-    if not len(examples):
-        raise UserError(
-            f"training.max_length: none of the {examples.dropped_rows} answers fits; raise it"
-        )
-    return examples
 
 
 def _part_path(folder: Path, part: int) -> Path:

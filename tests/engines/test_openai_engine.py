@@ -18,6 +18,18 @@ from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.store import RunDirectory
 from tests.engines.asking import generate, options, score_all
 
+# How servers give a thought: the tokens that have logprobs, and the message.
+_TOKENS = ["<think>", "\n", "A", " 14", "</think>", "\n\n", "B", " is", "<|im_end|>"]
+THOUGHTS = {
+    "one text": (_TOKENS, {"content": "<think>\nA 14</think>\n\nB is"}),
+    "a field": (_TOKENS, {"content": "\n\nB is", "reasoning_content": "\nA 14"}),
+    "vLLM's field": (_TOKENS, {"content": "B is", "reasoning": "A 14"}),
+    "answer alone": (["B", " is", "<|im_end|>"], {"content": "B is", "reasoning": "A 14"}),
+    "unclosed": (_TOKENS[:4], {"content": None, "reasoning": "\nA 14"}),
+    "unclosed text": (_TOKENS[:4], {"content": "<think>\nA 14"}),
+    "other tokens": (["?", "?"], {"content": "B is", "reasoning": "A 14"}),
+}
+
 
 class Handler(BaseHTTPRequestHandler):
     behaviour = "fine"
@@ -51,8 +63,16 @@ class Handler(BaseHTTPRequestHandler):
     def completion(self, body: dict, question: str) -> dict:
         top = [{"token": t, "logprob": p, "bytes": None} for t, p in (("B", -0.1), ("A", -2.5))]
         content = [{"token": "B", "logprob": -0.1, "bytes": None, "top_logprobs": top}]
-        logprobs = None if Handler.behaviour == "mute" else {"content": content}
+        logprobs = {"content": content}
         message = {"role": "assistant", "content": f"B {question}"}
+        if Handler.behaviour in THOUGHTS:
+            tokens, more = THOUGHTS[Handler.behaviour]
+            content = [{"token": t, "logprob": -float(i), "bytes": None, "top_logprobs": []}
+                       for i, t in enumerate(tokens)]  # fmt: skip
+            message |= more
+            logprobs = {"content": content}
+        if Handler.behaviour == "mute":
+            logprobs = None
         choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}
         usage = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
         return {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
@@ -196,6 +216,33 @@ def test_one_request_gives_the_response_and_the_scores(model) -> None:
     assert table["text"].to_pylist() == ["B q", None]
     assert scores[0].as_py() == pytest.approx([-2.5, -0.1])
     assert scores[1].as_py() is None
+
+
+@pytest.mark.parametrize("how", THOUGHTS)
+def test_a_thought_is_told_from_the_answer_however_the_server_gives_it(model, how) -> None:
+    Handler.behaviour = how
+    (row,) = ask(model, ["q"])
+    answered = "unclosed" not in how
+    assert (row["text"], row["rationale"]) == ("B is" if answered else None, "A 14")
+    count = len(THOUGHTS[how][0])
+    if how == "other tokens":  # unknown is null, and not a guess
+        assert row["token_logprobs"] is row["rationale_logprobs"] is None
+    elif answered:
+        assert [-x for x in row["token_logprobs"]] == list(range(count - 3, count))
+        assert len(row["rationale_logprobs"]) == count - 3
+    else:
+        assert row["token_logprobs"] is None and len(row["rationale_logprobs"]) == count
+
+
+def test_variables_of_the_template_reach_the_server_that_renders_it(model) -> None:
+    model = model.model_copy(update={"engine_options": {"extra_body": {"min_p": 0.1}}})
+    request = Request("q", 1, options={"enable_thinking": False})
+    engine = OpenAIEngine(model, options())
+    asyncio.run(generate(engine, [request, Request("q", 1)], Sampling(1, 1, 5)))
+    bodies = sorted(Handler.seen, key=lambda body: "chat_template_kwargs" in body)
+    assert "chat_template_kwargs" not in bodies[0]
+    assert bodies[1]["chat_template_kwargs"] == {"enable_thinking": False}
+    assert [body["min_p"] for body in bodies] == [0.1, 0.1]
 
 
 def test_requests_keep_to_the_rate(model) -> None:

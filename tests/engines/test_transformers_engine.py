@@ -11,9 +11,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from semievol_ray import UserError
 from semievol_ray.config import ModelConfig
+from semievol_ray.demo.model import make_llama
 from semievol_ray.engines import Batch, Request, Sampling, request_seed
 from semievol_ray.engines.transformers_engine import TransformersEngine
 from tests.engines.asking import generate, options, score_all
+from tests.tasks.chat_models import make_tokenizer
 
 PROMPTS = [
     "hello. the kettle does not switch on\nTeam:",
@@ -87,6 +89,34 @@ def test_scores_are_the_models_logprobs_of_each_candidate(engine, reference, clo
             logprobs = torch.log_softmax(model(torch.tensor([head + tail])).logits[0], -1)
             wanted = sum(float(logprobs[len(head) - 1 + i, t]) for i, t in enumerate(tail))
             assert score == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_base_model_too_stops_where_its_template_ends_a_turn(tmp_path) -> None:
+    """Gemma's end of turn and Phi-4's are not their tokenizers' eos."""
+    tokenizer = make_tokenizer("gemma-2")
+    tokenizer.save_pretrained(tmp_path)
+    torch.manual_seed(0)
+    make_llama(len(tokenizer), hidden=32, layers=1, heads=2, context=512).save_pretrained(tmp_path)
+    engine = TransformersEngine(ModelConfig(name=str(tmp_path)), options())
+    end = tokenizer.convert_tokens_to_ids("<end_of_turn>")
+
+    def written(chat):
+        asked = [Request("hello", seed, chat=chat) for seed in range(24)]
+        return asyncio.run(generate(engine, asked, Sampling(1, 1, 300))).to_pylist()
+
+    stopped = [row for row in written(True) if row["finish_reason"] == "stop"]
+    prompt = engine.tokens.prompts(["hello"], [False])
+    assert stopped and prompt[0][0] == tokenizer.bos_token_id
+    # Of 500 tokens three end a response, and two where it is no chat: it is longer there.
+    tokens = [sum(row["tokens"] for row in written(chat)) for chat in (True, False)]
+    assert tokens[0] < tokens[1]
+    asked = [Request("hello", 1, chat=True)]
+    scores = asyncio.run(score_all(engine, asked, [["A"]], closed=True))
+    ids = engine.tokens.prompts(["hello"], [True])[0]
+    tail = [*engine.tokens.answers(["A"], [True])[0], end]
+    logprobs = torch.log_softmax(engine.model(torch.tensor([ids + tail])).logits[0].float(), -1)
+    wanted = sum(float(logprobs[len(ids) - 1 + i, t]) for i, t in enumerate(tail))
+    assert scores.to_pylist()[0][0] == pytest.approx(wanted, abs=1e-3)
 
 
 def test_what_is_written_and_scored_at_once_is_what_each_is_alone(engine) -> None:
@@ -165,7 +195,7 @@ def test_the_head_gets_its_states_in_one_piece(tiny_model) -> None:
     engine.model.get_output_embeddings().register_forward_pre_hook(
         lambda _, states: in_one_piece.append(states[0].is_contiguous())
     )
-    asyncio.run(engine.answer(Batch(requests(), Sampling(0, 1, 2))))
+    asyncio.run(generate(engine, requests(), Sampling(0, 1, 2)))
     assert in_one_piece and all(in_one_piece)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from semievol_ray.config import TaskConfig
 from semievol_ray.store import digest
-from semievol_ray.tasks import PROMPTS_VERSION, TASK_PRESETS, Task, completion_text
+from semievol_ray.tasks import PROMPTS_VERSION, TASK_PRESETS, PromptRenderer, Task
+from semievol_ray.tasks.prompts import plain_completion
+from tests.tasks.chat_models import CHAT_MODELS, make_tokenizer
 
 EXAMPLE = {"example_id": "e", "question": "Which one?", "context": "A page.", "subject": "s",
            "options": ["one", "two", "three"], "answer": "B"}  # fmt: skip
 SHOWN = EXAMPLE | {"example_id": "f", "question": "And this?", "answer": "C"}
 
 # What the version stands for. Whoever changes a prompt raises PROMPTS_VERSION and this with it.
-KNOWN = {1: "ba47e2f923d8d057"}
+KNOWN = {2: "45381c49cae4e43e"}
 
 
 def prompts() -> list[object]:
@@ -21,7 +23,10 @@ def prompts() -> list[object]:
         task = Task.from_config(config, ["A", "B", "C"])
         found.append(task.messages(EXAMPLE, [SHOWN]))
         found.append(task.justify_messages(EXAMPLE, ["A", "B", "B"]))
-    return [*found, completion_text("B", chat=True), completion_text("B", chat=False)]
+    for name in CHAT_MODELS:
+        renderer = PromptRenderer(make_tokenizer(name), day="2026-03-09")
+        found += [renderer.render(found[0]), renderer.completion("B")]
+    return [*found, plain_completion("B")]
 
 
 def test_a_changed_prompt_has_a_new_version() -> None:

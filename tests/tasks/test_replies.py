@@ -12,6 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from semievol_ray.engines.thoughts import part
 from semievol_ray.selection import extract_answers
 
 PATH = Path(__file__).with_name("replies.txt")
@@ -32,11 +33,11 @@ def replies():
 
 
 def read(rows):
-    """The parser's answers, of rows with and without options."""
+    """The parser's answers, of rows with and without options, thoughts left out."""
     found = []
     for options, _, text in rows:
         how = {} if options is None else {"options": pa.array([options])}
-        found += extract_answers([text], kind="multiple_choice", **how).to_pylist()
+        found += extract_answers([part(text).answer], kind="multiple_choice", **how).to_pylist()
     return found
 
 

@@ -31,6 +31,8 @@ def tokens(seed: int = 0, rows: int = 40) -> TokenizedExamples:
         )
         table["example_hash"].append(row * 1_000_003)
         table["truncated"].append(False)
+        table["too_long_id"].append(None)
+        table["too_long_tokens"].append(None)
     # Two chunks, as of two files.
     made = pa.table(table, schema=data.TOKENIZED)
     half = rows // 2

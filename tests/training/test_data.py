@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from semievol_ray.config import TrainingConfig
 from semievol_ray.errors import UserError
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import data
@@ -70,23 +71,53 @@ def test_weights_that_do_not_fit_are_refused(tokenizer: Any, weights: Any, messa
         tokens_of(tokenizer, [row("a", "bc") | {"token_weights": weights}])
 
 
-def test_a_long_prompt_loses_its_start_and_the_answer_nothing(tokenizer: Any) -> None:
-    found = tokens_of(tokenizer, [row("0123456789", "abc"), row("01", "abc")], max_length=8)
-    # Ten characters of prompt; "abc" is read, EOS only predicted: 8 - 3 are left.
-    assert tokenizer.decode(found.prompt(0)) == "56789"
+def test_a_long_prompt_loses_its_middle_and_the_answer_nothing(tokenizer: Any) -> None:
+    found = tokens_of(tokenizer, [row("0123456789", "abc"), row("01", "abc")], max_length=11)
+    # Ten characters of prompt; "abc" is read, the end only predicted: 11 - 3 are left.
+    assert tokenizer.decode(found.prompt(0)) == "01456789"
     assert tokenizer.decode(found.candidate(0)) == "abc</s>"
     assert tokenizer.decode(found.prompt(1)) == "01"
     assert found.truncated_rows == 1
 
 
-def test_the_first_token_outlives_a_cut_where_it_opens_the_text(tokenizer: Any) -> None:
-    found = tokens_of(tokenizer, [row("<s>0123456789", "abc")], max_length=8)
-    assert tokenizer.decode(found.prompt(0)) == "<s>6789"
+@pytest.mark.parametrize("answer", [1, 50, 97, 98, 300])
+def test_instruction_question_and_mark_outlive_every_cut(tokenizer: Any, answer: int) -> None:
+    prompt = "<s>Say which team. " + "long context " * 40 + "Who answers?\nTeam:"
+    rows = [row(prompt, "x" * answer), row("ab", "yes")]
+    found = tokens_of(tokenizer, rows, max_length=196)
+    if answer > 98:  # it would leave its prompt less than half
+        assert (len(found), found.dropped_rows, found.truncated_rows) == (1, 1, 0)
+        return
+    kept = tokenizer.decode(found.prompt(0))
+    assert kept.startswith("<s>Say which team. ") and kept.endswith("Who answers?\nTeam:")
+    assert len(found.prompt(0)) == 196 - answer >= 98
+    assert len(found.candidate(0)) == answer + 1
+
+
+def test_a_long_answer_to_a_short_question_has_all_the_room_that_is_left(tokenizer: Any) -> None:
+    found = tokens_of(tokenizer, [row("ab", "x" * 6)], max_length=8)
+    assert (len(found), found.truncated_rows, len(found.candidate(0))) == (1, 0, 7)
 
 
 def test_an_answer_that_does_not_fit_is_dropped_and_counted(tokenizer: Any) -> None:
     found = tokens_of(tokenizer, [row("ab", "x" * 50), row("ab", "yes")], max_length=8)
     assert len(found) == 1 and found.dropped_rows == 1
+
+
+def test_too_many_dropped_answers_stop_the_training(tokenizer: Any) -> None:
+    rows = [row(f"{i:02}", "x" * (50 + i) if i < 2 else "yes") for i in range(20)]
+    found = tokens_of(tokenizer, rows, max_length=8)
+    found.check_dropped(TrainingConfig(max_length=8, max_dropped=0.1))
+    with pytest.raises(
+        UserError, match="max_length: 2 of 20 answers.*example 01x.*52 tokens.*0.05"
+    ):
+        found.check_dropped(TrainingConfig(max_length=8))
+    nothing = tokens_of(tokenizer, rows[:2], max_length=8)
+    with pytest.raises(UserError, match="max_length: 2 of 2 answers"):
+        nothing.check_dropped(TrainingConfig(max_length=8, max_dropped=0.99))
+    weightless = tokens_of(tokenizer, [row("a", "b", weight=0)])
+    with pytest.raises(UserError, match="none of the 1 training examples"):
+        weightless.check_dropped(TrainingConfig())
 
 
 def test_a_candidate_of_weight_0_is_left_out(tokenizer: Any) -> None:
@@ -97,26 +128,6 @@ def test_a_candidate_of_weight_0_is_left_out(tokenizer: Any) -> None:
 def test_an_empty_prompt_teaches_all_of_the_text_but_its_first_token(tokenizer: Any) -> None:
     found = tokens_of(tokenizer, [row("", "abcd")])
     assert found.target_weight(pa.array([0]).to_numpy()) == 4
-
-
-class Opening:
-    """A tokenizer that opens and closes a text, as some do."""
-
-    bos_token, bos_token_id, eos_token_id = "<s>", 0, 1
-
-    def __call__(self, texts: Any, add_special_tokens: bool = True, **_: Any) -> Any:
-        def ids(text: str) -> list[int]:
-            bare = [0] * text.startswith("<s>") + [ord(c) for c in text.removeprefix("<s>")]
-            return [0, *bare, 1] if add_special_tokens else bare
-
-        found = ids(texts) if isinstance(texts, str) else [ids(t) for t in texts]
-        return type("Encoding", (), {"input_ids": found})
-
-
-def test_a_prompt_is_opened_once_and_never_closed() -> None:
-    tokenizer: Any = Opening()
-    assert data.encode_prompt(tokenizer, "ab") == [0, 97, 98]
-    assert data.encode_prompt(tokenizer, "<s>ab") == [0, 97, 98]
 
 
 def test_a_held_out_split_depends_on_ids_and_seed_alone(tokenizer: Any) -> None:

@@ -68,13 +68,6 @@ def test_parts_are_written_once_and_read_in_order(
         assert ours.tolist() == wanted.tolist()
 
 
-def test_answers_that_all_lack_room_are_an_error(tokenizer: Any, tmp_path: Path) -> None:
-    rows = write_rows(tmp_path / "rows.parquet", [make_row(1, soft=False)])
-    token_cache.write_parts(tmp_path, token_cache.plan_parts([rows]), tokenizer, 3)
-    with pytest.raises(UserError, match="max_length"):
-        token_cache.load_parts(tmp_path, 1)
-
-
 def test_a_file_need_not_weigh_tokens_and_may_number_its_examples(
     tokenizer: Any, tmp_path: Path
 ) -> None:
