@@ -66,10 +66,12 @@ def run_arms(
 ) -> Iterator[tuple[str, list[bool]]]:
     """Which test rows each arm had right, as they end; those that are `done` are left out.
 
-    The paper's run comes first: it gives vanilla and SFT, and what the others share. A run that
-    was cut short goes on in its folder.
+    The paper's run comes first: what is left of it after the warm-up, vanilla and SFT, is measured
+    at once, and the others share the rest. A run that was cut short goes on in its folder.
     """
     values = dict(values) | {"seed": seed}
+    if "SFT" not in done:
+        yield from _baselines(_config(values, ARMS["paper"], folder / "paper"))
     for arm in arms:
         if arm in done:
             continue
@@ -81,9 +83,6 @@ def run_arms(
         config = _config(values, ARMS[arm], run_dir)
         pipeline.run(config, redo=redo)
         run = Run(config.run_dir)
-        if arm == "paper":
-            for model in ("vanilla", "SFT"):
-                yield model, _right(run.predictions(model))
         print(f"seed {seed}, {arm}: {_pseudo_answers(run)}", flush=True)
         yield arm, _right(run.predictions("SemiEvol"))
     if ALL_LABELS not in done:
@@ -155,10 +154,26 @@ def _config(values: Mapping[str, Any], arm: Mapping[str, Any], run_dir: Path) ->
     return load_config(merged)
 
 
+def _baselines(config: Config) -> Iterator[tuple[str, list[bool]]]:
+    """The base as it is, and fine-tuned on the labels."""
+    context = _context(pipeline.run(config, until="warmup"), config)
+    folder = context.ledger.begin("baselines", {}, {}, ("*",)).folder
+    try:
+        for name, model in (("vanilla", ModelRef(context.base)), ("SFT", context.model("warm", 1))):
+            predicted = evaluate.predict(context, name, model, f"{folder}/{name}")
+            yield name, _right(pa.concat_tables(predicted.values()))
+    finally:
+        context.release_engines()
+
+
+def _context(directory: RunDirectory, config: Config) -> Context:
+    return Context(config, directory, StageLedger(directory))
+
+
 def _with_all_labels(config: Config) -> pa.Table:
     """Predictions of the base fine-tuned on the labels and on the answers that were withheld."""
     directory = RunDirectory(config.run_dir)
-    context = Context(config, directory, StageLedger(directory))
+    context = _context(directory, config)
     writes = finetune.TRAINING_WRITES
     folder = context.ledger.begin(ALL_LABELS_STAGE, {}, {}, writes).folder
     renderer = finetune.make_renderer(context)

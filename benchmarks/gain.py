@@ -18,7 +18,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from _arms import run_arms
+from _arms import ALL_LABELS, run_arms
 from _data import data_folder
 from _linear import TFIDF, linear_classifiers
 from _report import arguments, machine
@@ -30,7 +30,7 @@ from semievol_ray.ray_session import connect
 
 _RESULTS = Path(__file__).parent / "results"
 _ARMS = ("paper", "balanced")
-_TRAINING = {"learning_rate": 1e-3, "epochs": 3, "micro_batch_size": 8, "cpus_per_worker": 2}
+_TRAINING = {"learning_rate": 1e-3, "epochs": 3, "micro_batch_size": 8}
 # Every question of the published FPB opens with the same request, which the preset says better.
 _QUESTION = "{{ question.split('\\n')[-1] }}"
 _OPTIONS = (
@@ -48,6 +48,8 @@ def main() -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--task", choices=_TASKS, default="fpb")
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+        parser.add_argument("--arms", nargs="*", choices=_ARMS, default=_ARMS)
+        parser.add_argument("--no-all-labels", action="store_true", help="leave that arm out")
         parser.add_argument("--work", type=Path, default=Path("gain-runs"))
 
     args = arguments(__doc__, add)
@@ -60,7 +62,8 @@ def main() -> None:
                 kept.add(seed, name, right)
         values = _config(args.task, data, base)
         folder = args.work / f"{args.task}-{seed}"
-        for name, right in run_arms(values, folder, seed, _ARMS, done=kept.arms(seed)):
+        done = kept.arms(seed) | ({ALL_LABELS} if args.no_all_labels else set())
+        for name, right in run_arms(values, folder, seed, args.arms, done=done):
             kept.add(seed, name, right)
     print(kept.study().table())
 
