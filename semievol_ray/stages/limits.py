@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 
 from semievol_ray.engines import Engine, Sampling
-from semievol_ray.model_files import load_tokenizer
 from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.counts import Counts
+from semievol_ray.stages.finetune import make_renderer
+from semievol_ray.tokens import Tokens
 
 # The corpus may hold longer answers than the labels do.
 _MARGIN = 2
@@ -55,5 +56,7 @@ def _longest_answer(context: Context) -> int:
     answers = set(context.task.labels or context.labeled["answer"].to_pylist())
     if context.base.engine in ("openai", "simulated"):
         return max(len(answer.encode()) for answer in answers) + 1
-    ids = load_tokenizer(context.base)(sorted(answers), add_special_tokens=False)["input_ids"]
-    return max(map(len, ids)) + 1
+    renderer = make_renderer(context)
+    tokens, said = Tokens(renderer.tokenizer), [renderer.completion(a) for a in sorted(answers)]
+    ids = tokens.candidates([said], [renderer.chat], closed=True)[0]
+    return max(map(len, ids))
