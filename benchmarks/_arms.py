@@ -23,6 +23,7 @@ from semievol_ray.demo.model import make_llama, make_tokenizer, pretrain
 from semievol_ray.results import Run
 from semievol_ray.stages import evaluate, finetune
 from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.store import RunDirectory, StageLedger, layout
 
 ALL_LABELS, ALL_LABELS_STAGE = "all true labels", "all-labels"
@@ -176,7 +177,7 @@ def _with_all_labels(config: Config) -> pa.Table:
     context = _context(directory, config)
     writes = finetune.TRAINING_WRITES
     folder = context.ledger.begin(ALL_LABELS_STAGE, {}, {}, writes).folder
-    renderer = finetune.make_renderer(context)
+    renderer = make_renderer(context)
     names = finetune.write_labeled(context, folder)
     for shard in context.shards("unlabeled"):
         withheld = directory.read_table(shard.replace("unlabeled", "withheld", 1)).to_pylist()

@@ -71,7 +71,12 @@ class ModelConfig(_Section):
     )
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    max_model_len: int | None = Field(None, gt=0, description="context window, in tokens")
+    max_model_len: int | None = Field(
+        None,
+        gt=0,
+        description="context window, in tokens; null: the model's own, of vllm as much of it as "
+        "the longest prompt and response need",
+    )
     trust_remote_code: bool = False
     engine_options: dict[str, Any] = Field(
         default_factory=dict,
@@ -257,7 +262,10 @@ class GenerationConfig(_Section):
     replicas: Speed[Replicas] = Replicas()
     cpus_per_replica: Speed[float] = Field(1, ge=0)
     gpus_per_replica: Speed[float | None] = Field(
-        None, ge=0, description="null: one where the cluster has, or may scale to, one"
+        None,
+        ge=0,
+        description="null: one where the cluster has, or may scale to, one; below 1: that share of "
+        "a GPU's memory",
     )
     tensor_parallel: Speed[int] = Field(1, ge=1)
     pipeline_parallel: Speed[int] = Field(1, ge=1)
@@ -278,6 +286,16 @@ class GenerationConfig(_Section):
         1800, gt=0, description="without a reply, or a replica that starts, for so long: an error"
     )
     request_timeout_seconds: Speed[float] = Field(120, gt=0)
+
+    @model_validator(mode="after")
+    def _has_its_gpus(self) -> GenerationConfig:
+        parts, gpus = self.tensor_parallel * self.pipeline_parallel, self.gpus_per_replica
+        if parts > 1 and gpus is not None and gpus < parts:
+            raise ValueError(
+                f"gpus_per_replica ({gpus:g}) is less than tensor_parallel x pipeline_parallel "
+                f"({parts}): each part has a GPU of its own; leave gpus_per_replica out"
+            )
+        return self
 
 
 class JustifyConfig(_Section):

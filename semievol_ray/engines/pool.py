@@ -74,6 +74,7 @@ class EnginePool:
         run: RunDirectory,
         *,
         adapter_rank: int | None = None,
+        window: int | None = None,
         labels: Sequence[tuple[str, str]] = (),
         log_folder: Path | None = None,
         start_replica: StartReplica | None = None,
@@ -83,7 +84,7 @@ class EnginePool:
         self.config = config
         self.run = run
         self.log_folder = log_folder
-        self.options = EngineOptions.of(config, adapter_rank, labels)
+        self.options = EngineOptions.of(config, adapter_rank, labels, window)
         self._start = start_replica or self._start_actor
         self._asked_who_goes = 0.0
         self._waiting_since = time.monotonic()

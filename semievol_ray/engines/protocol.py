@@ -157,6 +157,9 @@ class EngineOptions:
     max_concurrency: int
     requests_per_minute: float | None
     request_timeout_seconds: float
+    gpus_per_replica: float = 0.0
+    # Tokens of the longest prompt with its response, at most; null: as many as the model takes.
+    window: int | None = None
     # Questions with the names of their classes, for an engine that is fitted to them.
     labels: Sequence[tuple[str, str]] = ()
 
@@ -166,6 +169,7 @@ class EngineOptions:
         config: GenerationConfig,
         adapter_rank: int | None = None,
         labels: Sequence[tuple[str, str]] = (),
+        window: int | None = None,
     ) -> EngineOptions:
         """Of each of the replicas that a config asks for."""
         rate = config.requests_per_minute
@@ -178,6 +182,8 @@ class EngineOptions:
             max_concurrency=config.max_concurrency,
             requests_per_minute=None if rate is None else rate / config.replicas.max,
             request_timeout_seconds=config.request_timeout_seconds,
+            gpus_per_replica=config.gpus_per_replica or 0.0,
+            window=window,
             labels=labels,
         )
 

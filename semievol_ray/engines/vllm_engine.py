@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
@@ -29,6 +30,7 @@ from semievol_ray.engines.protocol import (
 )
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.engines.vllm_drivers import ProcessDriver, ThreadDriver
+from semievol_ray.engines.vllm_sizes import check_fits, footprint, memory_share
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
 from semievol_ray.tokens import Tokens
 
@@ -95,9 +97,17 @@ class VllmEngine(Engine):
             rank = next(r for r in _ADAPTER_RANKS if r >= options.adapter_rank)
             values |= {"enable_lora": True, "max_loras": 4, "max_lora_rank": rank,
                        "max_cpu_loras": _MAX_ADAPTERS}  # fmt: skip
+        share = memory_share(options.gpus_per_replica, AsyncEngineArgs.gpu_memory_utilization)
+        if share is not None and not on_cpu:
+            values["gpu_memory_utilization"] = share
         arguments = AsyncEngineArgs(
             **(values | resolve(model.engine_options, "model.engine_options"))
         )
+        if options.window is not None and arguments.max_model_len is None:
+            # As much of the model's own window as the run needs.
+            arguments.max_model_len = min(options.window, _own_window(arguments))
+        if not on_cpu:
+            _check_fits(model, arguments)
         driver = ProcessDriver if envs.VLLM_ENABLE_V1_MULTIPROCESSING else ThreadDriver
         self.driver = driver(arguments)
         self.max_model_len = self.driver.max_model_len
@@ -266,6 +276,31 @@ async def _by_prefix(prompts: list[list[int]], row: Callable[[int], Awaitable[T]
 
 async def _nothing() -> None:
     """What comes of what is not asked."""
+
+
+def _own_window(arguments: Any) -> int:
+    """The longest sequence of the model itself, in tokens, as vLLM reads it from its config."""
+    return int(arguments.create_model_config().max_model_len)
+
+
+def _check_fits(model: ModelConfig, arguments: Any) -> None:
+    """Raise UserError where the GPUs cannot hold the model.
+
+    Not of a hub's, whose files are not there yet, and not where the engine options make it smaller.
+    """
+    from vllm.platforms import current_platform
+
+    folder = Path(model.name).expanduser()
+    is_as_stored = arguments.quantization is None and arguments.kv_cache_dtype == "auto"
+    if folder.is_dir() and is_as_stored and not arguments.cpu_offload_gb:
+        check_fits(
+            model.name,
+            footprint(folder, model.dtype),
+            tokens=arguments.max_model_len or _own_window(arguments),
+            gpu_bytes=current_platform.get_device_total_memory(),
+            utilization=arguments.gpu_memory_utilization,
+            gpus=arguments.tensor_parallel_size * arguments.pipeline_parallel_size,
+        )
 
 
 def _has_gpu() -> bool:

@@ -16,6 +16,7 @@ from semievol_ray.engines import EnginePool, FleetState, Work, resolve_engine, w
 from semievol_ray.ray_session import most_gpus
 from semievol_ray.retrieval import example_texts
 from semievol_ray.stages.stage import labeller
+from semievol_ray.stages.window import asks_for_window, window_tokens
 from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.tasks import Task
 
@@ -63,11 +64,14 @@ class Ingested:
     labels: list[str] | None
     label_counts: dict[str, int] | None
     most_options: int
+    # Where each split's longest example is: its shard and its row there.
+    longest: dict[str, tuple[str, int]] | None
 
     @classmethod
     def of(cls, statistics: Mapping[str, Any]) -> Ingested:
         """From the statistics of ingest's manifest."""
-        return cls(**{field.name: statistics[field.name] for field in fields(cls)})
+        found: dict[str, Any] = {f.name: statistics.get(f.name) for f in fields(cls)}
+        return cls(**found)
 
 
 @dataclass(frozen=True)
@@ -184,6 +188,7 @@ class Context:
                 base,
                 with_gpus(self.config.generation, base, gpus=self.has_gpus),
                 self.run,
+                window=window_tokens(self) if asks_for_window(base) else None,
                 labels=self._labels() if base.engine == "probe" else (),
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,

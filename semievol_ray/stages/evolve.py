@@ -12,10 +12,10 @@ from semievol_ray.stages.finetune import (
     TRAINING_WRITES,
     Target,
     finetune,
-    make_renderer,
     training_table,
     write_labeled,
 )
+from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 from semievol_ray.store import layout
 from semievol_ray.touches import of_result

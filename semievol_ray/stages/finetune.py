@@ -12,10 +12,9 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from semievol_ray.errors import UserError
-from semievol_ray.model_files import load_tokenizer
 from semievol_ray.schema import TRAINING
 from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import layout
 from semievol_ray.tasks import PromptRenderer, Task
@@ -89,22 +88,6 @@ def write_labeled(context: Context, folder: str) -> list[str]:
         context.run.write_table(name, table)
         names.append(name)
     return names
-
-
-def make_renderer(context: Context) -> PromptRenderer:
-    """The renderer of the base model's own tokenizer."""
-    if context.base.engine in ("openai", "simulated", "probe"):
-        raise UserError(
-            f"model.engine: a model behind the {context.base.engine} engine cannot be fine-tuned; "
-            "name it under `models` and let it collaborate, beside a local base model"
-        )
-    task = context.task
-    return PromptRenderer(
-        load_tokenizer(context.base),
-        task.use_chat_template,
-        day=task.day,
-        options=context.base.chat_template_kwargs,
-    )
 
 
 def finetune(

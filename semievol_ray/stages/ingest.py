@@ -191,6 +191,8 @@ class _Ingestion:
     already_labeled: int = 0
     label_counts: dict[str, int] = field(default_factory=dict)
     most_options: int = 0
+    # Where each split's longest example is: its shard, its row there, its size.
+    longest: dict[str, tuple[str, int, int]] = field(default_factory=dict)
     first: list[dict[str, Any]] = field(default_factory=list)
     test_contents: set[int] = field(default_factory=set)
     labeled_contents: set[int] = field(default_factory=set)
@@ -226,6 +228,9 @@ class _Ingestion:
                 if len(self.first) < _SHOWN_PROMPTS:
                     self.first.append(example)
             self.most_options = max(self.most_options, len(example["options"] or ()))
+            size = _text_bytes(example)
+            if size > self.longest.get(split, ("", 0, -1))[2]:
+                self.longest[split] = (*shard.next_row, size)
             shard.add(example)
             self.rows[split] += 1
             if self.rows[split] == limit:
@@ -257,6 +262,7 @@ class _Ingestion:
                 "already_labeled_rows": self.already_labeled,
                 "labels": list(self.task.labels) if self.task.labels else labels,
                 "most_options": self.most_options,
+                "longest": {split: where[:2] for split, where in self.longest.items()},
                 "answers": self.form_said or None,
                 "label_counts": self.label_counts if self.task.is_closed else None,
             },
@@ -317,6 +323,13 @@ class _Ingestion:
         return f"{second.file}: row {second.number}: id {example_id!r} occurs twice"
 
 
+def _text_bytes(example: dict[str, Any]) -> int:
+    """About what an example adds to a prompt; an option has a letter and a line of its own."""
+    texts = (example[name] for name in ("question", "context", "subject", "answer"))
+    options = example["options"] or ()
+    return sum(len(text.encode()) for text in (*texts, *options) if text) + 8 * len(options)
+
+
 def _is_id(cell: Any, example_id: str) -> bool:
     try:
         return cell_text(cell, "id") == example_id
@@ -338,6 +351,11 @@ class _ShardWriter:
         self.buffer: list[dict[str, Any]] = []
         self.shards = 0
 
+    @property
+    def next_row(self) -> tuple[str, int]:
+        """Where the next example goes: its shard's name, and its row there."""
+        return f"{self.folder}/{self.split}/{layout.shard(self.shards)}", len(self.buffer)
+
     def add(self, example: dict[str, Any]) -> None:
         self.buffer.append(example)
         if len(self.buffer) == self.shard_rows:
@@ -356,7 +374,7 @@ class _ShardWriter:
                 self._write(f"{self.folder}/withheld/{name}", withheld)
             answers = pa.nulls(len(table), pa.string())
             table = table.set_column(table.schema.get_field_index("answer"), "answer", answers)
-        self._write(f"{self.folder}/{self.split}/{name}", table.cast(EXAMPLE))
+        self._write(self.next_row[0], table.cast(EXAMPLE))
         self.buffer, self.shards = [], self.shards + 1
 
     def _write(self, name: str, table: pa.Table) -> None:

@@ -7,12 +7,15 @@ little: a model that was trained on the labels ends its answers itself.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from semievol_ray.engines import Engine, Sampling
-from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.counts import Counts
-from semievol_ray.stages.finetune import make_renderer
+from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.tokens import Tokens
+
+if TYPE_CHECKING:
+    from semievol_ray.stages.context import Context, ModelRef
 
 # The corpus may hold longer answers than the labels do.
 _MARGIN = 2
@@ -29,10 +32,15 @@ def response_tokens(context: Context, model: ModelRef, limit: int | str) -> int:
     Twice the longest answer among the labels, 16 at least; of a model that this run did not train
     256 more.
     """
+    most = most_response_tokens(context, limit)
+    return most - _ROOM_TO_REASON_TOKENS if limit == "auto" and model.was_trained else most
+
+
+def most_response_tokens(context: Context, limit: int | str) -> int:
+    """The longest of these limits: that of a model which this run did not train."""
     if isinstance(limit, int):
         return limit
-    tokens = max(_MARGIN * _longest_answer(context), _FEWEST_TOKENS)
-    return tokens if model.was_trained else tokens + _ROOM_TO_REASON_TOKENS
+    return max(_MARGIN * _longest_answer(context), _FEWEST_TOKENS) + _ROOM_TO_REASON_TOKENS
 
 
 def fit_window(sampling: Sampling, engine: Engine) -> Sampling:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from ray import cloudpickle
 
+from semievol_ray import UserError
 from semievol_ray.config import GenerationConfig, LoraConfig, ModelConfig, RayConfig, TrainingConfig
 from semievol_ray.engines import Batch, EnginePool, FleetState, Request, Sampling, request_seed
 from semievol_ray.engines.protocol import EngineDied
@@ -174,6 +175,22 @@ def engines_apart(monkeypatch) -> Iterator[None]:
     connect(RayConfig(num_cpus=2, runtime_env={"env_vars": ["VLLM_ENABLE_V1_MULTIPROCESSING"]}))
     yield
     disconnect()
+
+
+def test_as_much_of_the_models_window_is_taken_as_the_run_needs(tiny_model) -> None:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    from semievol_ray.engines.vllm_engine import VllmEngine, _check_fits, _own_window
+
+    model = ModelConfig(name=str(tiny_model), engine="vllm")
+    own = _own_window(AsyncEngineArgs(model=model.name))
+    for window, taken in ((192, 192), (10**6, own)):
+        engine = VllmEngine(model, window=window)
+        asyncio.run(engine.close())
+        assert engine.max_model_len == taken
+    arguments = AsyncEngineArgs(model=model.name, gpu_memory_utilization=1e-6)
+    with pytest.raises(UserError, match="do not fit"):
+        _check_fits(model, arguments)
 
 
 @pytest.mark.chaos

@@ -37,6 +37,14 @@ def test_a_run_on_gpus_stays_one(tmp_path, monkeypatch) -> None:
      ("vllm", True, 0.5, 0.5), ("transformers", True, 0, 0)],
 )  # fmt: skip
 def test_a_replicas_gpus(engine, gpus, asked, decided) -> None:
-    config = GenerationConfig(gpus_per_replica=asked, tensor_parallel=4)
+    parts = 4 if asked is None else 1
+    config = GenerationConfig(gpus_per_replica=asked, tensor_parallel=parts)
     found = with_gpus(config, ModelConfig(name="m", engine=engine), gpus=gpus)
     assert found.gpus_per_replica == decided
+
+
+def test_a_replica_with_fewer_gpus_than_parts_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"gpus_per_replica \(2\) is less than .* \(4\)"):
+        GenerationConfig(gpus_per_replica=2, tensor_parallel=2, pipeline_parallel=2)
+    assert GenerationConfig(gpus_per_replica=4, tensor_parallel=4).gpus_per_replica == 4
+    assert GenerationConfig(gpus_per_replica=0.5).gpus_per_replica == 0.5

@@ -13,7 +13,8 @@ from semievol_ray.engines import GENERATION, Request, Sampling
 from semievol_ray.engines.protocol import failed_generation
 from semievol_ray.stages.answering import Voter, make_request, renderer_for, respond
 from semievol_ray.stages.context import ModelRef
-from semievol_ray.stages.finetune import Target, make_renderer, training_table
+from semievol_ray.stages.finetune import Target, training_table
+from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.tasks import Task
 from tests.tasks.chat_models import CHAT_MODELS, make_tokenizer
 
@@ -31,7 +32,7 @@ def prompt(tokenizer, voter) -> str:
 def test_training_and_generation_show_one_prompt(name, tmp_path, monkeypatch) -> None:
     tokenizer = make_tokenizer(name)
     base = ModelConfig(name="m", thinking_tokens=64, chat_template_kwargs={"a": "b"})
-    monkeypatch.setattr("semievol_ray.stages.finetune.load_tokenizer", lambda _: tokenizer)
+    monkeypatch.setattr("semievol_ray.stages.rendering.load_tokenizer", lambda _: tokenizer)
     renderer = make_renderer(SimpleNamespace(task=TASK, base=base))
     taught = training_table(TASK, renderer, [(EXAMPLE, Target.hard("B"))]).to_pylist()[0]
     warm = Voter.of("warm", ModelRef(base, "adapter"), 0, SAMPLING)

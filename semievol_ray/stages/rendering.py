@@ -1,0 +1,28 @@
+"""How the base model, and what is trained from it, is asked: in training as in generation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from semievol_ray.errors import UserError
+from semievol_ray.model_files import load_tokenizer
+from semievol_ray.tasks import PromptRenderer
+
+if TYPE_CHECKING:
+    from semievol_ray.stages.context import Context
+
+
+def make_renderer(context: Context) -> PromptRenderer:
+    """The renderer of the base model's own tokenizer."""
+    if context.base.engine in ("openai", "simulated", "probe"):
+        raise UserError(
+            f"model.engine: a model behind the {context.base.engine} engine cannot be fine-tuned; "
+            "name it under `models` and let it collaborate, beside a local base model"
+        )
+    task = context.task
+    return PromptRenderer(
+        load_tokenizer(context.base),
+        task.use_chat_template,
+        day=task.day,
+        options=context.base.chat_template_kwargs,
+    )
