@@ -20,7 +20,7 @@ import pytest
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.demo.model import make_llama, pretrain
-from semievol_ray.engines import Request, Sampling
+from semievol_ray.engines import Engine, Request, Sampling
 from semievol_ray.engines.openai_engine import OpenAIEngine
 from semievol_ray.engines.transformers_engine import TransformersEngine
 from semievol_ray.tasks import PromptRenderer
@@ -116,9 +116,32 @@ def ask(model: ModelConfig, *, thinks: bool, sampling: Sampling = GREEDY) -> lis
 
 def ask_here(folder: Path, *, thinks: bool) -> list[dict]:
     engine = TransformersEngine(ModelConfig(name=str(folder)), options())
+    return asyncio.run(generate(engine, rendered(engine, thinks), GREEDY)).to_pylist()
+
+
+def rendered(engine: Engine, thinks: bool) -> list[Request]:
     renderer = PromptRenderer(engine.tokenizer, thinks=thinks)
-    asked = [Request(renderer.render(messages(q)), 1, chat=True) for q in ANSWERS]
-    return asyncio.run(generate(engine, asked, GREEDY)).to_pylist()
+    return [Request(renderer.render(messages(q)), 1, chat=True) for q in ANSWERS]
+
+
+def test_the_vllm_engine_parts_them_alike(thinker) -> None:
+    from semievol_ray.engines.vllm_engine import VllmEngine
+
+    async def run() -> list[list[dict]]:
+        model = ModelConfig(name=str(thinker), engine="vllm", dtype="float32", max_model_len=256)
+        engine = VllmEngine(model, options())
+        try:
+            asked = [rendered(engine, thinks) for thinks in (True, False)]
+            return [(await generate(engine, a, GREEDY)).to_pylist() for a in asked]
+        finally:
+            await engine.close()
+
+    for found, thinks in zip(asyncio.run(run()), (True, False), strict=True):
+        for row, here in zip(found, ask_here(thinker, thinks=thinks), strict=True):
+            for name, value in here.items():
+                assert row[name] == (
+                    pytest.approx(value, abs=1e-3) if isinstance(value, list) else value
+                ), name
 
 
 def test_a_thinking_endpoint_gives_thoughts_answers_and_the_logprobs_of_each(
