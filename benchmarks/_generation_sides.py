@@ -60,7 +60,8 @@ class Silent(VllmEngine):
             temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed
         )
         final = await self._last(prompt, parameters, lora)
-        return _Answer("length", list(final.outputs[0].token_ids), [])
+        ids = list(final.outputs[0].token_ids)
+        return _Answer("length", ids, [], len(ids))
 
 
 async def answer_silently(engine: Any, work: ShardJob, pair: tuple[str, str]) -> tuple[str, Counts]:

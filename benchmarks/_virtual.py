@@ -16,6 +16,7 @@ import ray
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines import Batch, Replies
+from semievol_ray.engines.replica import Done
 from semievol_ray.engines.simulated_engine import SimulatedEngine
 
 LOAD_SECONDS = 5.0
@@ -81,7 +82,7 @@ class Host:
         task = asyncio.ensure_future(work(self.engines[number], *arguments))
         await asyncio.wait({task, self.deaths[number]}, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
-            return task.result()
+            return Done(task.result(), ())
         task.cancel()
         raise ray.exceptions.ActorDiedError
 

@@ -56,8 +56,10 @@ RESPONSE = pa.schema(
         # "stop", "length", or why there is no response ("prompt_too_long", "engine_error", …).
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("prompt_tokens", pa.int32(), nullable=False),
-        # Of the thought and the answer together; `token_logprobs` are the answer's alone.
+        # Of the thought and the answer together, the token that ends the text included.
         pa.field("tokens", pa.int32(), nullable=False),
+        # Of the answer's own tokens, without the one that ends it; empty where the text is empty
+        # (no entropy follows), null where the engine tells none.
         pa.field("token_logprobs", _LOGPROBS),
         # What the model thought before it answered; null where it did not.
         pa.field("rationale", pa.string()),

@@ -53,6 +53,10 @@ class MeteredEngine(Engine):
         """See Engine.pulse."""
         return self._engine.pulse()
 
+    def notes(self) -> tuple[str, ...]:
+        """See Engine.notes."""
+        return self._engine.notes()
+
     async def close(self) -> None:
         """See Engine.close."""
         await self._engine.close()

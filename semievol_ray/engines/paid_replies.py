@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from semievol_ray.engines.protocol import (
+    FAILED,
     GENERATION,
-    PASSING,
     SCORES,
     Batch,
     Engine,
@@ -105,7 +105,8 @@ class PaidReplies(Engine):
     def _keep(self, key: str, row: Row) -> None:
         self._known[key] = row
         generated, scores = row
-        if generated is None or generated["finish_reason"] != PASSING:
+        # A refusal costs nothing, and may be otherwise under another configuration.
+        if generated is None or generated["finish_reason"] not in FAILED:
             self._new.append({"key": key, "scores": scores} | (generated or _NOTHING))
         if time.monotonic() - self._written > _PART_EVERY_SECONDS:
             self.write()

@@ -90,6 +90,7 @@ class EnginePool:
         self._waiting_since = time.monotonic()
         self._living: dict[int, LivingReplica] = {}
         self._idle: list[LivingReplica] = []
+        self._said: set[str] = set()
 
     def map(
         self,
@@ -162,7 +163,8 @@ class EnginePool:
                         if fleet.needs_care(item):
                             self.run.delete_file(_journal(self.model, work, item))
                         fleet.completed(replica, item)
-                        yield result
+                        self._pass_on(result.notes)
+                        yield result.result
                 if watchdog.is_worried():
                     watchdog.listen({n: self._living[n].actor for n in fleet.ready})
                     if watchdog.is_out_of_patience():
@@ -186,6 +188,13 @@ class EnginePool:
                 ray.get(living.actor.close.remote(), timeout=30)
             living.end()
         self._idle.clear()
+
+    def _pass_on(self, notes: Iterable[str]) -> None:
+        """Say what engines have to say, each thing once however many replicas say it."""
+        for note in notes:
+            if note not in self._said:
+                self._said.add(note)
+                log.warning("%s", note)
 
     def _hand_out(
         self, fleet: Fleet, replica: int, item: Hashable, work: Work, arguments: tuple[Any, ...]

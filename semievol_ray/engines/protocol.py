@@ -21,7 +21,7 @@ from semievol_ray.config import GenerationConfig
 FAILED = ("prompt_too_long", "engine_error", "engine_crash", "request_failed")
 # The finish reason of a response that its limit ended.
 CUT_OFF = "length"
-# What may be otherwise the next time: not kept where replies are.
+# What may be otherwise the next time.
 PASSING = "request_failed"
 
 GENERATION = pa.schema(
@@ -32,13 +32,18 @@ GENERATION = pa.schema(
         pa.field("prompt_tokens", pa.int32(), nullable=False),
         # Of the thought and the answer together.
         pa.field("tokens", pa.int32(), nullable=False),
-        # log P of each token of the answer under the model itself: before temperature.
+        # log P of each token of the answer under the model itself: before temperature. The token
+        # that ends a turn or a text is none of the answer's own; `tokens` counts it. An answer that
+        # is empty has an empty list, and so no mean; null where the engine tells no logprobs.
         pa.field("token_logprobs", pa.list_(pa.float32())),
         # What the model thought before it answered, and log P of that with its marks.
         pa.field("rationale", pa.string()),
         pa.field("rationale_logprobs", pa.list_(pa.float32())),
     ]
 )
+# In the fingerprint of every stage that asks an engine: whoever changes what a row of GENERATION or
+# SCORES holds for the same request raises it.
+REPLIES_VERSION = 2
 
 SCORES = pa.list_(pa.float32())
 
@@ -204,6 +209,10 @@ class Engine(Protocol):
     def pulse(self) -> int:
         """A number that rises with every reply, or token of one: what rises is at work."""
         return self.beats
+
+    def notes(self) -> tuple[str, ...]:
+        """What whoever runs it should know of its replies by now, a line each."""
+        return ()
 
     async def close(self) -> None:
         """Free the engine's processes and memory."""

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines.careful import CarefulEngine
@@ -47,6 +47,13 @@ def create_engine(model: ModelConfig, options: EngineOptions) -> Engine:
     raise ValueError(f"engine {model.engine!r} is not resolved")
 
 
+class Done(NamedTuple):
+    """What came of some work, and what the engine has to say by now (see Engine.notes)."""
+
+    result: Any
+    notes: tuple[str, ...]
+
+
 class Replica:
     """One engine in one process."""
 
@@ -77,15 +84,16 @@ class Replica:
         """See Engine.pulse."""
         return self.engine.pulse() if hasattr(self, "engine") else 0
 
-    async def run(self, work: Work, *arguments: Any) -> Any:
+    async def run(self, work: Work, *arguments: Any) -> Done:
         """`await work(engine, *arguments)`."""
-        return await work(self.engine, *arguments)
+        return Done(await work(self.engine, *arguments), self.engine.notes())
 
     async def run_carefully(
         self, run: RunDirectory, journal: str, work: Work, *arguments: Any
-    ) -> Any:
+    ) -> Done:
         """The same for work that replicas died of: what kills is found, and left out."""
-        return await work(CarefulEngine(self.engine, run, journal), *arguments)
+        careful = CarefulEngine(self.engine, run, journal)
+        return Done(await work(careful, *arguments), self.engine.notes())
 
     async def close(self) -> None:
         """Shut the engine down: some have processes of their own."""

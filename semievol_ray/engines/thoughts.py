@@ -58,13 +58,17 @@ def _bare(thought: str) -> str:
 
 @dataclass(frozen=True)
 class Written:
-    """One response as a model wrote it, in tokens."""
+    """One response as a model wrote it, in tokens: without the one that ended it.
+
+    `tokens` counts that one too.
+    """
 
     prompt: str
     ids: Sequence[int]
     logprobs: Sequence[float]
     finish_reason: str
     prompt_tokens: int
+    tokens: int
 
 
 class ResponseReader:
@@ -114,7 +118,7 @@ def _row(written: Written, parted: Parted, first: int) -> dict[str, Any]:
         "text": parted.answer,
         "finish_reason": written.finish_reason,
         "prompt_tokens": written.prompt_tokens,
-        "tokens": len(written.ids),
+        "tokens": written.tokens,
         "token_logprobs": None if parted.answer is None else logprobs[first:],
         "rationale": parted.thought,
         "rationale_logprobs": None if parted.thought is None else logprobs[:first],

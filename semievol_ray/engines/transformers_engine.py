@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from semievol_ray.config import ModelConfig
@@ -43,6 +43,35 @@ class _Prefix:
     mask: Any  # (rows, width): 0 where there is padding
     positions: Any  # (rows,): of each prompt's last token
     grown: int = 0  # tokens that generation has put into the cache since
+
+
+@dataclass
+class _Response:
+    """A response as it grows."""
+
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    tokens: int = 0
+    finish_reason: str = "length"
+
+    @property
+    def is_open(self) -> bool:
+        return self.finish_reason == "length"
+
+    def take(self, token: int, logprob: float, *, ends: bool) -> None:
+        """One more token; the one that ends the text is none of its own."""
+        self.tokens += 1
+        if ends:
+            self.finish_reason = "stop"
+            return
+        self.ids.append(token)
+        self.logprobs.append(logprob)
+
+    def written(self, prompt: str, prompt_tokens: int) -> Written:
+        """All of it."""
+        return Written(
+            prompt, self.ids, self.logprobs, self.finish_reason, prompt_tokens, self.tokens
+        )
 
 
 class TransformersEngine(Engine):
@@ -117,7 +146,7 @@ class TransformersEngine(Engine):
                 if sampling is not None:
                     written = self._continue(prefix, [requests[i] for i in part], sampling)
                     responses = [
-                        Written(requests[i].prompt, *said, prompt_tokens=len(prompts[i]))
+                        said.written(requests[i].prompt, len(prompts[i]))
                         for i, said in zip(part, written, strict=True)
                     ]
                     for index, row in zip(part, self.reader.rows(responses), strict=True):
@@ -146,17 +175,14 @@ class TransformersEngine(Engine):
 
     def _continue(
         self, prefix: _Prefix, requests: list[Request], sampling: Sampling
-    ) -> list[tuple[list[int], list[float], str]]:
-        """Token ids, their logprobs and the finish reason of each prompt of one batch."""
+    ) -> list[_Response]:
+        """The response to each prompt of one batch."""
         import torch
 
         seeds = [request.seed for request in requests]
         stops = [self._stop_ids(request.chat) for request in requests]
         uniforms = torch.from_numpy(uniforms_of(seeds, sampling.max_tokens)).to(self.device)
-        ids: list[list[int]] = [[] for _ in seeds]
-        logprobs: list[list[float]] = [[] for _ in seeds]
-        reasons = ["length"] * len(seeds)
-        alive = torch.ones(len(seeds), dtype=torch.bool)
+        responses = [_Response() for _ in seeds]
         logits, mask, positions = prefix.logits, prefix.mask, prefix.positions
         with torch.inference_mode():
             for step in range(sampling.max_tokens):
@@ -164,15 +190,11 @@ class TransformersEngine(Engine):
                 raw = torch.log_softmax(logits.float(), dim=-1)
                 token = draw(raw, sampling, uniforms[:, step])
                 taken = raw.gather(1, token[:, None])[:, 0].tolist()
-                for row, (drawn, logprob) in enumerate(zip(token.tolist(), taken, strict=True)):
-                    if not alive[row]:
-                        continue
-                    ids[row].append(drawn)
-                    logprobs[row].append(logprob)
-                    if drawn in stops[row]:
-                        reasons[row] = "stop"
-                        alive[row] = False
-                if step + 1 == sampling.max_tokens or not alive.any():
+                drawn = zip(responses, stops, token.tolist(), taken, strict=True)
+                for response, ends, one, logprob in drawn:
+                    if response.is_open:
+                        response.take(one, logprob, ends=one in ends)
+                if step + 1 == sampling.max_tokens or not any(r.is_open for r in responses):
                     break
                 mask = torch.cat([mask, mask.new_ones(len(seeds), 1)], dim=1)
                 positions = positions + 1
@@ -185,7 +207,7 @@ class TransformersEngine(Engine):
                 )
                 prefix.grown += 1
                 logits = out.logits[:, -1]
-        return list(zip(ids, logprobs, reasons, strict=True))
+        return responses
 
     def _prefill(self, prompts: list[list[int]]) -> _Prefix:
         """Run the prompts of one batch, padded on the left."""

@@ -42,11 +42,13 @@ _ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class _Answer(NamedTuple):
-    """What became of one request; tokens and logprobs are null where there is no response."""
+    """What became of one request; ids and logprobs are null where there is no response."""
 
     finish_reason: str
-    tokens: list[int] | None = None
+    # Of the text: without the token that ended it, which `tokens` counts too.
+    ids: list[int] | None = None
     logprobs: list[float] | None = None
+    tokens: int = 0
 
 
 class VllmEngine(Engine):
@@ -176,21 +178,23 @@ class VllmEngine(Engine):
         # Each position lists the sampled token first, and only that.
         logprobs = written.logprobs
         taken = [logprobs.logprobs[start] for start in logprobs.start_indices]
-        return _Answer(written.finish_reason or "stop", list(written.token_ids), taken)
+        ids = list(written.token_ids)
+        own = len(ids) - (written.finish_reason == "stop")
+        return _Answer(written.finish_reason or "stop", ids[:own], taken[:own], len(ids))
 
     def _table(
         self, requests: Sequence[Request], prompts: list[list[int]], answers: list[_Answer]
     ) -> pa.Table:
         """The GENERATION table; the texts are decoded here, all at once."""
         written = [
-            Written(request.prompt, a.tokens, a.logprobs or (), a.finish_reason, len(prompt))
+            Written(request.prompt, a.ids, a.logprobs or (), a.finish_reason, len(prompt), a.tokens)
             for request, prompt, a in zip(requests, prompts, answers, strict=True)
-            if a.tokens is not None
+            if a.ids is not None
         ]
         rows = iter(self.reader.rows(written))
         return pa.Table.from_pylist(
             [
-                failed_generation(a.finish_reason, len(prompt)) if a.tokens is None else next(rows)
+                failed_generation(a.finish_reason, len(prompt)) if a.ids is None else next(rows)
                 for prompt, a in zip(prompts, answers, strict=True)
             ],
             schema=GENERATION,

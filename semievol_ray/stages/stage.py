@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from semievol_ray.config import Config, ModelConfig, TrainingConfig
-from semievol_ray.engines import resolve_engine
+from semievol_ray.engines import REPLIES_VERSION, resolve_engine
 from semievol_ray.model_files import model_identity
 from semievol_ray.store import layout
 from semievol_ray.tasks import PROMPTS_VERSION
@@ -84,7 +84,8 @@ def trained_settings(config: Config, training: TrainingConfig) -> dict[str, Any]
 def answering_settings(config: Config) -> dict[str, Any]:
     """What any stage that asks the base model depends on: its content and its engine too."""
     common = {"seed": config.seed, "model": engine_settings(config.model)}
-    return common | task_settings(config)
+    code = {"prompts": PROMPTS_VERSION, "replies": REPLIES_VERSION}
+    return common | task_settings(config) | {"code": code}
 
 
 def engine_settings(model: ModelConfig) -> dict[str, Any]:

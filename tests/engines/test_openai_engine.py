@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -17,90 +13,7 @@ from semievol_ray.engines.openai_engine import OpenAIEngine
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.store import RunDirectory
 from tests.engines.asking import generate, options, score_all
-
-# How servers give a thought: the tokens that have logprobs, and the message.
-_TOKENS = ["<think>", "\n", "A", " 14", "</think>", "\n\n", "B", " is", "<|im_end|>"]
-THOUGHTS = {
-    "one text": (_TOKENS, {"content": "<think>\nA 14</think>\n\nB is"}),
-    "a field": (_TOKENS, {"content": "\n\nB is", "reasoning_content": "\nA 14"}),
-    "vLLM's field": (_TOKENS, {"content": "B is", "reasoning": "A 14"}),
-    "answer alone": (["B", " is", "<|im_end|>"], {"content": "B is", "reasoning": "A 14"}),
-    "unclosed": (_TOKENS[:4], {"content": None, "reasoning": "\nA 14"}),
-    "unclosed text": (_TOKENS[:4], {"content": "<think>\nA 14"}),
-    "other tokens": (["?", "?"], {"content": "B is", "reasoning": "A 14"}),
-}
-
-
-class Handler(BaseHTTPRequestHandler):
-    behaviour = "fine"
-    seen: list[dict] = []
-    refused_once: set[str] = set()
-    dies_after: int | None = None
-    lock = threading.Lock()
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        question = body["messages"][-1]["content"]
-        with Handler.lock:
-            Handler.seen.append(body | {"key": self.headers["Authorization"]})
-            is_down = Handler.dies_after is not None and len(Handler.seen) > Handler.dies_after
-        if is_down:
-            self.reply(503, {"error": {"message": "down"}}, {"x-should-retry": "false"})
-        elif Handler.behaviour == "busy" and question not in Handler.refused_once:
-            Handler.refused_once.add(question)
-            self.reply(429, {"error": {"message": "slow down"}}, {"Retry-After": "0"})
-        elif Handler.behaviour == "down" or "fails" in question:
-            self.reply(500, {"error": {"message": "down"}}, {"x-should-retry": "false"})
-        elif "empty" in question:
-            self.reply(200, {"id": "x", "object": "chat.completion", "model": "m"})
-        elif Handler.behaviour == "locked":
-            self.reply(401, {"error": {"message": "no"}})
-        elif "too long" in question:
-            self.reply(400, {"error": {"message": "context length"}})
-        else:
-            self.reply(200, self.completion(body, question))
-
-    def completion(self, body: dict, question: str) -> dict:
-        top = [{"token": t, "logprob": p, "bytes": None} for t, p in (("B", -0.1), ("A", -2.5))]
-        content = [{"token": "B", "logprob": -0.1, "bytes": None, "top_logprobs": top}]
-        logprobs = {"content": content}
-        message = {"role": "assistant", "content": f"B {question}"}
-        if Handler.behaviour in THOUGHTS:
-            tokens, more = THOUGHTS[Handler.behaviour]
-            content = [{"token": t, "logprob": -float(i), "bytes": None, "top_logprobs": []}
-                       for i, t in enumerate(tokens)]  # fmt: skip
-            message |= more
-            logprobs = {"content": content}
-        if Handler.behaviour == "mute":
-            logprobs = None
-        choice = {"index": 0, "message": message, "finish_reason": "stop", "logprobs": logprobs}
-        usage = {"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 8}
-        return {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"],
-                "choices": [choice], "usage": usage}  # fmt: skip
-
-    def reply(self, status: int, body: dict, headers: dict | None = None) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        for name, value in (headers or {}).items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_) -> None:
-        pass
-
-
-@pytest.fixture
-def model(monkeypatch) -> Iterator[ModelConfig]:
-    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
-    Handler.behaviour, Handler.seen, Handler.refused_once = "fine", [], set()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"http://127.0.0.1:{server.server_port}/v1"
-    yield ModelConfig(name="m", engine="openai", base_url=url)
-    server.shutdown()
+from tests.engines.server import THOUGHTS, Handler
 
 
 def ask(model: ModelConfig, questions: list[str]) -> list[dict]:
@@ -119,7 +32,7 @@ def test_order_parameters_and_logprobs(model) -> None:
     questions = [f"q{i}" for i in range(12)]
     rows = ask(model, questions)
     assert [row["text"] for row in rows] == [f"B {q}" for q in questions]
-    assert rows[0]["token_logprobs"] == pytest.approx([-0.1])
+    assert rows[0]["token_logprobs"] == pytest.approx([-0.1, -0.2])
     body = Handler.seen[0]
     assert (body["temperature"], body["top_p"], body["max_tokens"], body["seed"]) == (
         0.7,
@@ -228,8 +141,8 @@ def test_a_thought_is_told_from_the_answer_however_the_server_gives_it(model, ho
     if how == "other tokens":  # unknown is null, and not a guess
         assert row["token_logprobs"] is row["rationale_logprobs"] is None
     elif answered:
-        assert [-x for x in row["token_logprobs"]] == list(range(count - 3, count))
-        assert len(row["rationale_logprobs"]) == count - 3
+        assert [-x for x in row["token_logprobs"]] == list(range(count - 2, count))
+        assert len(row["rationale_logprobs"]) == count - 2
     else:
         assert row["token_logprobs"] is None and len(row["rationale_logprobs"]) == count
 

@@ -50,7 +50,8 @@ def test_greedy_text_and_logprobs_are_the_models_own(engine, reference) -> None:
         logprobs = torch.log_softmax(model(whole).logits[0].float(), -1)
         taken = logprobs[ids.shape[1] - 1 : -1].gather(1, wanted[:, None])[:, 0]
         assert row["tokens"] == len(wanted)
-        assert row["token_logprobs"] == pytest.approx(taken.tolist(), abs=1e-4)
+        own = len(wanted) - (row["finish_reason"] == "stop")
+        assert row["token_logprobs"] == pytest.approx(taken.tolist()[:own], abs=1e-4)
 
 
 def test_a_response_depends_on_its_seed_alone(engine) -> None:
@@ -154,6 +155,15 @@ def test_a_model_with_a_window_scores_like_itself(tiny_model, tmp_path) -> None:
             logprobs = torch.log_softmax(model(torch.tensor([head + tail])).logits[0], -1)
             wanted = sum(float(logprobs[len(head) - 1 + i, t]) for i, t in enumerate(tail))
             assert score == pytest.approx(wanted, abs=1e-3)
+
+
+def test_the_token_that_ends_a_response_is_none_of_its_own(ending_model) -> None:
+    engine = TransformersEngine(ModelConfig(name=str(ending_model)), options())
+    found = asyncio.run(generate(engine, requests(), Sampling(0, 1, 12))).to_pylist()
+    assert found[0] | {"text": "", "finish_reason": "stop", "tokens": 1, "token_logprobs": []} \
+        == found[0]  # fmt: skip
+    assert all(len(r["token_logprobs"]) == r["tokens"] - (r["finish_reason"] == "stop")
+               for r in found)  # fmt: skip
 
 
 def test_an_over_long_prompt_costs_itself_alone(engine) -> None:

@@ -104,7 +104,9 @@ def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:
         for row, wanted in zip(ours[name], reference[name], strict=True):
             assert row["text"] == wanted["text"]
             assert row["token_logprobs"] == pytest.approx(wanted["token_logprobs"], abs=1e-2)
-            assert row["prompt_tokens"] == wanted["prompt_tokens"]
+            assert (row["prompt_tokens"], row["tokens"]) == (
+                wanted["prompt_tokens"], wanted["tokens"]
+            )  # fmt: skip
     assert ours["base"] != ours["adapted"]
     for name in ("one", "closed", "many"):
         for row, wanted in zip(ours[name], reference[name], strict=True):
@@ -116,6 +118,25 @@ def test_vllm_and_transformers_agree(tiny_model, adapter) -> None:
         assert row == pytest.approx(wanted, abs=1e-4)
     assert ours["long"][0]["finish_reason"] == "prompt_too_long"
     assert ours["long"][1]["text"] == ours["base"][0]["text"]
+
+
+def test_the_token_that_ends_a_response_is_none_of_its_own(ending_model) -> None:
+    from semievol_ray.engines.vllm_engine import VllmEngine
+
+    async def ask() -> list[dict]:
+        engine = VllmEngine(ModelConfig(name=str(ending_model), engine="vllm"), options())
+        try:
+            return (await generate(engine, REQUESTS, Sampling(0, 1, 12))).to_pylist()
+        finally:
+            await engine.close()
+
+    found = asyncio.run(ask())
+    reference = TransformersEngine(ModelConfig(name=str(ending_model)), options())
+    wanted = asyncio.run(generate(reference, REQUESTS, Sampling(0, 1, 12))).to_pylist()
+    assert (found[0]["tokens"], found[0]["token_logprobs"], found[0]["text"]) == (1, [], "")
+    for row, same in zip(found, wanted, strict=True):
+        assert row["token_logprobs"] == pytest.approx(same["token_logprobs"], abs=1e-2)
+        assert (row["text"], row["tokens"]) == (same["text"], same["tokens"])
 
 
 async def answer_and_kill_once(engine, marker: str, item: int) -> str:

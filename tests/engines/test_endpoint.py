@@ -1,0 +1,183 @@
+"""What an endpoint refuses, limits and leaves out, against a real server on loopback."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+
+import pytest
+
+from semievol_ray import UserError
+from semievol_ray.engines import Batch, Request, Sampling
+from semievol_ray.engines.openai_engine import OpenAIEngine
+from semievol_ray.engines.paid_replies import keeping_paid_replies
+from semievol_ray.store import RunDirectory
+from tests.engines.asking import options
+from tests.engines.server import Handler
+
+
+def ask(model, count: int = 3, sampling=None, scored: bool = False) -> tuple[list[dict], list[str]]:
+    """The rows of some requests, and what the engine has to say of them."""
+
+    async def run():
+        engine = OpenAIEngine(model, options(max_concurrency=4))
+        requests = [Request(f"q{i}", i) for i in range(count)]
+        candidates = [["A", "B"]] * count if scored else None
+        try:
+            batch = Batch(requests, sampling or Sampling(0.7, 0.9, 5), candidates)
+            return (await engine.answer(batch)).generated.to_pylist(), list(engine.notes())
+        finally:
+            await engine.close()
+
+    return asyncio.run(run())
+
+
+def refusal(message: str, param: str | None = None, status: int = 400) -> tuple[int, dict, dict]:
+    return status, {"error": {"message": message, "param": param, "code": None}}, {}
+
+
+def reasoning_model(body: dict) -> tuple[int, dict, dict] | None:
+    """As the o-series refuses."""
+    if "max_tokens" in body:
+        return refusal("Unsupported parameter: 'max_tokens' is not supported with this model. Use "
+                       "'max_completion_tokens' instead.", "max_tokens")  # fmt: skip
+    if body.get("temperature", 1) != 1:
+        return refusal("Unsupported value: 'temperature' does not support 0.7 with this model. "
+                       "Only the default (1) value is supported.", "temperature")  # fmt: skip
+    if "top_p" in body:
+        return refusal("Unsupported parameter: 'top_p' is not supported with this model.", "top_p")
+    if "logprobs" in body:
+        return refusal("You are not allowed to request logprobs from this model", None, 403)
+    return None
+
+
+def test_what_a_model_refuses_is_left_out_and_said(model) -> None:
+    Handler.script = reasoning_model
+    rows, notes = ask(model)
+    assert [row["finish_reason"] for row in rows] == ["stop"] * 3
+    last = Handler.seen[-1]
+    assert last["max_completion_tokens"] == 5 and last["seed"] in (0, 1, 2)
+    assert not {"max_tokens", "temperature", "top_p", "logprobs"} & last.keys()
+    assert len(notes) == 3
+    assert "refuses temperature, which is left out: its responses are drawn at its own" in notes[0]
+    assert "refuses logprobs, which is left out: its responses have no entropy" in notes[2]
+
+
+def test_servers_that_blame_a_parameter_in_words_alone_are_understood(model) -> None:
+    """As a validator of a body says it, and with no `param` and no `error` around it."""
+    said = {"detail": [{"loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]}
+    Handler.script = lambda body: (422, said, {}) if "seed" in body else None
+    rows, notes = ask(model)
+    assert [row["finish_reason"] for row in rows] == ["stop"] * 3
+    assert len(notes) == 1 and "refuses seed" in notes[0]
+
+
+def test_scores_are_not_to_be_had_without_logprobs(model) -> None:
+    Handler.script = reasoning_model
+    with pytest.raises(UserError, match="returns no logprobs.*generation.score_options to false"):
+        ask(model, scored=True)
+
+
+def test_what_has_been_taken_once_is_not_given_up_later(model) -> None:
+    """A refusal of one row is the row's, whatever words it is in."""
+    names_limit = "max_tokens is too large: unsupported for a prompt of 9000 tokens"
+    Handler.script = lambda body: (
+        refusal(names_limit) if body["messages"][0]["content"] == "q1" else None
+    )
+    rows, notes = ask(model)
+    assert [row["finish_reason"] for row in rows] == ["stop", "engine_error", "stop"]
+    assert notes == [] and "max_tokens" in Handler.seen[-1]
+
+
+def test_one_refusal_in_a_row_of_many_stops_the_run_in_the_endpoints_words(model, tmp_path) -> None:
+    Handler.script = lambda body: refusal("this deployment takes no chat")
+    with pytest.raises(UserError, match="refused 16 requests in a row.*this deployment takes no"):
+        ask(model, 40)
+    # And none of it is kept as the rows' answer: it is another model that is asked next.
+    run = RunDirectory(str(tmp_path))
+
+    async def work():
+        with keeping_paid_replies(OpenAIEngine(model, options()), run, "g/shard.parquet") as asked:
+            await asked.answer(Batch([Request(f"q{i}", i) for i in range(20)], Sampling(1, 1, 5)))
+
+    with pytest.raises(UserError, match="in a row"):
+        asyncio.run(work())
+    assert not run.files("g/replies/shard", ".parquet")
+
+
+def test_refusals_that_differ_cost_their_rows(model) -> None:
+    Handler.script = lambda body: refusal(f"no answer to {body['messages'][0]['content']}")
+    rows, _ = ask(model, 40)
+    assert {row["finish_reason"] for row in rows} == {"engine_error"}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda r: r.pop("usage"), "stop"),
+        (lambda r: r.pop("choices"), "request_failed"),
+        (lambda r: r["choices"][0].pop("logprobs"), "stop"),
+        (lambda r: r["choices"][0].pop("message"), "stop"),
+        (lambda r: r["choices"][0]["logprobs"]["content"][0].pop("top_logprobs"), "stop"),
+    ],
+)
+def test_what_one_reply_lacks_costs_its_row_at_most(model, change, reason) -> None:
+    def script(body):
+        question = body["messages"][0]["content"]
+        reply = Handler.completion(body, question)
+        if question == "q1":
+            change(reply)
+        return 200, reply, {}
+
+    Handler.script = script
+    rows, _ = ask(model, 5, scored=True)
+    assert [row["finish_reason"] for row in rows] == ["stop", reason, "stop", "stop", "stop"]
+
+
+def test_an_answer_that_is_no_json_costs_its_row(model) -> None:
+    Handler.script = lambda body: (
+        (200, b"<html>", {}) if body["messages"][0]["content"] == "q1" else None
+    )
+    rows, _ = ask(model)
+    assert [row["finish_reason"] for row in rows] == ["stop", "request_failed", "stop"]
+
+
+def test_limits_in_the_headers_are_kept_to(model) -> None:
+    """Four may be sent every half second; the server says so, and is never asked in vain."""
+    times: list[float] = []
+
+    def script(body):
+        times.append(time.monotonic())
+        left = 3 - (len(times) - 1) % 4
+        headers = {"x-ratelimit-remaining-requests": str(left)}
+        headers["x-ratelimit-reset-requests"] = "500ms"
+        return 200, Handler.completion(body, body["messages"][0]["content"]), headers
+
+    Handler.script = script
+
+    async def run():
+        engine = OpenAIEngine(model, options(max_concurrency=1))
+        await engine.answer(Batch([Request(f"q{i}", i) for i in range(12)], Sampling(1, 1, 5)))
+        await engine.close()
+
+    asyncio.run(run())
+    gaps = [b - a for a, b in itertools.pairwise(times)]
+    assert [gap >= 0.45 for gap in gaps] == [(i + 1) % 4 == 0 for i in range(11)]
+
+
+def test_the_end_of_a_turn_is_no_token_of_the_text(model) -> None:
+    """Some servers list it among the logprobs, as a mark or as nothing at all."""
+
+    def script(body):
+        reply = Handler.completion(body, "é")
+        content = reply["choices"][0]["logprobs"]["content"]
+        question = body["messages"][0]["content"]
+        if question != "q0":
+            end = "<|im_end|>" if question == "q1" else ""
+            content.append({"token": end, "logprob": -0.7, "bytes": list(end.encode())})
+        return 200, reply, {}
+
+    Handler.script = script
+    rows, _ = ask(model)
+    assert [row["token_logprobs"] for row in rows] == [pytest.approx([-0.1, -0.2])] * 3
