@@ -1,0 +1,53 @@
+"""Every setting of a run, and its one default.
+
+Frozen pydantic models; an unknown key is refused with the nearest known one named. A preset is a
+set of overrides that lies between these defaults and what the user wrote.
+"""
+
+from semievol_ray.config.data import Columns, DataConfig, Locations, RetrievalConfig, TaskConfig
+from semievol_ray.config.labelling import (
+    Budget,
+    GenerationConfig,
+    JustifyConfig,
+    Replicas,
+    SelectionConfig,
+)
+from semievol_ray.config.models import Collaborator, ModelConfig, Price, thinking_of
+from semievol_ray.config.run import PRESETS, Config, EvaluationConfig, IterationConfig, RayConfig
+from semievol_ray.config.section import Section, Tokens
+from semievol_ray.config.training import (
+    AdapterVariant,
+    EvolveConfig,
+    LoraConfig,
+    TrainingConfig,
+    WarmupConfig,
+)
+
+__all__ = [
+    "PRESETS",
+    "AdapterVariant",
+    "Budget",
+    "Collaborator",
+    "Columns",
+    "Config",
+    "DataConfig",
+    "EvaluationConfig",
+    "EvolveConfig",
+    "GenerationConfig",
+    "IterationConfig",
+    "JustifyConfig",
+    "Locations",
+    "LoraConfig",
+    "ModelConfig",
+    "Price",
+    "RayConfig",
+    "Replicas",
+    "RetrievalConfig",
+    "Section",
+    "SelectionConfig",
+    "TaskConfig",
+    "Tokens",
+    "TrainingConfig",
+    "WarmupConfig",
+    "thinking_of",
+]

@@ -1,0 +1,111 @@
+"""Pseudo-answers: how they are written, justified and selected."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from semievol_ray.config.section import Section, Tokens
+from semievol_ray.touches import Place, Speed
+
+
+class Replicas(Section):
+    """Bounds of an autoscaling pool."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(1, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Replicas:
+        if self.max < self.min:
+            raise ValueError(f"replicas.max ({self.max}) is smaller than replicas.min ({self.min})")
+        return self
+
+
+class Budget(Section):
+    """What a run's pseudo-responses may come to, prompts included; null is no limit."""
+
+    tokens: int | None = Field(None, gt=0)
+    cost: float | None = Field(None, gt=0, description="at the models' prices, in their currency")
+
+
+class GenerationConfig(Section):
+    """How pseudo-responses are written."""
+
+    max_tokens: Tokens = Field(
+        "auto",
+        description="longest response; auto: twice the labels' longest answer, 16 at least, and "
+        "256 more for models that this run did not train",
+    )
+    batch_rows: Speed[int] = Field(64, gt=0, description="rows that an engine call holds")
+    replicas: Speed[Replicas] = Replicas()
+    cpus_per_replica: Speed[float] = Field(1, ge=0)
+    gpus_per_replica: Speed[float | None] = Field(
+        None,
+        ge=0,
+        description="null: one where the cluster has, or may scale to, one; below 1: that share of "
+        "a GPU's memory",
+    )
+    tensor_parallel: Speed[int] = Field(1, ge=1)
+    pipeline_parallel: Speed[int] = Field(1, ge=1)
+    max_concurrency: Speed[int] = Field(
+        32, gt=0, description="openai engine: requests in flight, for each replica"
+    )
+    requests_per_minute: Speed[float | None] = Field(
+        None, gt=0, description="openai engine: of all the replicas together"
+    )
+    budget: Place[Budget] = Budget()
+    max_restarts: Speed[int] = Field(
+        3, ge=0, description="deaths in a row, for each replica, that end the run"
+    )
+    score_options: bool = Field(
+        True, description="closed tasks: log P of every option in every response row"
+    )
+    stall_seconds: Speed[float] = Field(
+        1800, gt=0, description="without a reply, or a replica that starts, for so long: an error"
+    )
+    request_timeout_seconds: Speed[float] = Field(120, gt=0)
+
+    @model_validator(mode="after")
+    def _has_its_gpus(self) -> GenerationConfig:
+        parts, gpus = self.tensor_parallel * self.pipeline_parallel, self.gpus_per_replica
+        if parts > 1 and gpus is not None and gpus < parts:
+            raise ValueError(
+                f"gpus_per_replica ({gpus:g}) is less than tensor_parallel x pipeline_parallel "
+                f"({parts}): each part has a GPU of its own; leave gpus_per_replica out"
+            )
+        return self
+
+
+class JustifyConfig(Section):
+    """Whether the warm model is shown the collaborators' answers and decides."""
+
+    when: Literal["always", "disagreement", "never"] = "always"
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: Tokens = Field("auto", description="longest response; auto: as in generation")
+
+
+class SelectionConfig(Section):
+    """Which pseudo-answers are trusted."""
+
+    policy: Literal["paper", "upstream", "balanced"] = "paper"
+    percentile: float | tuple[float, ...] = Field(
+        50.0, description="share that is kept, in percent; a list gives one for each round"
+    )
+    percentile_over: Literal["unlabeled", "labeled"] = "unlabeled"
+    align_prior: bool = Field(True, description="balanced: align to the labels' class prior")
+
+    @field_validator("percentile")
+    @classmethod
+    def _in_range(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not all(0 < v <= 100 for v in values):
+            raise ValueError("a percentile lies in (0, 100]")
+        return value
+
+    def percentile_of(self, round_number: int) -> float:
+        """The share kept in a round (1-based); the last of a list serves the later rounds too."""
+        if isinstance(self.percentile, tuple):
+            return self.percentile[min(round_number, len(self.percentile)) - 1]
+        return self.percentile

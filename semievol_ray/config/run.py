@@ -1,0 +1,182 @@
+"""A whole run: its sections, its presets, and what must hold between them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from semievol_ray.config.data import DataConfig, RetrievalConfig, TaskConfig
+from semievol_ray.config.labelling import GenerationConfig, JustifyConfig, SelectionConfig
+from semievol_ray.config.models import (
+    Collaborator,
+    ModelConfig,
+    check_thinking,
+    thinking_of,
+    with_names,
+)
+from semievol_ray.config.section import Section
+from semievol_ray.config.training import EvolveConfig, TrainingConfig, WarmupConfig
+from semievol_ray.credentials import find_written_out, referred
+from semievol_ray.validation import merge, one_line
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class IterationConfig(Section):
+    """Rounds of generate, select, evolve."""
+
+    rounds: int = Field(1, ge=1)
+    mode: Literal["mine", "relabel"] = Field(
+        "mine", description="mine: only rows not selected yet; relabel: every row anew"
+    )
+
+
+class EvaluationConfig(Section):
+    """How the models are compared on the test set."""
+
+    shots: int = Field(0, ge=0)
+    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    max_tokens: int = Field(
+        1000, gt=0, description="longest response; half the context window is the most in any case"
+    )
+    closed_answers: Literal["generate", "score"] = Field(
+        "generate", description="score: the most probable option counts, nothing is written"
+    )
+    confidence: float = Field(0.95, gt=0, lt=1)
+
+
+class RayConfig(Section):
+    """The Ray cluster."""
+
+    address: str | None = Field(None, description="null starts a cluster on this machine")
+    num_cpus: int | None = Field(None, gt=0)
+    runtime_env: dict[str, Any] = Field(
+        default_factory=dict,
+        description="as Ray has it, but env_vars are names: a list, or NAME: ${OTHER_NAME}",
+    )
+    wait_seconds: float = Field(
+        1800, gt=0, description="how long CPUs and GPUs for a training are waited for"
+    )
+
+    @field_validator("runtime_env")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        names = value.get("env_vars", {})
+        if isinstance(names, list | tuple):
+            names = {str(name): f"${{{name}}}" for name in names}
+        if not isinstance(names, dict) or not all(
+            _VARIABLE.fullmatch(str(k)) and isinstance(v, str) and referred(v)
+            for k, v in names.items()
+        ):
+            raise ValueError("env_vars is a list of names, or a mapping NAME: ${OTHER_NAME}")
+        return value | {"env_vars": names} if names else value
+
+
+class Config(Section):
+    """A whole run."""
+
+    run_dir: str
+    preset: Literal["paper", "upstream"] = "paper"
+    seed: int = Field(0, ge=0, lt=2**31)
+    model: ModelConfig
+    models: dict[str, ModelConfig] = Field(
+        default_factory=dict, description="other models, by the name that collaborators use"
+    )
+    task: TaskConfig = TaskConfig()
+    data: DataConfig
+    retrieval: RetrievalConfig = RetrievalConfig()
+    collaborators: tuple[Collaborator, ...] = Field(
+        tuple(Collaborator(shots=n) for n in range(4)), validate_default=True
+    )
+    generation: GenerationConfig = GenerationConfig()
+    justify: JustifyConfig = JustifyConfig()
+    selection: SelectionConfig = SelectionConfig()
+    training: TrainingConfig = TrainingConfig()
+    warmup: WarmupConfig = WarmupConfig()
+    evolve: EvolveConfig = EvolveConfig()
+    iteration: IterationConfig = IterationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_secrets(cls, values: Any) -> Any:
+        """Before anything else, for what is said of another mistake may quote a value."""
+        found = find_written_out(values) if isinstance(values, dict) else None
+        if found is not None:
+            raise ValueError(found)
+        return values
+
+    @field_validator("collaborators")
+    @classmethod
+    def _named(cls, value: tuple[Collaborator, ...]) -> tuple[Collaborator, ...]:
+        if not value:
+            raise ValueError("at least one collaborator is needed")
+        return tuple(with_names(value))
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Config:
+        most = max(c.shots for c in self.collaborators)
+        if most > self.retrieval.k:
+            raise ValueError(
+                f"a collaborator asks for {most} shots, but retrieval.k is {self.retrieval.k}"
+            )
+        if self.evaluation.shots > self.retrieval.k:
+            raise ValueError(
+                f"evaluation.shots is {self.evaluation.shots}, but retrieval.k is "
+                f"{self.retrieval.k}"
+            )
+        for collaborator in self.collaborators:
+            of_model = self.models.get(collaborator.model, self.model)
+            check_thinking(*thinking_of(collaborator, of_model))
+        asked = [self.model, *self.models.values()]
+        unpriced = [model.name for model in asked if model.price is None]
+        if self.generation.budget.cost is not None and unpriced:
+            raise ValueError(f"generation.budget.cost needs the price of {', '.join(unpriced)}")
+        warm, evolved = self.training_for("warmup"), self.training_for("evolve")
+        for training in (warm, evolved):
+            variant = training.lora.variant
+            served = training.method == "full" or variant in ("lora", "rslora")
+            if self.model.engine == "vllm" and not served:
+                raise ValueError(
+                    f"training.lora.variant: vllm serves lora and rslora, not {variant}; choose "
+                    "one of them, or model.engine: transformers"
+                )
+        if self.evolve.start == "warm" and (warm.method, evolved.method) == ("full", "lora"):
+            raise ValueError(
+                "evolve.start: warm: an adapter over a warm model of full weights is no model of "
+                "the base; train both stages with lora, or both with full"
+            )
+        return self
+
+    def training_for(self, stage: Literal["warmup", "evolve"]) -> TrainingConfig:
+        """`training` with the stage's own overrides. Raises ValueError for an unknown one."""
+        overrides = (self.warmup if stage == "warmup" else self.evolve).training
+        merged = merge(self.training.model_dump(), overrides)
+        try:
+            return TrainingConfig.model_validate(merged)
+        except ValidationError as error:
+            raise ValueError(f"{stage}.training: {one_line(error, TrainingConfig)}") from None
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # arXiv 2410.14745 as written: these are the defaults above.
+    "paper": {},
+    # What the authors' released code does.
+    "upstream": {
+        "retrieval": {"k": 0},
+        "collaborators": [{"model": "warm", "shots": 0} for _ in range(4)],
+        "generation": {"max_tokens": 1024},
+        "justify": {"when": "disagreement", "temperature": 1.0, "max_tokens": 4096},
+        "selection": {"policy": "upstream", "percentile": 30.0},
+        "evaluation": {"temperature": 0.5},
+        "training": {"held_out": 0.05},
+        "evolve": {
+            "start": "warm",
+            "include_labeled": False,
+            "training": {"learning_rate": 1e-6},
+        },
+    },
+}

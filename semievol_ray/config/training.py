@@ -1,0 +1,117 @@
+"""The two fine-tunings."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from semievol_ray.config.section import Section
+from semievol_ray.touches import Form, Place, Speed
+
+# Of peft's adapters those that change weights in place: a test trains, stores and merges each.
+# Adapters that add tokens to the prompt, or need calls between steps, are not among them.
+AdapterVariant = Literal[
+    "lora", "rslora", "dora", "boft", "c3a", "delora", "fourierft", "gralora", "hira", "hra",
+    "ia3", "ln_tuning", "loha", "lokr", "miss", "oft", "randlora", "shira", "vera", "waveft",
+]  # fmt: skip
+# peft 0.21 looks into weights that ZeRO-3 has partitioned away when it builds these.
+_NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
+
+
+class LoraConfig(Section):
+    """Shape of the peft adapter: LoRA, or another that peft has by name.
+
+    vLLM serves lora and rslora; the others once they are merged (`semievol merge`).
+    """
+
+    rank: int = Field(16, gt=0, description="of lora, rslora and dora, as alpha and dropout are")
+    alpha: int = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
+    variant: AdapterVariant = "lora"
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="of the adapter's config in peft, by their names there"
+    )
+
+
+class TrainingConfig(Section):
+    """One fine-tuning: hyper-parameters, ZeRO, workers."""
+
+    method: Literal["lora", "full"] = "lora"
+    lora: LoraConfig = LoraConfig()
+    learning_rate: float = Field(1e-4, gt=0)
+    epochs: float = Field(2.0, gt=0)
+    global_batch_size: int = Field(8, gt=0, description="examples a step, over all the workers")
+    micro_batch_size: Speed[int] = Field(4, gt=0, description="examples a forward pass, at most")
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_length: int = Field(
+        1024, gt=1, description="tokens of a prompt, cut in its middle, and its answer, never cut"
+    )
+    max_dropped: Place[float] = Field(
+        0.05, ge=0, lt=1, description="a larger share of answers too long for it stops the run"
+    )
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    packing: Form[bool] = True
+    gradient_checkpointing: Speed[bool] = False
+    zero_stage: Form[Literal[0, 1, 2, 3]] = 2
+    offload_optimizer: Form[Literal["none", "cpu", "nvme"]] = "none"
+    offload_parameters: Form[Literal["none", "cpu", "nvme"]] = "none"
+    nvme_path: Place[str | None] = None
+    workers: Speed[int] = Field(1, ge=1)
+    min_workers: Speed[int | None] = Field(
+        None, ge=1, description="elastic: go on with as few as these when there are no more"
+    )
+    cpus_per_worker: Speed[float] = Field(1, gt=0)
+    gpus_per_worker: Speed[float | None] = Field(
+        None, ge=0, description="null: one where the cluster has, or may scale to, one"
+    )
+    held_out: float = Field(0.0, ge=0, lt=1, description="share of the labels kept for validation")
+    early_stopping_patience: int | None = Field(None, ge=1)
+    checkpoint_every_steps: Speed[int] = Field(200, gt=0)
+    max_failures: Speed[int] = Field(2, ge=0, description="worker deaths that a training survives")
+    timeout_seconds: Speed[float] = Field(
+        1800, gt=0, description="a worker that keeps the others waiting longer ends the training"
+    )
+    trackers: Place[tuple[Literal["tensorboard", "wandb", "mlflow"], ...]] = ("tensorboard",)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        if self.global_batch_size % self.workers:
+            raise ValueError(
+                f"global_batch_size ({self.global_batch_size}) is not a multiple of "
+                f"workers ({self.workers})"
+            )
+        if self.min_workers is not None and self.min_workers > self.workers:
+            raise ValueError(f"min_workers ({self.min_workers}) exceeds workers ({self.workers})")
+        if self.offload_parameters != "none" and self.zero_stage != 3:
+            raise ValueError("offload_parameters needs zero_stage: 3")
+        if self.method == "lora" and self.zero_stage == 3 and self.lora.variant in _NOT_WITH_ZERO_3:
+            raise ValueError(f"lora.variant: {self.lora.variant} needs zero_stage: 2 or less")
+        if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_path:
+            raise ValueError("off-load to nvme needs nvme_path")
+        return self
+
+
+class EvolveConfig(Section):
+    """What the evolved model starts from and learns from."""
+
+    start: Literal["base", "warm"] = "base"
+    include_labeled: bool = Field(True, description="Eq. 9; Algorithm 1 leaves them out")
+    soft_targets: bool = Field(
+        False, description="policy balanced: train on the distribution over the options"
+    )
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="overrides of `training` for this stage"
+    )
+
+
+class WarmupConfig(Section):
+    """The first fine-tuning, on the labels alone."""
+
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="overrides of `training` for this stage"
+    )
