@@ -52,7 +52,7 @@ class Silent(VllmEngine):
     """Our engine without logprobs, which the product never asks for."""
 
     async def _generate(
-        self, prompt: list[int], seed: int, sampling: Sampling, lora: Any
+        self, prompt: list[int], seed: int, sampling: Sampling, lora: Any, choices: Any = None
     ) -> _Answer:
         from vllm import SamplingParams
 

@@ -47,6 +47,19 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
         ({"preset": "papre"}, "unknown preset 'papre'; known: paper, upstream"),
         ({"collaborators": [{"shots": 9}]}, "a collaborator asks for 9 shots, but retrieval.k"),
         ({"collaborators": []}, "at least one collaborator"),
+        (
+            {"generation": {"gpus_per_replica": 1, "tensor_parallel": 2, "pipeline_parallel": 2}},
+            "gpus_per_replica (1) is less than tensor_parallel x pipeline_parallel (4)",
+        ),
+        ({"generation": {"gpus_per_replica": 1.5}}, "above 1 it is a whole number"),
+        ({"collaborators": [{"n": 2, "temperature": 0}]}, "n (2) samples at temperature 0"),
+        (
+            {
+                "model": {"name": "m", "engine": "simulated"},
+                "collaborators": [{"guided": True, "top_k": 3}],
+            },
+            "the simulated engine has no guided, top_k",
+        ),
         ({"evolve": {"training": {"lr": 1}}}, "evolve.training: lr: unknown setting"),
         ({"selection": {"percentile": 0}}, "a percentile lies in (0, 100]"),
         ({"training": {"global_batch_size": 3, "workers": 2}}, "is not a multiple of workers"),
@@ -111,3 +124,14 @@ def test_every_config_survives_its_own_yaml() -> None:
 def test_percentiles_of_rounds() -> None:
     config = load_config(MINIMAL | {"selection": {"percentile": [30, 50]}})
     assert [config.selection.percentile_of(n) for n in (1, 2, 3)] == [30, 50, 50]
+
+
+def test_samples_of_one_prompt_are_voters_with_names_of_their_own() -> None:
+    asked = [{"n": 3, "min_p": 0.1}, {"name": "sure", "temperature": 0.2, "n": 2}]
+    config = load_config(MINIMAL | {"collaborators": asked})
+    names = ["warm-0shot", "warm-0shot-2", "warm-0shot-3", "sure", "sure-2"]
+    assert [c.name for c in config.collaborators] == names
+    assert [c.min_p for c in config.collaborators] == [0.1] * 3 + [0.0] * 2
+    # Written down and read again it is the same.
+    again = load_config(yaml.safe_load(config_yaml(config)))
+    assert again.collaborators == config.collaborators

@@ -70,6 +70,8 @@ class GenerationConfig(Section):
     @model_validator(mode="after")
     def _has_its_gpus(self) -> GenerationConfig:
         parts, gpus = self.tensor_parallel * self.pipeline_parallel, self.gpus_per_replica
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_replica ({gpus:g}): above 1 it is a whole number")
         if parts > 1 and gpus is not None and gpus < parts:
             raise ValueError(
                 f"gpus_per_replica ({gpus:g}) is less than tensor_parallel x pipeline_parallel "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -75,7 +75,28 @@ class Collaborator(Section):
     shots: int = Field(0, ge=0)
     temperature: float = Field(1.0, ge=0)
     top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int | None = Field(None, gt=0)
+    min_p: float = Field(0.0, ge=0, le=1)
+    presence_penalty: float = Field(0.0, ge=-2, le=2)
+    frequency_penalty: float = Field(0.0, ge=-2, le=2)
+    repetition_penalty: float = Field(1.0, gt=0)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        (), description="a response ends before the first of these texts"
+    )
+    guided: bool = Field(
+        False,
+        description="closed tasks: nothing but an option can be written; logprobs stay the "
+        "model's own, over all that it could have written",
+    )
+    n: int = Field(1, ge=1, description="samples of each prompt; each is a voter of its own")
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.+-]+$")
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> Collaborator:
+        if self.n > 1 and self.temperature == 0:
+            raise ValueError(f"n ({self.n}) samples at temperature 0 are all the same")
+        return self
+
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="null: its model's")
     thinking_tokens: int | None = Field(None, ge=0, description="null: its model's")
 
@@ -120,8 +141,9 @@ def with_names(collaborators: tuple[Collaborator, ...]) -> Iterator[Collaborator
             stem = f"{model}-{collaborator.shots}shot"
         elif stem in taken:
             raise ValueError(f"two collaborators are named {stem!r}")
-        name, copy = stem, 2
-        while name in taken:
-            name, copy = f"{stem}-{copy}", copy + 1
-        taken.add(name)
-        yield collaborator.model_copy(update={"name": name})
+        for _ in range(collaborator.n):
+            name, copy = stem, 2
+            while name in taken:
+                name, copy = f"{stem}-{copy}", copy + 1
+            taken.add(name)
+            yield collaborator.model_copy(update={"name": name, "n": 1})

@@ -21,6 +21,10 @@ from semievol_ray.config.training import EvolveConfig, TrainingConfig, WarmupCon
 from semievol_ray.credentials import find_written_out, referred
 from semievol_ray.validation import merge, one_line
 
+# Of a collaborator: what the simulated engine only pretends to is no more than a text and a length.
+_NOT_SIMULATED = {"top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+                  "stop", "guided"}  # fmt: skip
+
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -131,6 +135,11 @@ class Config(Section):
         for collaborator in self.collaborators:
             of_model = self.models.get(collaborator.model, self.model)
             check_thinking(*thinking_of(collaborator, of_model))
+        for collaborator in self.collaborators:
+            model = self.models.get(collaborator.model, self.model)
+            ignored = collaborator.model_fields_set & _NOT_SIMULATED
+            if model.engine == "simulated" and ignored:
+                raise ValueError(f"the simulated engine has no {', '.join(sorted(ignored))}")
         asked = [self.model, *self.models.values()]
         unpriced = [model.name for model in asked if model.price is None]
         if self.generation.budget.cost is not None and unpriced:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +25,7 @@ from semievol_ray.engines.protocol import (
     EngineOptions,
     Replies,
     Request,
+    Sampling,
     failed_generation,
 )
 from semievol_ray.engines.spellings import option_scores
@@ -53,7 +56,10 @@ class OpenAIEngine(Engine):
 
         An option outside the server's top logprobs scores -inf.
         """
-        replies = await asyncio.gather(*(self._reply(r, batch) for r in batch.requests))
+        choices: Sequence[Sequence[str] | None] = batch.choices or [None] * len(batch.requests)
+        replies = await asyncio.gather(
+            *(self._reply(r, batch, c) for r, c in zip(batch.requests, choices, strict=True))
+        )
         tokens = [self._tokens(reply) for reply in replies]
         generated, scores = None, None
         if batch.sampling is not None:
@@ -78,7 +84,7 @@ class OpenAIEngine(Engine):
         """See Engine.close."""
         await self.endpoint.close()
 
-    async def _reply(self, request: Request, batch: Batch) -> _Reply:
+    async def _reply(self, request: Request, batch: Batch, choices: Sequence[str] | None) -> _Reply:
         parameters: dict[str, Any] = {"temperature": 0.0, "max_tokens": 1}
         if batch.sampling is not None:
             parameters = {
@@ -87,7 +93,11 @@ class OpenAIEngine(Engine):
                 "max_tokens": batch.sampling.max_tokens,
                 "seed": request.seed,
                 "logprobs": True,
+                **_changes(batch.sampling),
             }
+        if choices is not None:
+            # As vLLM's server has it; one that does not know it says so.
+            parameters["structured_outputs"] = {"choice": list(choices)}
         if batch.candidates is not None:
             parameters |= _TOP
         if request.options:
@@ -97,7 +107,18 @@ class OpenAIEngine(Engine):
         reply = await self.endpoint.ask(messages, parameters)
         if batch.candidates is not None and self.endpoint.negotiation.lacks(_TOP):
             raise self._no_scores()
+        if choices is not None and not isinstance(reply, Failure):
+            self._check_guided(reply, choices)
         return reply
+
+    def _check_guided(self, reply: dict[str, Any], choices: Sequence[str]) -> None:
+        """Raise UserError for a server that passes over what it does not know."""
+        text, ended = _text(reply).strip(), reply["choices"][0].get("finish_reason") == "stop"
+        if ended and text not in {choice.strip() for choice in choices}:
+            raise UserError(
+                f"{self._who} answers {text[:40]!r}, which is none of the options: it knows no "
+                "structured_outputs; set guided: false for the collaborators that it answers for"
+            )
 
     def _tokens(self, reply: _Reply) -> _Tokens | None:
         """A reply's tokens with their logprobs; null where it has none."""
@@ -134,8 +155,8 @@ def _row(reply: _Reply, tokens: _Tokens | None) -> dict[str, Any]:
     reason = choice.get("finish_reason") or "stop"
     parted = _parted(choice.get("message") or {})
     answer = parted.answer
-    if tokens and reason == "stop" and answer is not None and _is_end(answer, tokens):
-        tokens = tokens[:-1]
+    if tokens and answer is not None:
+        tokens = _until_its_end(answer, tokens)
     # Null, and not a guess, where the server gives none: selection says what it needs.
     taken = [token["logprob"] for token in tokens or ()]
     first = None if tokens is None else _first([t["token"] for t in tokens], parted)
@@ -189,14 +210,26 @@ def _text(reply: dict[str, Any]) -> str:
     return (reply["choices"][0].get("message") or {}).get("content") or ""
 
 
-def _is_end(text: str, tokens: _Tokens) -> bool:
-    """Whether the last token only ends the turn: some servers list it, as a mark or as nothing."""
-    if text and _joined(tokens[-1:]) and _joined(tokens).endswith(text):
-        return False
-    return _joined(tokens[:-1]).strip().endswith(text.strip())
+def _until_its_end(answer: str, tokens: _Tokens) -> _Tokens:
+    """The tokens up to the end of an answer: some servers list what ends the turn as well."""
+    parts = [bytes(t["bytes"]) if t.get("bytes") else t["token"].encode() for t in tokens]
+    whole, said = b"".join(parts), answer.encode()
+    at = 0
+    if not whole.startswith(said):
+        said = said.strip()
+        at = whole.rfind(said)
+    if at < 0:
+        return tokens
+    ends = list(itertools.accumulate(map(len, parts), initial=0))
+    return tokens[: bisect_left(ends, at + len(said))]
 
 
-def _joined(tokens: _Tokens) -> str:
-    """What tokens say; a letter may be spread over the bytes of several."""
-    parts = (bytes(t["bytes"]) if t.get("bytes") else t["token"].encode() for t in tokens)
-    return b"".join(parts).decode(errors="replace")
+def _changes(sampling: Sampling) -> dict[str, Any]:
+    """What is asked beyond the usual: a server that does not know it may refuse it."""
+    plain = Sampling(sampling.temperature, sampling.top_p, sampling.max_tokens)
+    changed = {
+        field.name: getattr(sampling, field.name)
+        for field in fields(sampling)
+        if getattr(sampling, field.name) != getattr(plain, field.name)
+    }
+    return changed | ({"stop": list(sampling.stop)} if sampling.stop else {})

@@ -70,7 +70,9 @@ class PaidReplies(Engine):
 
     async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer."""
-        how = [batch.sampling, batch.candidates is not None, batch.adapter, batch.closed]
+        # What the texts of candidates and choices are, follows from the prompt.
+        parts = (batch.candidates is not None, batch.choices is not None)
+        how = [batch.sampling, parts, batch.adapter, batch.closed]
         keys = [_key(how, request) for request in batch.requests]
 
         async def call(at: int) -> None:

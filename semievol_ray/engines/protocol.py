@@ -85,6 +85,19 @@ class Sampling:
     temperature: float
     top_p: float
     max_tokens: int
+    top_k: int | None = None  # null: all
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    # A response ends before the first of these texts.
+    stop: tuple[str, ...] = ()
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what was written before counts against a token."""
+        plain = (self.presence_penalty, self.frequency_penalty, self.repetition_penalty)
+        return plain != (0.0, 0.0, 1.0)
 
 
 # One request's GENERATION row and scores; each is null where it was not asked for.
@@ -100,6 +113,11 @@ class Batch:
     sampling: Sampling | None = None
     # For each request texts that may follow its prompt; null: nothing is scored.
     candidates: Sequence[Sequence[str]] | None = None
+    # For each request the texts that its response must be one of; null: any will do. It bounds how
+    # tokens are drawn: here logprobs stay the model's own, over all of its vocabulary, so that an
+    # option which it hardly considers shows it. (An endpoint's are as it gives them: vLLM's server
+    # gives those over what the grammar allows, which are far nearer to 0.)
+    choices: Sequence[Sequence[str]] | None = None
     # The folder of the LoRA adapter that answers; null: the base model does.
     adapter: str | None = None
     # Whether a score counts the end-of-text token: needed where one candidate begins another.
@@ -107,11 +125,12 @@ class Batch:
 
     def part(self, rows: Sequence[int]) -> Batch:
         """Some of its requests, asked in the same way."""
-        candidates = self.candidates
+        candidates, choices = self.candidates, self.choices
         return replace(
             self,
             requests=[self.requests[i] for i in rows],
             candidates=None if candidates is None else [candidates[i] for i in rows],
+            choices=None if choices is None else [choices[i] for i in rows],
         )
 
     def failed(self, reason: str) -> Row:

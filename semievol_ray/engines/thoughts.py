@@ -69,6 +69,8 @@ class Written:
     finish_reason: str
     prompt_tokens: int
     tokens: int
+    # Where a stop string cut into a token: what is left of the text.
+    text: str | None = None
 
 
 class ResponseReader:
@@ -82,7 +84,10 @@ class ResponseReader:
     def rows(self, responses: Sequence[Written]) -> list[dict[str, Any]]:
         """The rows of some responses; a fast tokenizer decodes them on all its threads."""
         texts = self._tokenizer.batch_decode([r.ids for r in responses], skip_special_tokens=True)
-        return [self._row(r, text) for r, text in zip(responses, texts, strict=True)]
+        return [
+            self._row(r, text if r.text is None else r.text)
+            for r, text in zip(responses, texts, strict=True)
+        ]
 
     def _row(self, written: Written, text: str) -> dict[str, Any]:
         opened = opens_thought(written.prompt)

@@ -20,11 +20,11 @@ from semievol_ray.engines.protocol import (
     Engine,
     EngineOptions,
     Replies,
-    Request,
     Sampling,
     failed_generation,
 )
-from semievol_ray.engines.sampling import draw, uniforms_of
+from semievol_ray.engines.sampling import Sampler
+from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
@@ -53,6 +53,7 @@ class _Response:
     logprobs: list[float] = field(default_factory=list)
     tokens: int = 0
     finish_reason: str = "length"
+    text: str | None = None  # once it is told
 
     @property
     def is_open(self) -> bool:
@@ -67,10 +68,23 @@ class _Response:
         self.ids.append(token)
         self.logprobs.append(logprob)
 
+    def stop_at(self, found: tuple[str, int] | None) -> None:
+        """The end before a stop string (see `stopping.cut`), where one is found."""
+        if found is not None:
+            self.text, own = found
+            self.finish_reason = "stop"
+            del self.ids[own:], self.logprobs[own:]
+
     def written(self, prompt: str, prompt_tokens: int) -> Written:
         """All of it."""
         return Written(
-            prompt, self.ids, self.logprobs, self.finish_reason, prompt_tokens, self.tokens
+            prompt,
+            self.ids,
+            self.logprobs,
+            self.finish_reason,
+            prompt_tokens,
+            self.tokens,
+            self.text,
         )
 
 
@@ -130,6 +144,10 @@ class TransformersEngine(Engine):
         if candidates is not None:
             found_tails = self.tokens.candidates(candidates, chats, batch.closed)
             tails = [tuple(map(tuple, row)) for row in found_tails]
+        choices = None
+        if batch.choices is not None:
+            found_tails = self.tokens.candidates(batch.choices, chats, True)
+            choices = [tuple(map(tuple, row)) for row in found_tails]
         rows = [failed_generation("prompt_too_long", len(ids)) for ids in prompts]
         scores: list[list[float] | None] = [None] * len(requests)
         generated = 0 if sampling is None else sampling.max_tokens
@@ -144,7 +162,11 @@ class TransformersEngine(Engine):
                 ids = [prompts[i] for i in part]
                 prefix = self._prefill(ids)
                 if sampling is not None:
-                    written = self._continue(prefix, [requests[i] for i in part], sampling)
+                    chosen = None if choices is None else [choices[i] for i in part]
+                    seeds = [requests[i].seed for i in part]
+                    sampler = Sampler(sampling, ids, seeds, chosen, self.device)
+                    stops = [self._stop_ids(requests[i].chat) for i in part]
+                    written = self._continue(prefix, sampler, sampling, stops)
                     responses = [
                         said.written(requests[i].prompt, len(prompts[i]))
                         for i, said in zip(part, written, strict=True)
@@ -174,29 +196,28 @@ class TransformersEngine(Engine):
     # -- generation --------------------------------------------------------------------------------
 
     def _continue(
-        self, prefix: _Prefix, requests: list[Request], sampling: Sampling
+        self, prefix: _Prefix, sampler: Sampler, sampling: Sampling, stops: list[set[int]]
     ) -> list[_Response]:
         """The response to each prompt of one batch."""
         import torch
 
-        seeds = [request.seed for request in requests]
-        stops = [self._stop_ids(request.chat) for request in requests]
-        uniforms = torch.from_numpy(uniforms_of(seeds, sampling.max_tokens)).to(self.device)
-        responses = [_Response() for _ in seeds]
+        responses = [_Response() for _ in stops]
         logits, mask, positions = prefix.logits, prefix.mask, prefix.positions
         with torch.inference_mode():
             for step in range(sampling.max_tokens):
                 self.beats += 1
                 raw = torch.log_softmax(logits.float(), dim=-1)
-                token = draw(raw, sampling, uniforms[:, step])
+                token = sampler.draw(logits)
                 taken = raw.gather(1, token[:, None])[:, 0].tolist()
                 drawn = zip(responses, stops, token.tolist(), taken, strict=True)
                 for response, ends, one, logprob in drawn:
                     if response.is_open:
                         response.take(one, logprob, ends=one in ends)
+                        if sampling.stop:
+                            response.stop_at(cut(self.tokenizer, response.ids, sampling.stop))
                 if step + 1 == sampling.max_tokens or not any(r.is_open for r in responses):
                     break
-                mask = torch.cat([mask, mask.new_ones(len(seeds), 1)], dim=1)
+                mask = torch.cat([mask, mask.new_ones(len(responses), 1)], dim=1)
                 positions = positions + 1
                 out = self.model(
                     input_ids=token[:, None],
@@ -207,6 +228,9 @@ class TransformersEngine(Engine):
                 )
                 prefix.grown += 1
                 logits = out.logits[:, -1]
+        for response in responses:
+            if response.text is None:
+                response.text = self.tokenizer.decode(response.ids, skip_special_tokens=True)
         return responses
 
     def _prefill(self, prompts: list[list[int]]) -> _Prefix:

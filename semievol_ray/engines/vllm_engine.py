@@ -28,6 +28,7 @@ from semievol_ray.engines.protocol import (
     Sampling,
     failed_generation,
 )
+from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.engines.vllm_drivers import ProcessDriver, ThreadDriver
 from semievol_ray.engines.vllm_sizes import check_fits, footprint, memory_share
@@ -49,6 +50,8 @@ class _Answer(NamedTuple):
     ids: list[int] | None = None
     logprobs: list[float] | None = None
     tokens: int = 0
+    # Where it is more than the ids say: a stop string cuts through a token.
+    text: str | None = None
 
 
 class VllmEngine(Engine):
@@ -130,11 +133,18 @@ class VllmEngine(Engine):
         tails = None
         if candidates is not None:
             tails = self.tokens.candidates(candidates, chats, batch.closed)
+        choices = batch.choices
 
         async def row(at: int) -> tuple[_Answer | None, list[float] | None]:
             return await asyncio.gather(
                 _nothing() if sampling is None
-                else self._generate(prompts[at], batch.requests[at], sampling, lora),
+                else self._generate(
+                    prompts[at],
+                    batch.requests[at],
+                    sampling,
+                    lora,
+                    None if choices is None else choices[at],
+                ),
                 _nothing() if tails is None else self._score(prompts[at], tails[at], lora),
             )  # fmt: skip
 
@@ -154,9 +164,15 @@ class VllmEngine(Engine):
         self.driver.shutdown()
 
     async def _generate(
-        self, prompt: list[int], request: Request, sampling: Sampling, lora: Any
+        self,
+        prompt: list[int],
+        request: Request,
+        sampling: Sampling,
+        lora: Any,
+        choices: Sequence[str] | None = None,
     ) -> _Answer:
         from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
 
         if len(prompt) + sampling.max_tokens > self.max_model_len:
             return _Answer("prompt_too_long")
@@ -167,6 +183,15 @@ class VllmEngine(Engine):
             seed=request.seed,
             # Beside those of the model's own config, which vLLM knows.
             stop_token_ids=sorted(self.tokens.stops(request.chat)),
+            top_k=sampling.top_k or 0,
+            min_p=sampling.min_p,
+            presence_penalty=sampling.presence_penalty,
+            frequency_penalty=sampling.frequency_penalty,
+            repetition_penalty=sampling.repetition_penalty,
+            stop=list(sampling.stop),
+            structured_outputs=(
+                None if choices is None else StructuredOutputsParams(choice=list(choices))
+            ),
             # The sampled token's alone, in one flat list.
             logprobs=0,
             flat_logprobs=True,
@@ -178,16 +203,31 @@ class VllmEngine(Engine):
         # Each position lists the sampled token first, and only that.
         logprobs = written.logprobs
         taken = [logprobs.logprobs[start] for start in logprobs.start_indices]
-        ids = list(written.token_ids)
-        own = len(ids) - (written.finish_reason == "stop")
-        return _Answer(written.finish_reason or "stop", ids[:own], taken[:own], len(ids))
+        ids, text = list(written.token_ids), None
+        if isinstance(written.stop_reason, str):
+            text, own = cut(self.tokenizer, ids, sampling.stop) or (None, len(ids))
+        else:
+            own = len(ids) - (written.finish_reason == "stop")
+        answer = _Answer(written.finish_reason or "stop", ids[:own], taken[:own], len(ids), text)
+        if choices is None:
+            return answer
+        own_ids, logprobs = await self._as_an_option(prompt, request, ids[:own], choices, lora)
+        return answer._replace(ids=own_ids, logprobs=logprobs)
 
     def _table(
         self, requests: Sequence[Request], prompts: list[list[int]], answers: list[_Answer]
     ) -> pa.Table:
         """The GENERATION table; the texts are decoded here, all at once."""
         written = [
-            Written(request.prompt, a.ids, a.logprobs or (), a.finish_reason, len(prompt), a.tokens)
+            Written(
+                request.prompt,
+                a.ids,
+                a.logprobs or (),
+                a.finish_reason,
+                len(prompt),
+                a.tokens,
+                a.text,
+            )
             for request, prompt, a in zip(requests, prompts, answers, strict=True)
             if a.ids is not None
         ]
@@ -226,6 +266,28 @@ class VllmEngine(Engine):
             sum(after[tuple(tail[:at])][token] for at, token in enumerate(tail)) for tail in tails
         ]
 
+    async def _as_an_option(
+        self, prompt: list[int], request: Request, ids: list[int], choices: Sequence[str], lora: Any
+    ) -> tuple[list[int], list[float] | None]:
+        """A guided response in the tokens that its text usually has, and the model's logprobs.
+
+        vLLM's own logprobs are over what the grammar allows alone, and it may spell an option in
+        tokens that nobody would write it in.
+        """
+        text = self.tokenizer.decode(ids, skip_special_tokens=True)
+        if text in choices:
+            (ids,) = self.tokens.answers([text], [request.chat])
+        found = await asyncio.gather(
+            *(
+                self._next_logprobs([*prompt, *ids[:at]], [token], lora)
+                for at, token in enumerate(ids)
+            )
+        )
+        known = [row for row in found if row is not None]
+        if len(known) < len(ids):
+            return ids, None
+        return ids, [row[token] for row, token in zip(known, ids, strict=True)]
+
     async def _next_logprobs(
         self, prompt: list[int], tokens: list[int], lora: Any
     ) -> dict[int, float] | None:
@@ -249,7 +311,8 @@ class VllmEngine(Engine):
         from vllm.sampling_params import RequestOutputKind
 
         parameters.output_kind = RequestOutputKind.FINAL_ONLY
-        parameters.detokenize = False  # token by token; `_table` does it once
+        # Token by token, where no stop string is looked for: `_table` does it once.
+        parameters.detokenize = bool(parameters.stop)
         parameters.skip_clone = True  # it is this request's own
         final = await self.driver.run(prompt, parameters, lora)
         self.beats += 1

@@ -49,6 +49,8 @@ class Voter:
     # Variables of the chat template, and whether the model is to think before it answers.
     template_kwargs: Mapping[str, Any] = field(default_factory=dict)
     thinks: bool = False
+    # Whether it can write nothing but an option.
+    guided: bool = False
 
     @classmethod
     def of(
@@ -64,11 +66,21 @@ class Voter:
         A thought has room of its own, beside the answer's. What this run trained has never been
         shown one.
         """
-        kwargs, tokens = thinking_of(collaborator or Collaborator(), model.base)
+        as_asked = collaborator or Collaborator()
+        kwargs, tokens = thinking_of(as_asked, model.base)
         if model.was_trained:
             tokens = 0
         sampling = replace(sampling, max_tokens=sampling.max_tokens + tokens)
-        return cls(name, model.base, model.adapter, shots, sampling, kwargs, tokens > 0)
+        return cls(
+            name,
+            model.base,
+            model.adapter,
+            shots,
+            sampling,
+            kwargs,
+            tokens > 0,
+            as_asked.guided,
+        )
 
 
 @dataclass(frozen=True)
@@ -197,8 +209,13 @@ async def ask(
     adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
     batch = Batch(requests, fit_window(voter.sampling, engine), adapter=adapter)
     # Where the model thinks first, no option follows the prompt.
-    if job.score_options and not voter.thinks:
+    if (job.score_options or voter.guided) and not voter.thinks:
         batch = scored(batch, renderer_for(engine, job.task, voter), job.task, rows)
+        batch = replace(
+            batch,
+            candidates=batch.candidates if job.score_options else None,
+            choices=batch.candidates if voter.guided else None,
+        )
     replies = await engine.answer(batch)
     assert replies.generated is not None  # there is a sampling
     return replies.generated, replies.scores

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
@@ -196,8 +197,10 @@ def _voters(context: Context, round_number: int) -> list[Voter]:
     voters = []
     for collaborator in context.config.collaborators:
         model = context.model(collaborator.model, round_number)
+        names = {field.name for field in fields(Sampling)} - {"max_tokens"}
+        chosen = {name: getattr(collaborator, name) for name in names}
         limit = response_tokens(context, model, context.config.generation.max_tokens)
-        sampling = Sampling(collaborator.temperature, collaborator.top_p, limit)
+        sampling = Sampling(max_tokens=limit, **chosen)
         assert collaborator.name is not None  # config names every one
         voters.append(
             Voter.of(collaborator.name, model, collaborator.shots, sampling, collaborator)

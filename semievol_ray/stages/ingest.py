@@ -97,6 +97,8 @@ def run(context: Context, _: int) -> Outcome:
     """
     config, files = context.config, sources(context.config)
     task = Task.from_config(config.task)
+    if not task.is_closed and any(c.guided for c in config.collaborators):
+        raise UserError(f"collaborators: guided needs a closed-answer task, not {task.kind}")
     shard_rows = config.data.shard_rows
     if shard_rows == "auto":
         rows = estimate_rows(files["unlabeled"])

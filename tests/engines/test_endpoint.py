@@ -181,3 +181,31 @@ def test_the_end_of_a_turn_is_no_token_of_the_text(model) -> None:
     Handler.script = script
     rows, _ = ask(model)
     assert [row["token_logprobs"] for row in rows] == [pytest.approx([-0.1, -0.2])] * 3
+
+
+def test_settings_beyond_the_usual_are_asked_for_or_refused_in_the_endpoints_words(model) -> None:
+    narrow = Sampling(0.7, 0.9, 5, top_k=4, min_p=0.1, repetition_penalty=1.1, stop=("\n",))
+    ask(model, 1, narrow)
+    body = Handler.seen[-1]
+    asked = {name: body[name] for name in ("top_k", "min_p", "repetition_penalty", "stop")}
+    assert asked == {"top_k": 4, "min_p": 0.1, "repetition_penalty": 1.1, "stop": ["\n"]}
+    assert "presence_penalty" not in body
+    Handler.script = lambda body: refusal("Unrecognized request argument supplied: top_k")
+    with pytest.raises(UserError, match="Unrecognized request argument supplied: top_k"):
+        ask(model, 20, narrow)
+
+
+def guided(model, options_of: list[str]) -> list[dict]:
+    async def run():
+        engine = OpenAIEngine(model, options())
+        batch = Batch([Request("q", 1)], Sampling(1, 1, 5), choices=[options_of])
+        return (await engine.answer(batch)).generated.to_pylist()
+
+    return asyncio.run(run())
+
+
+def test_guided_decoding_is_asked_of_the_server_and_seen_to_be_obeyed(model) -> None:
+    assert guided(model, ["A", "B q"])[0]["text"] == "B q"
+    assert Handler.seen[-1]["structured_outputs"] == {"choice": ["A", "B q"]}
+    with pytest.raises(UserError, match="answers 'B q', which is none of the options"):
+        guided(model, ["A", "B"])

@@ -166,6 +166,34 @@ def test_the_token_that_ends_a_response_is_none_of_its_own(ending_model) -> None
                for r in found)  # fmt: skip
 
 
+def test_a_response_ends_before_a_stop_string(engine) -> None:
+    free = asyncio.run(generate(engine, requests(), Sampling(0, 1, 12))).to_pylist()
+    whole = next(row for row in free if len(row["text"]) > 4)
+    at = free.index(whole)
+    stop = whole["text"][3:5]
+    found = asyncio.run(generate(engine, requests(), Sampling(0, 1, 12, stop=("~~", stop))))
+    row = found.to_pylist()[at]
+    assert row["text"] == whole["text"][: whole["text"].index(stop)]
+    assert row["finish_reason"] == "stop"
+    own = row["token_logprobs"]
+    assert own == pytest.approx(whole["token_logprobs"][: len(own)], abs=1e-4)
+    assert len(own) <= row["tokens"] <= whole["tokens"]
+
+
+def test_a_guided_response_is_an_option_with_the_models_own_logprobs(engine) -> None:
+    options_of = [[" billing", " delivery was late"], [" sales", " x"], [" account", " technical"]]
+    sampling = Sampling(1.0, 1, 12)
+    batch = Batch(requests(), sampling, options_of, choices=options_of)
+    found = asyncio.run(engine.answer(batch))
+    for row, texts, scores in zip(
+        found.generated.to_pylist(), options_of, found.scores.to_pylist(), strict=True
+    ):
+        assert row["text"] in texts and row["finish_reason"] == "stop"
+        assert sum(row["token_logprobs"]) == pytest.approx(
+            scores[texts.index(row["text"])], abs=1e-3
+        )
+
+
 def test_an_over_long_prompt_costs_itself_alone(engine) -> None:
     prompts = ["word " * 600, PROMPTS[0]]
     found = asyncio.run(generate(engine, requests(prompts), Sampling(0, 1, 4))).to_pylist()

@@ -1,0 +1,45 @@
+"""Collaborators that can write nothing but an option."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from semievol_ray import UserError
+from semievol_ray.config import ModelConfig, TaskConfig
+from semievol_ray.engines import Request, Sampling
+from semievol_ray.engines.transformers_engine import TransformersEngine
+from semievol_ray.stages.answering import ShardJob, Voter, ask
+from semievol_ray.store import RunDirectory
+from semievol_ray.tasks import Task
+from tests.engines.asking import options
+from tests.stages.ingesting import ingest, write_jsonl
+
+LABELS = ["returns", "technical", "billing"]
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_every_response_of_a_guided_voter_is_a_label(tiny_model, tmp_path, scored) -> None:
+    model = ModelConfig(name=str(tiny_model), engine="transformers")
+    task = Task.from_config(TaskConfig(kind="label"), LABELS)
+    rows = [{"question": f"parcel {i}", "options": None} for i in range(12)]
+    requests = [Request(f"nonsense {i}\nQuite free:", i) for i in range(12)]
+
+    def answers(guided: bool) -> list[str]:
+        voter = Voter("v", model, None, 0, Sampling(1.0, 1.0, 12), guided)
+        job = ShardJob(RunDirectory(str(tmp_path)), task, (voter,), 0, score_options=scored)
+        engine = TransformersEngine(model, options())
+        generated, scores = asyncio.run(ask(engine, job, voter, rows, requests))
+        assert (scores is not None) == scored
+        return [text.strip() for text in generated["text"].to_pylist()]
+
+    assert set(answers(True)) <= set(LABELS)
+    assert not set(answers(False)) <= set(LABELS), "they would all have been labels anyway"
+
+
+def test_open_answers_cannot_be_guided(tmp_path) -> None:
+    row = {"text": "a", "label": "b"}
+    files = (write_jsonl(tmp_path / "l.jsonl", row), write_jsonl(tmp_path / "u.jsonl", row))
+    with pytest.raises(UserError, match="guided needs a closed-answer task, not text"):
+        ingest(tmp_path, *files, task={"kind": "text"}, collaborators=[{"guided": True}])
