@@ -27,7 +27,7 @@ def test_every_response_of_a_guided_voter_is_a_label(tiny_model, tmp_path, score
     requests = [Request(f"nonsense {i}\nQuite free:", i) for i in range(12)]
 
     def answers(guided: bool) -> list[str]:
-        voter = Voter("v", model, None, 0, Sampling(1.0, 1.0, 12), guided)
+        voter = Voter("v", model, None, 0, Sampling(1.0, 1.0, 12), guided=guided)
         job = ShardJob(RunDirectory(str(tmp_path)), task, (voter,), 0, score_options=scored)
         engine = TransformersEngine(model, options())
         generated, scores = asyncio.run(ask(engine, job, voter, rows, requests))
