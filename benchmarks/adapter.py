@@ -1,8 +1,9 @@
-"""Prompts under a LoRA adapter on CPUs: the transformers engine against transformers and peft alone.
+"""Prompts under a LoRA adapter on CPUs: the transformers engine against transformers and peft.
 
-SmolLM2-135M-Instruct in bfloat16, LoRA of rank 16 on all linear layers, 64 prompts of 128 tokens in
-batches of 32. Both sides compute the prompts and the logits behind them; the engine scores one option
-of one token with them. The peer is `PeftModel.from_pretrained` and a forward pass, as they come.
+SmolLM2-135M-Instruct in bfloat16, LoRA of rank 16 on all linear layers, 64 prompts of 128 tokens
+in batches of 32. Both sides compute the prompts and the logits behind them; the engine scores one
+option of one token with them. The peer is `PeftModel.from_pretrained` and a forward pass, as they
+come.
 """
 
 from __future__ import annotations
