@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,6 +27,9 @@ _RETRIES = 6
 _FAILURES_IN_A_ROW = 16
 # So many refusals in the same words, and no reply between them: it is not the rows' fault.
 _REFUSALS_IN_A_ROW = 16
+
+
+_TOO_LONG = re.compile(r"context[ _](length|window)|too long|input tokens", re.IGNORECASE)
 
 
 class Failure(str):
@@ -124,6 +128,9 @@ class Endpoint:
         return self.negotiation.refused(sent, blamed, _words(error)) is not None
 
     def _refused(self, words: str) -> Failure:
+        if _TOO_LONG.search(words):
+            # The row's own fault, however many of a shard have it and are told so in one wording.
+            return Failure("prompt_too_long")
         self._refused_in_a_row = self._refused_in_a_row + 1 if words == self._refusal else 1
         self._refusal = words
         if self._refused_in_a_row >= _REFUSALS_IN_A_ROW:

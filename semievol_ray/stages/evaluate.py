@@ -7,6 +7,7 @@ predictions are kept, so that anyone can count again.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -264,4 +265,7 @@ def _pseudo_answer_accuracy(context: Context, rounds: int) -> list[dict[str, Any
 
 
 def _argmax(row: Sequence[float] | None) -> int | None:
-    return None if not row else max(range(len(row)), key=row.__getitem__)
+    """The most probable option; null where the engine can tell of none."""
+    if not row or max(row) == -math.inf:
+        return None
+    return max(range(len(row)), key=row.__getitem__)

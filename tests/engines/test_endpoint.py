@@ -209,3 +209,13 @@ def test_guided_decoding_is_asked_of_the_server_and_seen_to_be_obeyed(model) -> 
     assert Handler.seen[-1]["structured_outputs"] == {"choice": ["A", "B q"]}
     with pytest.raises(UserError, match="answers 'B q', which is none of the options"):
         guided(model, ["A", "B"])
+
+
+def test_a_shard_of_over_long_prompts_costs_its_rows_alone(model) -> None:
+    # vLLM's server says the same of each.
+    message = ("This model's maximum context length is 256 tokens. However, your prompt contains "
+               "at least 257 input tokens. (parameter=input_tokens, value=257)")  # fmt: skip
+    Handler.script = lambda body: refusal(message) if body["seed"] < 40 else None
+    rows, _ = ask(model, 42)
+    reasons = [row["finish_reason"] for row in rows]
+    assert reasons == ["prompt_too_long"] * 40 + ["stop"] * 2

@@ -51,7 +51,7 @@ def test_a_busy_server_is_asked_again(model) -> None:
 
 def test_a_refused_request_costs_itself_alone(model) -> None:
     rows = ask(model, ["fine", "this is too long"])
-    assert [row["finish_reason"] for row in rows] == ["stop", "engine_error"]
+    assert [row["finish_reason"] for row in rows] == ["stop", "prompt_too_long"]
 
 
 def test_what_passes_costs_its_row_and_an_endpoint_that_is_down_the_run(model) -> None:

@@ -36,7 +36,7 @@ def read(name: str, prompt: str, text: str) -> tuple[dict, list[int], object]:
     tokenizer = make_tokenizer(name)
     ids = tokenizer(text, add_special_tokens=False).input_ids
     logprobs = [-float(i) for i in range(len(ids))]
-    (row,) = ResponseReader(tokenizer).rows([Written(prompt, ids, logprobs, "stop", 7)])
+    (row,) = ResponseReader(tokenizer).rows([Written(prompt, ids, logprobs, "stop", 7, len(ids))])
     return row, ids, tokenizer
 
 
