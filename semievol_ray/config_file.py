@@ -48,11 +48,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         # Without the lines that PyYAML quotes: they may hold what is nobody's business.
         mark = getattr(error, "problem_mark", None)
         place = "" if mark is None else f" in line {mark.line + 1}, column {mark.column + 1}"
-        problem = re.sub("'[^']{2,}'", "'…'", getattr(error, "problem", None) or "unreadable")
+        problem = re.sub("'[^']{2,}'", "'…'", getattr(error, "problem", None) or str(error))
         raise UserError(f"{path}: not valid YAML: {problem}{place}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path}: a config is a mapping of settings, not {type(values).__name__}")
@@ -65,7 +65,7 @@ def _parse_override(text: str) -> dict[str, Any]:
         raise UserError(f"--set {key}: expected key=value, as in selection.percentile=40")
     try:
         nested: Any = yaml.safe_load(value)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a date that no calendar has is a ValueError
         raise UserError(f"--set {key}: the value is not valid YAML") from None
     # YAML 1.1 reads 1e-4 as a string; people mean the number.
     if isinstance(nested, str):

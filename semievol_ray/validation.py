@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+_MEMBER = re.compile(r"constrained-|literal\[|str$|int$|float$|tuple\[")
 
 
 def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,7 +27,8 @@ def merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def one_line(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem of a validation error, with the nearest known key where one is unknown."""
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"])
+    # Of a union pydantic names the member too; that is no key of the user's.
+    where = ".".join(str(part) for part in problem["loc"] if not _MEMBER.match(str(part)))
     if problem["type"] == "extra_forbidden":
         known = _fields_at(model, problem["loc"][:-1])
         near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.5)

@@ -47,6 +47,8 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
         ({"preset": "papre"}, "unknown preset 'papre'; known: paper, upstream"),
         ({"collaborators": [{"shots": 9}]}, "a collaborator asks for 9 shots, but retrieval.k"),
         ({"collaborators": []}, "at least one collaborator"),
+        ({"generation": {"max_tokens": -1}}, "generation.max_tokens: input should be greater"),
+        ({"task": {"kind": "text", "day": "2026-13-01"}}, "task.day: month must be in 1..12"),
         (
             {"generation": {"gpus_per_replica": 1, "tensor_parallel": 2, "pipeline_parallel": 2}},
             "gpus_per_replica (1) is less than tensor_parallel x pipeline_parallel (4)",
@@ -135,3 +137,14 @@ def test_samples_of_one_prompt_are_voters_with_names_of_their_own() -> None:
     # Written down and read again it is the same.
     again = load_config(yaml.safe_load(config_yaml(config)))
     assert again.collaborators == config.collaborators
+
+
+def test_a_day_is_a_day_in_any_spelling_of_yaml(tmp_path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(config_yaml(load_config(MINIMAL)))
+    assert load_config(path, ("task.day=2026-11-25",)).task.day == "2026-11-25"
+    with pytest.raises(UserError, match="--set task.day: the value is not valid YAML"):
+        load_config(path, ("task.day=2026-13-01",))
+    path.write_text("run_dir: 2026-13-01\n")
+    with pytest.raises(UserError, match="not valid YAML: month must be"):
+        load_config(path)

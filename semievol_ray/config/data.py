@@ -50,12 +50,14 @@ class TaskConfig(Section):
         "day on which the run read its data",
     )
 
-    @field_validator("day")
+    @field_validator("day", mode="before")
     @classmethod
-    def _is_day(cls, value: str | None) -> str | None:
-        if value is not None:
-            date.fromisoformat(value)
-        return value
+    def _is_day(cls, value: Any) -> Any:
+        # YAML reads a date as one.
+        text = value.isoformat() if isinstance(value, date) else value
+        if isinstance(text, str):
+            date.fromisoformat(text)
+        return text
 
 
 class Columns(Section):
