@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -220,7 +221,7 @@ def test_as_much_of_the_models_window_is_taken_as_the_run_needs(tiny_model) -> N
     model = ModelConfig(name=str(tiny_model), engine="vllm")
     own = _own_window(AsyncEngineArgs(model=model.name))
     for window, taken in ((192, 192), (10**6, own)):
-        engine = VllmEngine(model, window=window)
+        engine = VllmEngine(model, replace(options(), window=window))
         asyncio.run(engine.close())
         assert engine.max_model_len == taken
     arguments = AsyncEngineArgs(model=model.name, gpu_memory_utilization=1e-6)
