@@ -28,7 +28,7 @@ def model_identity(model: ModelConfig) -> dict[str, str | None]:
 
     Raises UserError for a path to a model that is not there.
     """
-    if model.engine in ("openai", "simulated", "probe"):
+    if not model.is_local:
         return {"name": model.name}
     check_model_exists(model.name)
     folder = Path(model.name).expanduser()

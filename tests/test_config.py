@@ -62,6 +62,14 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
             },
             "the simulated engine has no guided, top_k",
         ),
+        (
+            {"collaborators": [{"model": "probe", "shots": 1, "guided": True}]},
+            "the probe engine has no guided, shots",
+        ),
+        (
+            {"collaborators": [{"model": "base", "guided": True, "thinking_tokens": 9}]},
+            "collaborator base-0shot: guided, and 9 thinking_tokens",
+        ),
         ({"evolve": {"training": {"lr": 1}}}, "evolve.training: lr: unknown setting"),
         ({"selection": {"percentile": 0}}, "a percentile lies in (0, 100]"),
         ({"training": {"global_batch_size": 3, "workers": 2}}, "is not a multiple of workers"),
@@ -134,9 +142,14 @@ def test_samples_of_one_prompt_are_voters_with_names_of_their_own() -> None:
     names = ["warm-0shot", "warm-0shot-2", "warm-0shot-3", "sure", "sure-2"]
     assert [c.name for c in config.collaborators] == names
     assert [c.min_p for c in config.collaborators] == [0.1] * 3 + [0.0] * 2
-    # Written down and read again it is the same.
-    again = load_config(yaml.safe_load(config_yaml(config)))
-    assert again.collaborators == config.collaborators
+
+
+@pytest.mark.parametrize("model", [{"name": "m"}, {"name": "m", "engine": "simulated"}])
+def test_collaborators_that_are_written_down_whole_are_read_again(model) -> None:
+    asked = [{"n": 2}, {"model": "probe"}]
+    config = load_config(MINIMAL | {"model": model, "collaborators": asked})
+    again = load_config(config.model_dump(mode="json"))  # as a run keeps it: every field is set
+    assert again == config == load_config(yaml.safe_load(config_yaml(config)))
 
 
 def test_a_day_is_a_day_in_any_spelling_of_yaml(tmp_path) -> None:

@@ -97,10 +97,7 @@ pub fn extract(
                 continue;
             };
             pace.spend(text.len())?;
-            let candidate = match &mut pattern {
-                Some(pattern) => pattern.candidate(text, control)?,
-                None => text,
-            };
+            let candidate = Pattern::narrow(&mut pattern, text, control)?;
             answers.push(reader.read(candidate, row));
         }
         Ok(())
@@ -121,10 +118,7 @@ pub fn ambiguous(
         for (i, out) in rows.iter_mut().enumerate() {
             let Some(text) = texts.get(start + i) else { continue };
             pace.spend(text.len())?;
-            let candidate = match &mut pattern {
-                Some(pattern) => pattern.candidate(text, control)?,
-                None => text,
-            };
+            let candidate = Pattern::narrow(&mut pattern, text, control)?;
             *out = numbers::read(candidate, mark) == numbers::Reading::Ambiguous;
         }
         Ok(())

@@ -53,6 +53,15 @@ impl Pattern {
         Ok(found.map_or(text, |(start, end)| &text[start..end]))
     }
 
+    /// The candidate of a text where there may be no pattern: then it is the whole text.
+    pub fn narrow<'t>(
+        pattern: &mut Option<Self>,
+        text: &'t str,
+        control: &Control,
+    ) -> Result<&'t str> {
+        pattern.as_mut().map_or(Ok(text), |pattern| pattern.candidate(text, control))
+    }
+
     fn last(&mut self, text: &str, control: &Control) -> Result<Option<(usize, usize)>> {
         let mut last = None;
         let mut pace = Pace::new(control);

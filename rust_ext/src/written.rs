@@ -42,10 +42,7 @@ pub fn written(
                 continue;
             };
             pace.spend(text.len())?;
-            let candidate = match &mut pattern {
-                Some(pattern) => pattern.candidate(text, control)?,
-                None => text,
-            };
+            let candidate = Pattern::narrow(&mut pattern, text, control)?;
             answers.push(read(candidate, mark).as_deref());
         }
         Ok(())

@@ -58,6 +58,11 @@ class ModelConfig(Section):
         "that the run trains always does, as it is taught to",
     )  # fmt: skip
 
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a language model whose files are loaded here."""
+        return self.engine not in ("openai", "simulated", "probe")
+
     @model_validator(mode="after")
     def _thinks_as_told(self) -> ModelConfig:
         check_thinking(self.chat_template_kwargs, self.thinking_tokens)
@@ -89,6 +94,8 @@ class Collaborator(Section):
         "model's own, over all that it could have written",
     )
     n: int = Field(1, ge=1, description="samples of each prompt; each is a voter of its own")
+    chat_template_kwargs: dict[str, Any] | None = Field(None, description="null: its model's")
+    thinking_tokens: int | None = Field(None, ge=0, description="null: its model's")
     name: str | None = Field(None, pattern=r"^[A-Za-z0-9_.+-]+$")
 
     @model_validator(mode="after")
@@ -96,9 +103,6 @@ class Collaborator(Section):
         if self.n > 1 and self.temperature == 0:
             raise ValueError(f"n ({self.n}) samples at temperature 0 are all the same")
         return self
-
-    chat_template_kwargs: dict[str, Any] | None = Field(None, description="null: its model's")
-    thinking_tokens: int | None = Field(None, ge=0, description="null: its model's")
 
     @model_validator(mode="after")
     def _as_trained(self) -> Collaborator:

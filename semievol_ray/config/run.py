@@ -21,9 +21,10 @@ from semievol_ray.config.training import EvolveConfig, TrainingConfig, WarmupCon
 from semievol_ray.credentials import find_written_out, referred
 from semievol_ray.validation import merge, one_line
 
-# Of a collaborator: what the simulated engine only pretends to is no more than a text and a length.
-_NOT_SIMULATED = {"top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
-                  "stop", "guided"}  # fmt: skip
+# What engines that are no language models cannot do of what a collaborator may ask.
+_DRAWING = {"top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "stop",
+            "guided"}  # fmt: skip
+_LACKS = {"simulated": _DRAWING, "probe": _DRAWING | {"shots", "top_p"}}
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -133,13 +134,7 @@ class Config(Section):
                 f"{self.retrieval.k}"
             )
         for collaborator in self.collaborators:
-            of_model = self.models.get(collaborator.model, self.model)
-            check_thinking(*thinking_of(collaborator, of_model))
-        for collaborator in self.collaborators:
-            model = self.models.get(collaborator.model, self.model)
-            ignored = collaborator.model_fields_set & _NOT_SIMULATED
-            if model.engine == "simulated" and ignored:
-                raise ValueError(f"the simulated engine has no {', '.join(sorted(ignored))}")
+            self._check_asked(collaborator)
         asked = [self.model, *self.models.values()]
         unpriced = [model.name for model in asked if model.price is None]
         if self.generation.budget.cost is not None and unpriced:
@@ -159,6 +154,31 @@ class Config(Section):
                 "the base; train both stages with lora, or both with full"
             )
         return self
+
+    def probes(self, collaborator: Collaborator) -> bool:
+        """Whether a collaborator is a classifier, of its own name or of a model's."""
+        named = self.models.get(collaborator.model)
+        return collaborator.model == "probe" if named is None else named.engine == "probe"
+
+    def _check_asked(self, collaborator: Collaborator) -> None:
+        """Raise ValueError for what the collaborator's model cannot be asked."""
+        model = self.models.get(collaborator.model, self.model)
+        kwargs, thought_tokens = thinking_of(collaborator, model)
+        check_thinking(kwargs, thought_tokens)
+        if collaborator.guided and thought_tokens and collaborator.model != "warm":
+            raise ValueError(
+                f"collaborator {collaborator.name}: guided, and {thought_tokens} thinking_tokens: "
+                "what can write nothing but an option cannot think"
+            )
+        engine = "probe" if self.probes(collaborator) else model.engine
+        usual = Collaborator.model_fields
+        ignored = sorted(
+            name
+            for name in _LACKS.get(engine, ())
+            if getattr(collaborator, name) != usual[name].default
+        )
+        if ignored:
+            raise ValueError(f"the {engine} engine has no {', '.join(ignored)}")
 
     def training_for(self, stage: Literal["warmup", "evolve"]) -> TrainingConfig:
         """`training` with the stage's own overrides. Raises ValueError for an unknown one."""

@@ -1,8 +1,7 @@
 """Engine that is no LLM: logistic regression on the labels, over a frozen embedder.
 
-A voter of another kind than language models, fitted in seconds. Where every example has the same
-answers to choose from it is often as good as a fine-tuned model, and it errs elsewhere: the two
-together are better than either. `engine_options` are those of the config's `retrieval` section.
+A voter of another kind than language models, fitted in seconds, where every example has the same
+answers to choose from. `engine_options` are those of the config's `retrieval` section.
 """
 
 from __future__ import annotations

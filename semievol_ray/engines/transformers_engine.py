@@ -53,7 +53,7 @@ class _Response:
     logprobs: list[float] = field(default_factory=list)
     tokens: int = 0
     finish_reason: str = "length"
-    text: str | None = None  # once it is told
+    text: str | None = None  # where a stop string cut it
 
     @property
     def is_open(self) -> bool:
@@ -228,9 +228,6 @@ class TransformersEngine(Engine):
                 )
                 prefix.grown += 1
                 logits = out.logits[:, -1]
-        for response in responses:
-            if response.text is None:
-                response.text = self.tokenizer.decode(response.ids, skip_special_tokens=True)
         return responses
 
     def _prefill(self, prompts: list[list[int]]) -> _Prefix:

@@ -158,7 +158,14 @@ class Context:
             options = self.config.retrieval.model_dump(exclude_none=True)
             if self.config.retrieval.embedder == "model":
                 options.setdefault("model", self.base.name)
-            return ModelRef(ModelConfig(name=PROBE, engine="probe", engine_options=options))
+            probe = ModelConfig(
+                name=PROBE,
+                engine="probe",
+                engine_options=options,
+                revision=self.base.revision,
+                trust_remote_code=self.base.trust_remote_code,
+            )
+            return ModelRef(probe)
         if name in self.config.models:
             return ModelRef(resolve_engine(self.config.models[name]))
         other = self.config.model.model_copy(update={"name": name, "revision": None})

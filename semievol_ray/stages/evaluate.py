@@ -1,4 +1,4 @@
-"""Evaluate: vanilla, SFT and SemiEvol on the test set, greedy, with paired tests.
+"""Evaluate: vanilla, SFT and SemiEvol on the test set, with paired tests.
 
 The three answer the same rows, so that each pair is compared by McNemar's exact test; the
 predictions are kept, so that anyone can count again.
@@ -109,7 +109,7 @@ def predict(context: Context, name: str, model: ModelRef, folder: str) -> dict[s
 async def evaluate_shard(
     engine: Engine, job: ShardJob, closed: bool, pair: tuple[str, str]
 ) -> tuple[str, Counts]:
-    """Answer one test shard greedily and commit its PREDICTION table.
+    """Answer one test shard and commit its PREDICTION table.
 
     With `closed` the most probable option is the answer: nothing is written, and nothing parsed.
     """

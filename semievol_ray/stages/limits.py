@@ -32,15 +32,14 @@ def response_tokens(context: Context, model: ModelRef, limit: int | str) -> int:
     Twice the longest answer among the labels, 16 at least; of a model that this run did not train
     256 more.
     """
-    most = most_response_tokens(context, limit)
-    return most - _ROOM_TO_REASON_TOKENS if limit == "auto" and model.was_trained else most
+    if isinstance(limit, int):
+        return limit
+    return _answer_tokens(context) + (0 if model.was_trained else _ROOM_TO_REASON_TOKENS)
 
 
 def most_response_tokens(context: Context, limit: int | str) -> int:
     """The longest of these limits: that of a model which this run did not train."""
-    if isinstance(limit, int):
-        return limit
-    return max(_MARGIN * _longest_answer(context), _FEWEST_TOKENS) + _ROOM_TO_REASON_TOKENS
+    return limit if isinstance(limit, int) else _answer_tokens(context) + _ROOM_TO_REASON_TOKENS
 
 
 def fit_window(sampling: Sampling, engine: Engine) -> Sampling:
@@ -59,10 +58,14 @@ def tell_cut_off(context: Context, stage: str, counts: Counts, setting: str) -> 
         )
 
 
+def _answer_tokens(context: Context) -> int:
+    return max(_MARGIN * _longest_answer(context), _FEWEST_TOKENS)
+
+
 def _longest_answer(context: Context) -> int:
     """Tokens of the longest labelled answer with its end; bytes where nothing counts tokens."""
     answers = set(context.task.labels or context.labeled["answer"].to_pylist())
-    if context.base.engine in ("openai", "simulated"):
+    if not context.base.is_local:
         return max(len(answer.encode()) for answer in answers) + 1
     renderer = make_renderer(context)
     tokens, said = Tokens(renderer.tokenizer), [renderer.completion(a) for a in sorted(answers)]

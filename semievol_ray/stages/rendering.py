@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def make_renderer(context: Context) -> PromptRenderer:
     """The renderer of the base model's own tokenizer."""
-    if context.base.engine in ("openai", "simulated", "probe"):
+    if not context.base.is_local:
         raise UserError(
             f"model.engine: a model behind the {context.base.engine} engine cannot be fine-tuned; "
             "name it under `models` and let it collaborate, beside a local base model"

@@ -106,13 +106,14 @@ def _is_scored(context: Context, round_number: int) -> bool:
     if not score.STAGE.wanted(context.config):
         return False
     found = context.ledger.get(layout.round_stage(round_number, score.STAGE.name))
-    if found is None:
+    is_done = found is not None and found.state == "done"
+    if not is_done:
         context.progress.finish(
             "select",
             "entropies are those of whichever collaborator wrote an answer: nothing was scored "
             "under the warm model, for the policy that this run was made with needs none",
         )
-    return found is not None
+    return is_done
 
 
 def _check_closed(context: Context) -> None:

@@ -41,8 +41,8 @@ def window_tokens(context: Context) -> int | None:
         most_response_tokens(context, config.justify.max_tokens),
         config.evaluation.max_tokens,
     )
-    # What the run trained does not think; any other model of this window may.
-    thoughts = (thinking_of(c, config.model)[1] for c in config.collaborators)
+    asked = ((c, config.models.get(c.model, config.model)) for c in config.collaborators)
+    thoughts = (thinking_of(collaborator, model)[1] for collaborator, model in asked)
     response += max(config.model.thinking_tokens, *thoughts)
     shots = max(config.evaluation.shots, *(c.shots for c in config.collaborators))
     shown = shots * (longest["labeled"] + 2 * _TURN_TOKENS)

@@ -16,16 +16,16 @@ from semievol_ray.results import Run
 def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
     """Run ingest on some files.
 
-    Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `collaborators`.
+    Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `collaborators`, `generation`.
     """
     redo = sections.pop("redo", None)
-    voters = sections.pop("collaborators", None)
+    others = {k: sections.pop(k) for k in ("collaborators", "generation") if k in sections}
     config = load_config(
         {
             "run_dir": sections.pop("run_dir", str(tmp_path / "run")),
             "model": {"name": "unused"},
             "task": sections.pop("task", {"kind": "label"}),
-            **({"collaborators": voters} if voters else {}),
+            **others,
             "data": {
                 "labeled": named(labeled),
                 "unlabeled": named(unlabeled),

@@ -38,8 +38,22 @@ def test_every_response_of_a_guided_voter_is_a_label(tiny_model, tmp_path, score
     assert not set(answers(False)) <= set(LABELS), "they would all have been labels anyway"
 
 
-def test_open_answers_cannot_be_guided(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"collaborators": [{"guided": True}]}, "guided needs a closed-answer task, not text"),
+        ({"collaborators": [{"model": "probe"}]}, "probe needs a closed-answer task, not text"),
+        (
+            {"task": {"kind": "label"}, "collaborators": [{"model": "probe"}],
+             "generation": {"score_options": False}},
+            "probe needs generation.score_options",
+        ),
+    ],
+)  # fmt: skip
+def test_what_needs_options_is_refused_before_anything_is_paid_for(
+    tmp_path, sections, said
+) -> None:
     row = {"text": "a", "label": "b"}
     files = (write_jsonl(tmp_path / "l.jsonl", row), write_jsonl(tmp_path / "u.jsonl", row))
-    with pytest.raises(UserError, match="guided needs a closed-answer task, not text"):
-        ingest(tmp_path, *files, task={"kind": "text"}, collaborators=[{"guided": True}])
+    with pytest.raises(UserError, match=said):
+        ingest(tmp_path, *files, **({"task": {"kind": "text"}} | sections))

@@ -13,7 +13,7 @@ from semievol_ray.config import ModelConfig, TaskConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.engines.protocol import Sampling
 from semievol_ray.schema import EXAMPLE, RESPONSE
-from semievol_ray.stages import score
+from semievol_ray.stages import justify, score
 from semievol_ray.stages.answering import ShardJob, Voter
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
@@ -74,6 +74,17 @@ def test_winners_are_scored_as_they_are_written_and_verdicts_left_alone(
         wanted = torch.log_softmax(logits, -1).gather(1, torch.tensor(answer)[:, None]).sum()
         assert row["tokens"] == len(answer)
         assert row["logprob"] == pytest.approx(wanted.item(), abs=1e-3)
+
+
+def test_the_warm_model_is_shown_answers_as_they_are_written(tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path / "run"))
+    written(run)
+    job = ShardJob(run, TASK, (), 0, score_options=False)
+    proposals = justify._proposals(job, "generated/shard-00000.parquet")
+    assert [p.text for p in proposals["a"]] == ["The parcel.", "the parcel", "x"]
+    # Two spellings of one answer do not differ.
+    agreeing = proposals["a"][:2]
+    assert not justify._is_open(agreeing, True) and justify._is_open(proposals["a"], True)
 
 
 @pytest.mark.parametrize(

@@ -130,3 +130,10 @@ def test_a_template_cannot_reach_into_python() -> None:
     )
     with pytest.raises(Exception, match="unsafe|access"):
         task.question({"question": "x"})
+
+
+def test_an_open_answer_is_kept_as_it_is_written() -> None:
+    arguments = {"options": None, "labels": None, "form": AnswerForm()}
+    poem = "Two lines,\n  the second indented."
+    assert canonical_answer(f" {poem}\n", kind="text", **arguments) == poem
+    assert canonical_answer("14.1 %", kind="numeric", **arguments) == "14.1 %"
