@@ -16,6 +16,16 @@ from semievol_ray.errors import UserError
 from semievol_ray.validation import merge, one_line
 
 
+class _Loader(yaml.SafeLoader):
+    """Safe, and the same whatever another library taught PyYAML's own; a day is read as text."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if tag != "tag:yaml.org,2002:timestamp"]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def load_config(source: str | Path | Mapping[str, Any], overrides: tuple[str, ...] = ()) -> Config:
     """A checked config from a YAML file or a mapping, with `key.sub=value` overrides.
 
@@ -41,9 +51,13 @@ def config_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+def _load(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such config file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -64,8 +78,8 @@ def _parse_override(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise UserError(f"--set {key}: expected key=value, as in selection.percentile=40")
     try:
-        nested: Any = yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError):  # a date that no calendar has is a ValueError
+        nested = _load(value)
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"--set {key}: the value is not valid YAML") from None
     # YAML 1.1 reads 1e-4 as a string; people mean the number.
     if isinstance(nested, str):
