@@ -25,6 +25,7 @@ from semievol_ray.stages import evaluate, finetune
 from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.store import RunDirectory, StageLedger, layout
+from semievol_ray.validation import merge
 
 ALL_LABELS, ALL_LABELS_STAGE = "all true labels", "all-labels"
 # A tiny Llama learns little through an adapter or at the paper's rate: all its weights are
@@ -151,7 +152,7 @@ def _config(values: Mapping[str, Any], arm: Mapping[str, Any], run_dir: Path) ->
     merged = dict(values) | {"run_dir": str(run_dir)}
     for key, value in arm.items():
         below = merged.get(key, {})
-        merged[key] = {**below, **value} if isinstance(value, Mapping) else value
+        merged[key] = merge(below, value) if isinstance(value, Mapping) else value
     return load_config(merged)
 
 
@@ -187,7 +188,7 @@ def _with_all_labels(config: Config) -> pa.Table:
         names.append(layout.same_shard(shard, f"{folder}/examples/withheld"))
         directory.write_table(names[-1], finetune.training_table(context.task, renderer, targets))
     start = ModelRef(context.base)
-    finetune.finetune(context, "warmup", folder, names, start=start, seed=config.seed)
+    finetune.finetune(context, "evolve", folder, names, start=start, seed=config.seed)
     model = context.trained(ALL_LABELS_STAGE)
     try:
         predicted = evaluate.predict(context, ALL_LABELS, model, f"{folder}/predictions")

@@ -10,8 +10,6 @@ The data are not part of the project: SEMIEVOL_DATA names the folder that holds 
 
 from __future__ import annotations
 
-import csv
-import random
 import tempfile
 from argparse import ArgumentParser
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 
 from _arms import TINY_TRAINING, make_base, run_seed, summarize
 from _data import data_folder
+from _gain_tasks import draw_labels, read, write
 from _report import arguments
 from _study import Study
 
@@ -39,7 +38,7 @@ def main() -> None:
     for seed in range(args.seeds):
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            labeled, unlabeled = draw_labels(read(source / "train.csv"), seed)
+            labeled, unlabeled = draw_labels(read(source / "train.csv"), seed, _LABELS_A_CLASS)
             write(folder / "labeled.csv", labeled)
             write(folder / "unlabeled.csv", unlabeled)
             write(folder / "test.csv", read(source / "test.csv"))
@@ -50,34 +49,6 @@ def main() -> None:
             values = config_of(folder, intents)
             run_seed(values, folder, seed, study, _ARMS)
         summarize(study, "Banking77", _ARMS, seed + 1, args.json)
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    """Rows of a published file."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def write(path: Path, rows: list[dict[str, str]]) -> None:
-    """Rows as CSV."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, ["text", "category"])
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def draw_labels(
-    rows: list[dict[str, str]], seed: int
-) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """The labelled rows, as many of each intent, and all the others."""
-    dice, count = random.Random(seed), {row["category"]: 0 for row in rows}
-    shuffled = dice.sample(rows, len(rows))
-    labeled, unlabeled = [], []
-    for row in shuffled:
-        taken = count[row["category"]] < _LABELS_A_CLASS
-        count[row["category"]] += taken
-        (labeled if taken else unlabeled).append(row)
-    return labeled, unlabeled
 
 
 def config_of(folder: Path, intents: list[str]) -> dict[str, Any]:

@@ -12,14 +12,15 @@ The data are not part of the project: SEMIEVOL_DATA names the folder that holds 
 
 from __future__ import annotations
 
-import csv
 import json
 from argparse import ArgumentParser
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from _arms import ALL_LABELS, run_arms
-from _data import data_folder
+from _gain_tasks import GainTask, arc, banking77, fpb
 from _linear import TFIDF, linear_classifiers
 from _report import arguments, machine
 from _study import Study, accuracy_row, details
@@ -30,18 +31,13 @@ from semievol_ray.ray_session import connect
 
 _RESULTS = Path(__file__).parent / "results"
 _ARMS = ("paper", "balanced")
-_TRAINING = {"learning_rate": 1e-3, "epochs": 3, "micro_batch_size": 8}
-# Every question of the published FPB opens with the same request, which the preset says better.
-_QUESTION = "{{ question.split('\\n')[-1] }}"
-_OPTIONS = (
-    "{% for option in options %}{{ letters[loop.index0] }}. {{ option }}\n{% endfor %}Answer:"
-)
-_TASKS: dict[str, dict[str, Any]] = {
-    "fpb": {"preset": "fpb", "question_template": f"{_QUESTION}\n{_OPTIONS}"},
-    "arc": {"preset": "arc"},
+_TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}
+_TASKS: dict[str, Callable[[int, Path], GainTask]] = {
+    "fpb": fpb,
+    "arc": arc,
+    "banking77-10": partial(banking77, labels_a_class=10),
+    "banking77-20": partial(banking77, labels_a_class=20),
 }
-# Every example has the same options: what a linear classifier can learn.
-_CLASSES = ("fpb",)
 
 
 def main() -> None:
@@ -53,15 +49,16 @@ def main() -> None:
         parser.add_argument("--work", type=Path, default=Path("gain-runs"))
 
     args = arguments(__doc__, add)
-    data, kept = data_folder(args.task), Kept(_RESULTS / f"gain_{args.task}.json")
+    kept = Kept(_RESULTS / f"gain_{args.task}.json")
     base = smollm2()
     connect(RayConfig())
     for seed in args.seeds:
-        if args.task in _CLASSES and TFIDF not in kept.arms(seed):
-            for name, right in _linear(data).items():
-                kept.add(seed, name, right)
-        values = _config(args.task, data, base)
         folder = args.work / f"{args.task}-{seed}"
+        task = _TASKS[args.task](seed, folder / "data")
+        if TFIDF not in kept.arms(seed):
+            for name, right in _linear(task).items():
+                kept.add(seed, name, right)
+        values = _config(task, base)
         done = kept.arms(seed) | ({ALL_LABELS} if args.no_all_labels else set())
         for name, right in run_arms(values, folder, seed, args.arms, done=done):
             kept.add(seed, name, right)
@@ -108,36 +105,26 @@ class Kept:
         return study
 
 
-def _config(task: str, data: Path, base: Path) -> dict[str, Any]:
+def _config(task: GainTask, base: Path) -> dict[str, Any]:
     """What all the arms have in common."""
     return {
         "model": {"name": str(base), "engine": "transformers", "dtype": "bfloat16"},
-        "task": _TASKS[task],
-        "data": {
-            "labeled": str(data / "labeled.csv"),
-            "unlabeled": str(data / "unlabeled.csv"),
-            "test": str(data / "test.csv"),
-            "columns": {"options": "options"},
-            "shard_rows": 128,
-        },
-        "generation": {"cpus_per_replica": 2},
+        "task": task.task,
+        "data": task.data | {"shard_rows": 128},
+        "generation": {"batch_rows": 32},
         "training": _TRAINING,
+        "warmup": {"training": task.warmup},
+        "evolve": {"training": task.evolve},
         "evaluation": {"closed_answers": "score"},
     }
 
 
-def _linear(data: Path) -> dict[str, list[bool]]:
-    """The classifiers answer by the text of the option: letters mean nothing to them."""
-
-    def read(name: str) -> tuple[list[str], list[str]]:
-        with (data / name).open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        answers = [json.loads(r["options"])["ABCDEFGH".index(r["answer"])] for r in rows]
-        return [row["question"].split("\n")[-1] for row in rows], answers
-
-    texts, labels = read("labeled.csv")
-    questions, gold = read("test.csv")
-    found = linear_classifiers(texts, labels, questions)
+def _linear(task: GainTask) -> dict[str, list[bool]]:
+    """The classifiers; none where the options differ from example to example."""
+    if task.labeled is None or task.test is None:
+        return {}
+    found = linear_classifiers(task.labeled.texts, task.labeled.classes, task.test.texts)
+    gold = task.test.classes
     return {name: [a == b for a, b in zip(said, gold, strict=True)] for name, said in found.items()}
 
 

@@ -64,6 +64,7 @@ def build(job: TrainingJob, world: World, *, load_universal: bool) -> Trainee:
         # Here DeepSpeed takes a first step with gradients of 0, and AdamW would go on counting
         # from it: its bias correction would be too weak for all the steps that follow.
         engine.optimizer.optimizer.state.clear()
+    _restore_positions(base, world.device)
     return Trainee(
         engine=engine,
         layout=layout,
@@ -98,6 +99,19 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
             base, config.lora, seed=job.seed, base_model=job.base_model, revision=job.revision
         )
     return model.to(DTYPES[config.precision])
+
+
+def _restore_positions(base: Any, device: torch.device) -> None:
+    """Rotary frequencies in float32, as they are where the model answers.
+
+    The casts to 16 bits took their last digits, so that a far token stood elsewhere in training.
+    """
+    for module in base.modules():
+        names = [name for name, _ in module.named_buffers(recurse=False) if "inv_freq" in name]
+        if names and hasattr(module, "config"):
+            anew = type(module)(module.config)
+            for name in names:
+                setattr(module, name, getattr(anew, name).to(device))
 
 
 def _flops_per_token(model: Any) -> float:

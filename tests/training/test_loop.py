@@ -71,6 +71,35 @@ def load(job: TrainingJob, result: TrainingResult) -> torch.nn.Module:
     return PeftModel.from_pretrained(base, result.output_dir)
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_positions_are_those_of_the_model_that_answers(
+    make_job: MakeJob, method: str, stage: int
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    job = make_job(method=method, zero_stage=stage, precision="bf16")
+    serving = AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.bfloat16)
+    frequencies = serving.model.rotary_emb.inv_freq
+    assert not torch.equal(frequencies, frequencies.bfloat16().float())  # some digits could be lost
+    trained = worker_program.buffers(job)
+    found = [b for name, b in trained.items() if name.endswith("rotary_emb.inv_freq")]
+    assert len(found) == 1 and torch.equal(found[0], frequencies)
+
+
+@pytest.mark.parametrize("short", [0, 256])
+def test_packed_bf16_has_the_losses_of_fp32(
+    make_job: MakeJob, short: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether rows count as short, whose attention is computed in 32 bits on CPUs, or not."""
+    monkeypatch.setattr(attention, "_SHORT", short)
+    losses = {
+        precision: [p.loss for p in train_here(make_job(precision=precision))[1]]
+        for precision in ("bf16", "fp32")
+    }
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
+
+
 def test_packing_and_soft_targets_change_no_loss(make_job: MakeJob, tmp_path: Path) -> None:
     """A soft target is its candidates as weighted examples of their own, packed or not."""
     rows = [make_row(i, soft=True) for i in range(24)]

@@ -65,6 +65,15 @@ def gradients(job: TrainingJob) -> dict[str, torch.Tensor]:
     return found
 
 
+def buffers(job: TrainingJob) -> dict[str, torch.Tensor]:
+    """What the model holds besides its parameters, ready for the first step."""
+    with joined(job.scratch_dir / "deepspeed.log", 1800) as world:
+        engine = _Training(job, world, lambda _: None).trainee.engine
+        found = {name: buffer.clone() for name, buffer in engine.module.named_buffers()}
+        engine.destroy()
+    return found
+
+
 def lose_worker(job: TrainingJob, pid: int, signal: int) -> object:
     """Train; the first worker sends another process a signal after the second step."""
 
