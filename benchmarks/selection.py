@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from _report import Row, arguments, interleaved, report, row
 
 from semievol_ray import _native, selection
-from semievol_ray.config import SelectionConfig
 from semievol_ray.schema import RESPONSE
+from semievol_ray.selection.policies import Paper
 
 REPEATS = 7
 PATTERN = r"(?i)answer\s*:\s*([A-D])"
@@ -229,8 +229,7 @@ def ours(table: pa.Table) -> pa.Table:
     return selection.select(
         table.append_column("answer", answers),
         None,
-        config=SelectionConfig(),
-        percentile=50.0,
+        policy=Paper(percentile=50.0),
         kind="multiple_choice",
     )
 
@@ -357,8 +356,7 @@ def reselection(examples: int) -> list[Row]:
             paths,
             None,
             filesystem=pafs.LocalFileSystem(),
-            config=SelectionConfig(),
-            percentile=30.0,
+            policy=Paper(percentile=30.0),
             kind="multiple_choice",
         ):
             selected += pc.sum(part["selected"]).as_py()

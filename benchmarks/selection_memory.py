@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from _report import Row, arguments, report, row
 
 from semievol_ray import selection
-from semievol_ray.config import SelectionConfig
+from semievol_ray.selection.policies import Paper
 
 ROWS = 10_000_000
 SHARD_ROWS = 200_000
@@ -98,8 +98,7 @@ def select(paths: list[str]) -> tuple[int, float, int]:
         paths,
         None,
         filesystem=pafs.LocalFileSystem(),
-        config=SelectionConfig(),
-        percentile=50.0,
+        policy=Paper(percentile=50.0),
         kind="multiple_choice",
     )
     kept = sum(pc.sum(table["selected"]).as_py() for table in tables)

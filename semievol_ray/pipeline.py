@@ -1,6 +1,6 @@
 """The order of the stages, and resume; nothing else.
 
-    ingest -> warmup -> retrieve
+    ingest -> warmup -> retrieve (-> holdout -> calibrate)
         -> (generate -> justify -> score -> select -> evolve) x rounds -> evaluate
 
 Before any work is done it is decided of every stage whether its work stands, is gone on with, is
@@ -18,9 +18,11 @@ from semievol_ray.config import Config
 from semievol_ray.errors import UserError
 from semievol_ray.ray_session import connect, disconnect, is_connected
 from semievol_ray.stages import (
+    calibrate,
     evaluate,
     evolve,
     generate,
+    holdout,
     ingest,
     justify,
     retrieve,
@@ -41,7 +43,7 @@ from semievol_ray.store import (
     layout,
 )
 
-FIRST = (ingest.STAGE, warmup.STAGE, retrieve.STAGE)
+FIRST = (ingest.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.STAGE)
 EACH_ROUND = (generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE)
 LAST = (evaluate.STAGE,)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from semievol_ray.config.section import Section, Tokens
+from semievol_ray.selection.policies import POLICIES
 from semievol_ray.touches import Place, Speed
 
 
@@ -80,6 +81,16 @@ class GenerationConfig(Section):
         return self
 
 
+class CalibrationConfig(Section):
+    """Labels that the voters are judged by, for policies that weigh them or promise an error.
+
+    The warm model is fine-tuned once more without them: it costs `1 - share` of the warm-up. All
+    labels are trained on in the warm-up itself and in the evolution.
+    """
+
+    share: float = Field(0.2, gt=0, lt=1, description="of the labels of each class")
+
+
 class JustifyConfig(Section):
     """Whether the warm model is shown the collaborators' answers and decides."""
 
@@ -91,12 +102,39 @@ class JustifyConfig(Section):
 class SelectionConfig(Section):
     """Which pseudo-answers are trusted."""
 
-    policy: Literal["paper", "upstream", "balanced"] = "paper"
+    policy: str = Field(
+        "paper",
+        description=f"one of {', '.join(POLICIES)}",
+        json_schema_extra={"enum": [*POLICIES]},
+    )
     percentile: float | tuple[float, ...] = Field(
         50.0, description="share that is kept, in percent; a list gives one for each round"
     )
     percentile_over: Literal["unlabeled", "labeled"] = "unlabeled"
-    align_prior: bool = Field(True, description="balanced: align to the labels' class prior")
+    align_prior: bool = Field(
+        True, description="balanced, stacked: align to the labels' class prior"
+    )
+    options: dict[str, Any] = Field(
+        default_factory=dict,
+        description="of the policy: risk has alpha (the error that is allowed: 0.05) and delta "
+        "(how likely more is: 0.1)",
+    )
+
+    @model_validator(mode="after")
+    def _known(self) -> SelectionConfig:
+        if self.policy not in POLICIES:
+            raise ValueError(
+                f"policy: unknown policy {self.policy!r}; known: {', '.join(POLICIES)}"
+            )
+        unknown = sorted(set(self.options) - POLICIES[self.policy].options)
+        if unknown:
+            raise ValueError(f"options: the policy {self.policy} has no {', '.join(unknown)}")
+        return self
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the voters have to answer labels that they were not trained on."""
+        return POLICIES[self.policy].calibrates
 
     @field_validator("percentile")
     @classmethod

@@ -8,7 +8,12 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from semievol_ray.config.data import DataConfig, RetrievalConfig, TaskConfig
-from semievol_ray.config.labelling import GenerationConfig, JustifyConfig, SelectionConfig
+from semievol_ray.config.labelling import (
+    CalibrationConfig,
+    GenerationConfig,
+    JustifyConfig,
+    SelectionConfig,
+)
 from semievol_ray.config.models import (
     Collaborator,
     ModelConfig,
@@ -96,6 +101,7 @@ class Config(Section):
         tuple(Collaborator(shots=n) for n in range(4)), validate_default=True
     )
     generation: GenerationConfig = GenerationConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
     justify: JustifyConfig = JustifyConfig()
     selection: SelectionConfig = SelectionConfig()
     training: TrainingConfig = TrainingConfig()

@@ -7,13 +7,13 @@ Usable alone, on any table of responses; nothing here knows of a run, of Ray or 
     written_answers(texts, *, kind, pattern=None, decimal_mark=".") -> pa.StringArray
     answers_equal(left, right, *, kind, relative_tolerance=0.0) -> pa.BooleanArray
     mean_nll(logprobs) -> pa.DoubleArray
-    select(responses, justified, scored=None, *, config, percentile, kind, relative_tolerance=0.0,
-           classes=None, prior=None, labeled_entropies=None) -> pa.Table
+    select(responses, justified, scored=None, *, policy, kind, relative_tolerance=0.0) -> pa.Table
     select_shards(responses, justified, scored=None, *, filesystem, …as select…, map=map)
         -> Iterator[pa.Table]
 
-and the kernels that these rest on, each with its formula in its docstring: sequence_score,
-token_entropy, ambiguous_numbers, Groups, consensus, collaborator_agreement, average_options,
+with a policy of `semievol_ray.selection.policies`, as `Paper(percentile=50)`, and the kernels that
+these rest on, each with its formula in its docstring: sequence_score, token_entropy,
+ambiguous_numbers, Groups, consensus, collaborator_agreement, average_options, pool_options,
 alignment_weights, align_options, minhash, near_duplicates, top_by_budget, hash_ids.
 
 `kind` is "multiple_choice", "label", "numeric" or "text". Arrays are those of any library that
@@ -37,12 +37,13 @@ from semievol_ray._native import (
     minhash,
     near_duplicates,
     num_threads,
+    pool_options,
     sequence_score,
     set_num_threads,
     token_entropy,
     written_answers,
 )
-from semievol_ray.selection.engine import select, select_shards
+from semievol_ray.selection.passes import select, select_shards
 from semievol_ray.selection.thresholds import top_by_budget
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "minhash",
     "near_duplicates",
     "num_threads",
+    "pool_options",
     "select",
     "select_shards",
     "sequence_score",

@@ -6,6 +6,7 @@ say null.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,16 +48,16 @@ class Examples:
     justified_text: pa.StringArray
     justified_entropy: Floats
     justified_responded: Mask
-    # list<float32>, the mean over the collaborators; null where no collaborator has one.
+    # list<float32>, of all the collaborators together; null where no collaborator has one.
     distribution: pa.ListArray | None
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def columns(*, options: bool, texts: bool) -> list[str]:
+def columns(*, options: bool, texts: bool, voters: bool = False) -> list[str]:
     """The columns of a response table that `examples_of` reads."""
-    also = {"option_logprobs": options, "answer_text": texts}
+    also = {"option_logprobs": options, "answer_text": texts, "collaborator": voters}
     wanted = [name for name, is_wanted in also.items() if is_wanted]
     return ["example_id", "answer", "tokens", "token_logprobs", *wanted]
 
@@ -69,11 +70,13 @@ def examples_of(
     tolerance: float,
     classes: int | None,
     texts: bool,
+    weights: Mapping[str, float] | None = None,
 ) -> Examples:
     """The examples of a table of responses.
 
-    `classes` asks for the distribution over the options, of which there are at most that many;
-    `texts` for the answers as they are written.
+    `classes` asks for the distribution over the options, of which there are at most that many: the
+    mean over the collaborators, or their pool where they have `weights`; `texts` for the answers as
+    they are written.
     Raises ValueError for a justified answer without responses, and for two of one example.
     """
     groups = _native.Groups(responses["example_id"])
@@ -95,11 +98,26 @@ def examples_of(
         winner_entropy=_scored(known["example_id"], _floats(known["winner_nll"]), scored),
         first_entropy=_floats(known["first_nll"]),
         responded=_mask(known["responded"]),
-        distribution=None
-        if classes is None
-        else _native.average_options(groups, responses["option_logprobs"], classes),
+        distribution=_distribution(groups, responses, classes, weights),
         **_justified(groups, justified, texts),
     )
+
+
+def _distribution(
+    groups: _native.Groups,
+    responses: pa.Table,
+    classes: int | None,
+    weights: Mapping[str, float] | None,
+) -> pa.ListArray | None:
+    if classes is None:
+        return None
+    options = responses["option_logprobs"]
+    if weights is None:
+        return _native.average_options(groups, options, classes)
+    names = _strings(responses["collaborator"]).dictionary_encode()
+    known = [weights.get(name, 0.0) for name in names.dictionary.to_pylist()]
+    heard = pa.array(known, pa.float64()).take(names.indices)
+    return _native.pool_options(groups, options, heard, classes)
 
 
 def _scored(ids: pa.StringArray, otherwise: Floats, scored: pa.Table | None) -> Floats:

@@ -15,6 +15,7 @@ from semievol_ray.config import Config, ModelConfig
 from semievol_ray.engines import EnginePool, FleetState, Work, resolve_engine, with_gpus
 from semievol_ray.ray_session import most_gpus
 from semievol_ray.retrieval import example_texts
+from semievol_ray.selection import hash_ids
 from semievol_ray.stages.stage import labeller
 from semievol_ray.stages.window import asks_for_window, window_tokens
 from semievol_ray.store import RunDirectory, StageLedger, layout
@@ -22,6 +23,8 @@ from semievol_ray.tasks import Task
 
 # The collaborator that is a classifier over the retrieval's embedder.
 PROBE = "probe"
+# How a classifier is known that has not seen the held-out labels.
+_HELD_OUT = " without the held-out labels"
 
 
 class Progress(Protocol):
@@ -141,6 +144,11 @@ class Context:
         """All labelled examples: they are few."""
         return pa.concat_tables([self.run.read_table(name) for name in self.shards("labeled")])
 
+    @cached_property
+    def held_out(self) -> set[str]:
+        """Ids of the labels that are held out to judge voters by."""
+        return held_out_ids(self.labeled, self.config.calibration.share)
+
     # -- models ------------------------------------------------------------------------------------
 
     @cached_property
@@ -171,10 +179,20 @@ class Context:
         other = self.config.model.model_copy(update={"name": name, "revision": None})
         return ModelRef(resolve_engine(other))
 
+    def held_out_model(self, name: str) -> ModelRef:
+        """A collaborator's model as it is without the labels that are held out."""
+        if name == "warm":
+            return self.trained("holdout")
+        model = self.model(name, 1)
+        if model.base.engine != "probe":
+            return model
+        return ModelRef(model.base.model_copy(update={"name": model.base.name + _HELD_OUT}))
+
     def trained(self, stage: str) -> ModelRef:
         """What a training stage left in the run: an adapter, or a whole model."""
         name = layout.reference(f"{self.folder(stage)}/model")
-        which: Literal["warmup", "evolve"] = "warmup" if stage == "warmup" else "evolve"
+        on_labels = stage in ("warmup", "holdout")
+        which: Literal["warmup", "evolve"] = "warmup" if on_labels else "evolve"
         if self.config.training_for(which).method == "lora":
             return ModelRef(self.base, name)
         return ModelRef(self.base.model_copy(update={"name": name, "revision": None}))
@@ -196,16 +214,20 @@ class Context:
                 with_gpus(self.config.generation, base, gpus=self.has_gpus),
                 self.run,
                 window=window_tokens(self) if asks_for_window(base) else None,
-                labels=self._labels() if base.engine == "probe" else (),
+                labels=self._labels(base) if base.engine == "probe" else (),
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,
             )
         return self._pools[key]
 
-    def _labels(self) -> list[tuple[str, str]]:
-        """Labelled questions with what their answers are called."""
-        names = map(self.task.class_of, self.labeled.to_pylist())
-        return list(zip(example_texts(self.labeled), names, strict=True))
+    def _labels(self, probe: ModelConfig) -> list[tuple[str, str]]:
+        """Labelled questions with what their answers are called, for a classifier of them."""
+        labeled = self.labeled
+        if probe.name.endswith(_HELD_OUT):
+            held = pa.array(sorted(self.held_out), pa.string())
+            labeled = labeled.filter(pc.invert(pc.is_in(labeled["example_id"], held)))
+        names = map(self.task.class_of, labeled.to_pylist())
+        return list(zip(example_texts(labeled), names, strict=True))
 
     def map(
         self,
@@ -243,6 +265,19 @@ class Context:
     def log_folder(self) -> Path | None:
         """Where workers' chatter goes; null where the run lives in an object store."""
         return Path(self.run.full_path(layout.LOGS)) if self.run.is_local else None
+
+
+def held_out_ids(labeled: pa.Table, share: float) -> set[str]:
+    """Ids of the labels that are held out: the same share of each class, drawn by hash."""
+    order = pa.table(
+        {
+            "example_id": labeled["example_id"],
+            "answer": labeled["answer"],
+            "hash": hash_ids(labeled["example_id"]),
+        }
+    ).sort_by([("answer", "ascending"), ("hash", "ascending")])
+    ids = order["example_id"].to_pylist()
+    return {name for i, name in enumerate(ids) if int((i + 1) * share) > int(i * share)}
 
 
 def selected_ids(run: RunDirectory, name: str) -> set[str]:

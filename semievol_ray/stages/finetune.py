@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -75,14 +75,20 @@ def training_table(
     return pa.Table.from_pylist(records, schema=TRAINING)
 
 
-def write_labeled(context: Context, folder: str) -> list[str]:
-    """The labelled set as training shards under a folder of the run; returns their names."""
+def write_labeled(
+    context: Context, folder: str, without: Collection[str] = frozenset()
+) -> list[str]:
+    """The labelled set as training shards under a folder of the run; returns their names.
+
+    Examples whose ids are in `without` are left out.
+    """
     renderer = make_renderer(context)
     names = []
     for shard in context.shards("labeled"):
         rows = context.run.read_table(shard).to_pylist()
+        kept = (row for row in rows if row["example_id"] not in without)
         table = training_table(
-            context.task, renderer, ((row, Target.hard(row["answer"])) for row in rows)
+            context.task, renderer, ((row, Target.hard(row["answer"])) for row in kept)
         )
         name = layout.same_shard(shard, f"{folder}/examples/labeled")
         context.run.write_table(name, table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -19,7 +19,7 @@ from semievol_ray.stages.answering import (
     take,
 )
 from semievol_ray.stages.budget import Budget
-from semievol_ray.stages.context import Context
+from semievol_ray.stages.context import Context, ModelRef
 from semievol_ray.stages.counts import COUNTED, Counts, count_responses, of_collaborators
 from semievol_ray.stages.justify import Justification
 from semievol_ray.stages.limits import response_tokens, tell_cut_off
@@ -42,36 +42,35 @@ def run(context: Context, round_number: int) -> Outcome:
     pool first writes parts of its own, which are then joined in the order of the collaborators.
     """
     folder = context.folder(layout.round_stage(round_number, "generate"))
-    voters = _voters(context, round_number)
-    pools: dict[str, list[Voter]] = {}
-    for voter in voters:
-        pools.setdefault(voter.base.model_dump_json(), []).append(voter)
+    asked = voters(context, lambda name: context.model(name, round_number))
+    pooled = pools(asked)
     sources = context.shards("unlabeled")
-    shards = Shards(context.run, sources, folder, responses=len(voters))
+    shards = Shards(context.run, sources, folder, responses=len(asked))
     budget = Budget(context)
-    rows = context.ingested.rows["unlabeled"] * len(voters)
+    rows = context.ingested.rows["unlabeled"] * len(asked)
     context.progress.start("generate", rows, "responses")
-    if len(pools) == 1:
-        total = _answer(context, round_number, voters, shards, budget, justifies=True)
+    if len(pooled) == 1:
+        total = _answer(context, round_number, asked, shards, budget, justifies=True)
     elif shards.missing:
-        total = _answer_in_parts(context, round_number, list(pools.values()), shards, budget)
+        total = _answer_in_parts(context, round_number, pooled, shards, budget)
     else:
         # All is joined; only the parts had not gone yet, when this was stopped.
         total = Counts()
-        for members in pools.values():
+        for members in pooled:
             found = _counts_of(context.run, shards.done, {voter.name for voter in members})
             budget.spend(members[0].base, found)
             total += found
     outputs = shards.outputs()
-    if len(pools) > 1:
-        for number in range(len(pools)):
+    if len(pooled) > 1:
+        for number in range(len(pooled)):
             context.run.delete_owned(f"{folder}/part-{number}", (), ("*",))
     tell_cut_off(context, "generate", total, "generation.max_tokens")
-    who = {"collaborators": [voter.name for voter in voters]}
+    who = {"collaborators": [voter.name for voter in asked]}
     return Outcome(outputs, who | total.as_dict() | budget.spent_here)
 
 
-def _settings(config: Config, round_number: int) -> dict[str, Any]:
+def settings(config: Config, round_number: int) -> dict[str, Any]:
+    """The collaborators, what they are asked, and how."""
     asked = {
         "collaborators": [of_result(c) for c in config.collaborators],
         "models": {name: engine_settings(model) for name, model in config.models.items()},
@@ -85,7 +84,7 @@ def _settings(config: Config, round_number: int) -> dict[str, Any]:
 STAGE = Stage(
     "generate",
     run,
-    _settings,
+    settings,
     lambda config, number: ["retrieve", labeller(number)],
     writes=("shard-*.parquet", TALLIES, "part-*/*", "replies/*"),
     works_with="engines",
@@ -193,19 +192,26 @@ def _job(context: Context, round_number: int, members: tuple[Voter, ...]) -> Sha
     )
 
 
-def _voters(context: Context, round_number: int) -> list[Voter]:
-    voters = []
+def voters(context: Context, model_of: Callable[[str], ModelRef]) -> list[Voter]:
+    """The collaborators with their models, as `model_of` gives these by name."""
+    found = []
     for collaborator in context.config.collaborators:
-        model = context.model(collaborator.model, round_number)
+        model = model_of(collaborator.model)
         names = {field.name for field in fields(Sampling)} - {"max_tokens"}
         chosen = {name: getattr(collaborator, name) for name in names}
         limit = response_tokens(context, model, context.config.generation.max_tokens)
         sampling = Sampling(max_tokens=limit, **chosen)
         assert collaborator.name is not None  # config names every one
-        voters.append(
-            Voter.of(collaborator.name, model, collaborator.shots, sampling, collaborator)
-        )
-    return voters
+        found.append(Voter.of(collaborator.name, model, collaborator.shots, sampling, collaborator))
+    return found
+
+
+def pools(asked: Sequence[Voter]) -> list[list[Voter]]:
+    """The voters by the base model whose replicas host them."""
+    found: dict[str, list[Voter]] = {}
+    for voter in asked:
+        found.setdefault(voter.base.model_dump_json(), []).append(voter)
+    return list(found.values())
 
 
 def _join_parts(

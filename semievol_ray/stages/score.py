@@ -17,6 +17,7 @@ from semievol_ray.config import Config
 from semievol_ray.engines import Batch, Engine, Sampling
 from semievol_ray.schema import SCORE
 from semievol_ray.selection import Groups
+from semievol_ray.selection.policies import POLICIES
 from semievol_ray.stages import justify
 from semievol_ray.stages.answering import ShardJob, Voter, make_request, renderer_for, take
 from semievol_ray.stages.context import Context
@@ -66,7 +67,8 @@ def run(context: Context, round_number: int) -> Outcome:
 def wanted(config: Config) -> bool:
     """Whether entropies would be of several models or prompts without it."""
     alike = all(c.model == "warm" and c.shots == 0 for c in config.collaborators)
-    return config.selection.policy == "paper" and config.justify.when != "always" and not alike
+    by_entropy = POLICIES[config.selection.policy].ranks_by_entropy
+    return by_entropy and config.justify.when != "always" and not alike
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:

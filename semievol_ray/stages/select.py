@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,8 @@ from semievol_ray.config import Config, SelectionConfig
 from semievol_ray.errors import UserError
 from semievol_ray.ray_session import shard_map
 from semievol_ray.selection import mean_nll, select_shards
-from semievol_ray.stages import justify, score
+from semievol_ray.selection.policies import POLICIES, Calibration, Policy
+from semievol_ray.stages import calibrate, justify, score
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts
 from semievol_ray.stages.shards import TALLIES, Shards
@@ -45,6 +47,7 @@ STAGE = Stage(
     lambda config, number: [
         layout.round_stage(number, "justify" if justify.STAGE.wanted(config) else "generate"),
         *([layout.round_stage(number, "score")] if score.STAGE.wanted(config) else []),
+        *([calibrate.STAGE.name] if calibrate.STAGE.wanted(config) else []),
     ],
     writes=("shard-*.parquet", TALLIES),
 )
@@ -55,9 +58,8 @@ def select_into(
 ) -> Outcome:
     """Select from a round's responses under any policy, into any folder."""
     config, sources = context.config, context.shards("unlabeled")
-    if selection.policy == "balanced":
-        _check_closed(context)
-    classes = _classes(context)
+    facts = RunFacts(context, round_number)
+    policy = policy_of(facts, selection, round_number)
 
     def shards_of(stage: str) -> list[str]:
         answered = context.folder(layout.round_stage(round_number, stage))
@@ -68,15 +70,12 @@ def select_into(
         shards_of("justify") if justify.STAGE.wanted(config) else None,
         shards_of("score") if _is_scored(context, round_number) else None,
         filesystem=context.run.filesystem,
-        config=selection,
-        percentile=selection.percentile_of(round_number),
+        policy=policy,
         kind=context.task.kind,
         relative_tolerance=context.task.relative_tolerance,
-        classes=classes,
-        prior=None if classes is None else _prior(context, classes),
-        labeled_entropies=_labeled_entropies(context, round_number, selection),
         map=shard_map(config.ray, len(sources)),
     )
+    classes = facts.classes
     # Selected again as a whole: a threshold belongs to all shards at once.
     shards = Shards(context.run, sources, folder)
     answered = context.ledger.done(layout.round_stage(round_number, "generate"))
@@ -101,6 +100,83 @@ def select_into(
     return Outcome(shards.outputs(), statistics)
 
 
+def policy_of(facts: RunFacts, selection: SelectionConfig, round_number: int) -> Policy:
+    """The policy of a config, with what it needs of the run. Raises UserError where that lacks."""
+    chosen, task = POLICIES[selection.policy], facts.context.task
+    if chosen.reads_options:
+        if not task.is_closed:
+            raise UserError(
+                f"selection.policy: {selection.policy} needs a closed-answer task, not "
+                f"{task.kind}; use paper"
+            )
+        if not facts.context.config.generation.score_options:
+            raise UserError(
+                f"selection.policy: {selection.policy} needs generation.score_options: true"
+            )
+    settings = {
+        "percentile": selection.percentile_of(round_number),
+        "percentile_over": selection.percentile_over,
+        "align_prior": selection.align_prior,
+        **selection.options,
+    }
+    try:
+        return chosen.of(settings, facts)
+    except ValueError as error:
+        raise UserError(f"selection: {error}") from None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What a run knows besides its responses, for the policies that ask (`selection.Facts`)."""
+
+    context: Context
+    round_number: int
+
+    @property
+    def classes(self) -> list[str] | None:
+        """See Facts.classes."""
+        context = self.context
+        if context.task.kind == "label":
+            return list(context.task.labels or ())
+        if context.task.kind == "multiple_choice":
+            return option_letters(context.ingested.most_options)
+        return None
+
+    def prior(self) -> list[float]:
+        """See Facts.prior; half a count each keeps unseen classes possible."""
+        known = self.context.ingested.label_counts or {}
+        counts = [known.get(name, 0) + 0.5 for name in self.classes or ()]
+        return [count / sum(counts) for count in counts]
+
+    def labeled_entropies(self) -> pa.Array:
+        """See Facts.labeled_entropies."""
+        manifest = self.context.ledger.get(layout.round_stage(self.round_number, "justify"))
+        names = [] if manifest is None else [n for n in manifest.outputs if "/labeled/" in n]
+        if not names:
+            raise UserError(
+                "selection.percentile_over: labeled needs the labelled set's own responses, which "
+                "this run did not write; set it before the stage justify"
+            )
+        tables = [self.context.run.read_table(name, ["token_logprobs"]) for name in names]
+        return mean_nll(pa.concat_tables(tables)["token_logprobs"].combine_chunks())
+
+    def calibration(self) -> Calibration:
+        """See Facts.calibration."""
+        return calibrate.read(self.context)
+
+    def true_answers(self) -> dict[str, str]:
+        """See Facts.true_answers."""
+        answers: dict[str, str] = {}
+        for shard in self.context.shards("withheld"):
+            rows = self.context.run.read_table(shard, ["example_id", "answer"]).to_pylist()
+            answers |= {row["example_id"]: row["answer"] for row in rows if row["answer"]}
+        if not answers:
+            raise UserError(
+                "selection.policy: oracle needs the unlabelled rows' answers, and these have none"
+            )
+        return answers
+
+
 def _is_scored(context: Context, round_number: int) -> bool:
     """Whether entropies are all of the warm model; says so where they should be and are not."""
     if not score.STAGE.wanted(context.config):
@@ -114,45 +190,3 @@ def _is_scored(context: Context, round_number: int) -> bool:
             "under the warm model, for the policy that this run was made with needs none",
         )
     return is_done
-
-
-def _check_closed(context: Context) -> None:
-    if not context.task.is_closed:
-        raise UserError(
-            f"selection.policy: balanced needs a closed-answer task, not {context.task.kind}; "
-            "use paper"
-        )
-    if not context.config.generation.score_options:
-        raise UserError("selection.policy: balanced needs generation.score_options: true")
-
-
-def _classes(context: Context) -> list[str] | None:
-    """The answers that a closed task knows, in the order of the options."""
-    if context.task.kind == "label":
-        return list(context.task.labels or ())
-    if context.task.kind == "multiple_choice":
-        return option_letters(context.ingested.most_options)
-    return None
-
-
-def _prior(context: Context, classes: list[str]) -> list[float]:
-    """Shares of the classes among the labels; half a count each keeps unseen ones possible."""
-    known = context.ingested.label_counts or {}
-    counts = [known.get(name, 0) + 0.5 for name in classes]
-    return [count / sum(counts) for count in counts]
-
-
-def _labeled_entropies(
-    context: Context, round_number: int, selection: SelectionConfig
-) -> pa.Array | None:
-    if selection.percentile_over != "labeled":
-        return None
-    manifest = context.ledger.get(layout.round_stage(round_number, "justify"))
-    names = [] if manifest is None else [n for n in manifest.outputs if "/labeled/" in n]
-    if not names:
-        raise UserError(
-            "selection.percentile_over: labeled needs the labelled set's own responses, which "
-            "this run did not write; set it before the stage justify"
-        )
-    tables = [context.run.read_table(name, ["token_logprobs"]) for name in names]
-    return mean_nll(pa.concat_tables(tables)["token_logprobs"].combine_chunks())

@@ -197,7 +197,7 @@ def test_selection_alone_needs_no_engine():
     code = (
         "import sys\n"
         "from semievol_ray import selection\n"
-        "print({'torch', 'ray', 'transformers', 'deepspeed', 'faiss'} & set(sys.modules))\n"
+        "print({'torch', 'ray', 'transformers', 'faiss', 'pydantic', 'yaml'} & set(sys.modules))\n"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert child.stdout == "set()\n"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import tempfile
 import warnings
+from dataclasses import fields
 
 import duckdb
 import numpy as np
@@ -14,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from semievol_ray.config import SelectionConfig
 from semievol_ray.schema import RESPONSE, SELECTION
 from semievol_ray.selection import select, select_shards, thresholds
+from semievol_ray.selection.policies import POLICIES, Paper, Upstream
 from tests.selection import reference
 
 LETTERS = ["A", "B", "C"]
@@ -44,19 +45,21 @@ def table(rows):
 
 
 def run(rows, justified=(), *, policy="paper", percentile=50.0, kind="multiple_choice", **more):
-    config = SelectionConfig(
-        policy=policy,
-        align_prior=more.pop("align_prior", policy == "balanced"),
-        percentile_over="labeled" if "labeled_entropies" in more else "unlabeled",
-    )
+    tolerance = more.pop("relative_tolerance", 0.0)
     return select(
         table(rows),
         table(list(justified)) if justified else None,
-        config=config,
-        percentile=percentile,
+        policy=policy_of(policy, percentile=percentile, **more),
         kind=kind,
-        **more,
+        relative_tolerance=tolerance,
     )
+
+
+def policy_of(name, **settings):
+    """A policy by its name; each takes what it knows of the settings."""
+    chosen = POLICIES[name]
+    known = {field.name for field in fields(chosen)}
+    return chosen(**{key: value for key, value in settings.items() if key in known})
 
 
 def by_id(selection):
@@ -110,13 +113,12 @@ def test_rows_are_those_of_the_naive_reference(parts, policy, percentile, labele
         for i, part in enumerate(parts):
             for of, path in zip(part, paths, strict=True):
                 pq.write_table(table(of), path[i])
-        config = SelectionConfig(
-            policy=policy, percentile_over="labeled" if labeled else "unlabeled"
-        )
         shards = select_shards(
-            *paths, filesystem=pafs.LocalFileSystem(), config=config, percentile=percentile,
-            kind="multiple_choice", labeled_entropies=labeled,
-        )  # fmt: skip
+            *paths,
+            filesystem=pafs.LocalFileSystem(),
+            policy=policy_of(policy, percentile=percentile, labeled_entropies=labeled),
+            kind="multiple_choice",
+        )
         check_merged(shards, got)
     assert got["example_id"].to_pylist() == sorted(want, key=str.encode)
     for name, row in by_id(got).items():
@@ -156,13 +158,8 @@ def write_shards(folder, rows, justified, order):
 
 
 def settings_of(policy):
-    return {
-        "config": SelectionConfig(policy=policy),
-        "percentile": 40.0,
-        "kind": "multiple_choice",
-        "classes": LETTERS,
-        "prior": [0.2, 0.3, 0.5],
-    }
+    chosen = policy_of(policy, percentile=40.0, classes=LETTERS, prior=(0.2, 0.3, 0.5))
+    return {"policy": chosen, "kind": "multiple_choice"}
 
 
 def check_merged(parts, whole):
@@ -270,7 +267,7 @@ def test_balanced_needs_a_distribution():
         response("b", "A", [-1.0], None),
         response("c", None, None, None, tokens=0),
     ]
-    got = by_id(run(rows, policy="balanced", align_prior=False, classes=LETTERS[:2]))
+    got = by_id(run(rows, policy="balanced", classes=LETTERS[:2]))
     assert [got[name]["reason"] for name in "abc"] == ["selected", "no_distribution", "no_response"]
     assert got["b"]["pseudo_answer"] is None and got["b"]["distribution"] is None
 
@@ -301,21 +298,21 @@ def test_a_scored_winner_has_the_warm_models_entropy():
     scored = pa.table(
         {"example_id": ["b", "a", "x"], "tokens": [2, 1, 1], "logprob": [-1.2, None, -9.0]}
     )
-    settings = {"config": SelectionConfig(), "percentile": 100, "kind": "multiple_choice"}
+    settings = {"policy": Paper(percentile=100), "kind": "multiple_choice"}
     got = by_id(select(table(rows), table(justified), scored, **settings))
     # Two tokens at 0.6 nats; what could not be scored keeps its vote's; a verdict goes before.
     assert [got[name]["entropy"] for name in "abc"] == pytest.approx([0.5, 0.6, 0.4])
-    upstream = settings | {"config": SelectionConfig(policy="upstream")}
+    upstream = settings | {"policy": Upstream(percentile=100)}
     got = by_id(select(table(rows), table(justified), scored, **upstream))
     assert got["b"]["entropy"] == pytest.approx(0.1)  # as the authors' code: the first vote's own
 
 
 def test_a_closed_task_needs_no_written_answers():
     rows = table([response("a"), response("b")]).drop_columns("answer_text")
-    got = select(rows, None, config=SelectionConfig(), percentile=50, kind="label")
+    got = select(rows, None, policy=Paper(), kind="label")
     assert got["pseudo_answer_text"].to_pylist() == ["A", "A"]
     with pytest.raises(ValueError, match="responses: no column 'answer_text'"):
-        select(rows, None, config=SelectionConfig(), percentile=50, kind="text")
+        select(rows, None, policy=Paper(), kind="text")
 
 
 def test_numbers_within_the_tolerance_are_one_vote():
@@ -352,15 +349,14 @@ def test_an_example_in_two_shards_is_refused(tmp_path):
         for most_keys in (0, 1 << 24):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(thresholds, "MOST_KEYS", most_keys)
-                more = settings_of(policy) | {"config": SelectionConfig(policy=policy)}
                 if policy == "balanced":
                     for part, path in zip(rows, paths, strict=True):
                         options = [row | {"option_logprobs": [-1.0] * 3} for row in part]
                         pq.write_table(table(options), path)
                 with pytest.raises(ValueError, match="'b' lies in the shards 0 and 2"):
+                    more = settings_of(policy)
                     select_shards(paths, None, filesystem=pafs.LocalFileSystem(), **more)
-    labeled = SelectionConfig(percentile_over="labeled")
-    more = settings_of("paper") | {"config": labeled, "labeled_entropies": [1.0]}
+    more = settings_of("paper") | {"policy": Paper(labeled_entropies=(1.0,))}
     with pytest.raises(ValueError, match="'b' lies in the shards 0 and 2"):
         select_shards(paths, None, filesystem=pafs.LocalFileSystem(), **more)
     assert len(list(select_shards(paths[:2], None, filesystem=pafs.LocalFileSystem(), **more))) == 2
@@ -442,8 +438,8 @@ def test_what_cannot_be_used_is_named():
         run([good], [response("x")])
     with pytest.raises(ValueError, match="more than one row"):
         run([good], [good, good])
-    with pytest.raises(ValueError, match="needs the prior"):
-        run([good], policy="balanced", classes=LETTERS)
+    with pytest.raises(ValueError, match="3 classes, but a prior of 1"):
+        run([good], policy="balanced", classes=LETTERS, prior=[1])
     with pytest.raises(ValueError, match="closed task"):
         run([good], policy="balanced", kind="text", classes=LETTERS, prior=[1, 1, 1])
     with pytest.raises(ValueError, match="percentile"):

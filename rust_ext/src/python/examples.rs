@@ -198,8 +198,33 @@ pub fn average_options<'py>(
     let logprobs = Column::new("option_logprobs", option_logprobs)?;
     let lists = run(py, groups.size() + logprobs.size(), |control| {
         let lists = logprobs.float_lists(control)?;
-        let mean = distribution::average(&groups.groups, &lists, classes, control);
+        let mean = distribution::combine(&groups.groups, &lists, None, classes, control);
         logprobs.named(mean).and_then(to_lists)
+    })?;
+    to_pyarrow(py, lists)
+}
+
+/// For each example the log-linear pool of its rows, as list<float32>: proportional to the product
+/// of softmax(option_logprobs)^w over the rows, w of `weights`.
+///
+/// A probability counts as 1e-6 at least: no voter rules an option out. Null and empty lists, and
+/// rows of weight 0, are left out; the result is null where all are. Raises ValueError as
+/// `average_options` does, and with the row for a weight that is negative or not finite.
+#[pyfunction]
+pub fn pool_options<'py>(
+    py: Python<'py>,
+    groups: &Groups,
+    option_logprobs: &Bound<'py, PyAny>,
+    weights: &Bound<'py, PyAny>,
+    classes: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let logprobs = Column::new("option_logprobs", option_logprobs)?;
+    let weights = Column::new("weights", weights)?;
+    let lists = run(py, groups.size() + logprobs.size(), |control| {
+        let lists = logprobs.float_lists(control)?;
+        let weights = weights.floats()?;
+        let pool = distribution::combine(&groups.groups, &lists, Some(&weights), classes, control);
+        logprobs.named(pool).and_then(to_lists)
     })?;
     to_pyarrow(py, lists)
 }

@@ -36,6 +36,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_class::<examples::Groups>()?;
     module.add_function(wrap_pyfunction!(examples::consensus, module)?)?;
     module.add_function(wrap_pyfunction!(examples::average_options, module)?)?;
+    module.add_function(wrap_pyfunction!(examples::pool_options, module)?)?;
     module.add_function(wrap_pyfunction!(examples::alignment_weights, module)?)?;
     module.add_function(wrap_pyfunction!(examples::align_options, module)?)?;
     module.add_function(wrap_pyfunction!(examples::hash_ids, module)?)?;

@@ -1,0 +1,107 @@
+"""Calibrate: what each collaborator says of the labels that were held out.
+
+Policies that weigh their voters, or promise an error, judge them by it. Models of the run's own
+making (the warm model, classifiers on the labels) answer in the form of `holdout`, which has not
+seen these labels; a demonstration is never the example itself.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from semievol_ray.config import Config
+from semievol_ray.retrieval import Retriever
+from semievol_ray.selection.policies import Calibration
+from semievol_ray.stages import generate, holdout
+from semievol_ray.stages.answering import ShardJob, answer_shard
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.retrieve import demonstrations
+from semievol_ray.stages.shards import Shards
+from semievol_ray.stages.stage import Outcome, Stage
+from semievol_ray.store import layout
+from semievol_ray.touches import of_result
+
+_NAME = "calibrate"
+
+
+def run(context: Context, _: int) -> Outcome:
+    """Write `part-<n>/shard-*.parquet` in the RESPONSE schema, a part for each base model."""
+    folder = context.folder(_NAME)
+    sources = _write_held_out(context, folder)
+    neighbours = _write_neighbours(context, folder, sources)
+    outputs = dict(sources)
+    pools = generate.pools(generate.voters(context, context.held_out_model))
+    context.progress.start(_NAME, len(pools) * len(sources), "shards")
+    for number, voters in enumerate(pools):
+        job = ShardJob(
+            context.run,
+            context.task,
+            tuple(voters),
+            context.config.seed,
+            context.task.is_closed,
+            tuple(context.shards("labeled")),
+            neighbours,
+        )
+        shards = Shards(context.run, sources, f"{folder}/part-{number}", responses=len(voters))
+        work = context.map(_NAME, voters[0].base, answer_shard, shards.missing, job)
+        for _counts in shards.recording(work):
+            context.progress.advance(_NAME, 1)
+        outputs |= shards.outputs()
+    return Outcome(outputs, {"labels": sum(sources.values())})
+
+
+def _settings(config: Config, number: int) -> dict[str, Any]:
+    asked = generate.settings(config, number)
+    return asked | {"calibration": of_result(config.calibration)}
+
+
+STAGE = Stage(
+    _NAME,
+    run,
+    _settings,
+    lambda config, number: ["retrieve", holdout.NAME],
+    writes=("labels/*", "neighbours/*", "part-*/*", "replies/*"),
+    in_round=False,
+    works_with="engines",
+    wanted=lambda config: config.selection.calibrates,
+)
+
+
+def read(context: Context) -> Calibration:
+    """What the stage found. Raises UserError where the run has not been through it."""
+    done = context.ledger.done(_NAME)
+    tables: dict[bool, list[pa.Table]] = {True: [], False: []}
+    for name in sorted(done.outputs):
+        tables["/labels/" in name].append(context.run.read_table(name))
+    labels = pa.concat_tables(tables[True])
+    gold = zip(labels["example_id"].to_pylist(), labels["answer"].to_pylist(), strict=True)
+    return Calibration(pa.concat_tables(tables[False]), dict(gold))
+
+
+def _write_held_out(context: Context, folder: str) -> dict[str, int]:
+    """The held-out labels as shards of their own, with their rows."""
+    held = pa.array(sorted(context.held_out), pa.string())
+    written = {}
+    for shard in context.shards("labeled"):
+        table = context.run.read_table(shard)
+        table = table.filter(pc.is_in(table["example_id"], held))
+        if len(table):
+            name = layout.same_shard(shard, f"{folder}/labels")
+            written[name] = context.run.write_table(name, table)
+    return written
+
+
+def _write_neighbours(context: Context, folder: str, sources: dict[str, int]) -> str | None:
+    """The demonstrations that each held-out label may be shown, where any voter sees some."""
+    config = context.config
+    if not config.retrieval.k or not any(c.shots for c in config.collaborators):
+        return None
+    retriever = Retriever.build(context.labeled, config.retrieval, context.base)
+    for source in sources:
+        examples = context.run.read_table(source, ["example_id", "question", "context"])
+        name = layout.same_shard(source, f"{folder}/neighbours")
+        context.run.write_table(name, demonstrations(examples, retriever))
+    return f"{folder}/neighbours"

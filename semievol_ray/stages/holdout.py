@@ -1,0 +1,45 @@
+"""Holdout: a warm model that has not seen some of the labels, so that these can judge voters.
+
+M_warm knows every label, and what it says of them is no sign of what it is worth. This one is
+fine-tuned as M_warm is, on all labels but a share of each class, and answers for it in `calibrate`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from semievol_ray.config import Config
+from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, write_labeled
+from semievol_ray.stages.stage import Outcome, Stage, trained_settings
+from semievol_ray.touches import of_result
+
+NAME = "holdout"
+
+
+def run(context: Context, _: int) -> Outcome:
+    """Leave FT(M_base, labels but for those held out) in the stage's `model`."""
+    folder = context.folder(NAME)
+    shards = write_labeled(context, folder, without=context.held_out)
+    start, seed = ModelRef(context.base), context.config.seed
+    outcome = finetune(context, "warmup", folder, shards, start=start, seed=seed)
+    statistics = outcome.statistics | {"held_out_labels": len(context.held_out)}
+    return Outcome(outcome.outputs, statistics, outcome.files)
+
+
+def settings(config: Config, _: int) -> dict[str, Any]:
+    """As the warm-up's, and how many labels are held out."""
+    trained = trained_settings(config, config.training_for("warmup"))
+    return trained | {"calibration": of_result(config.calibration)}
+
+
+STAGE = Stage(
+    NAME,
+    run,
+    settings,
+    lambda config, number: ["ingest"],
+    writes=TRAINING_WRITES,
+    in_round=False,
+    works_with="training",
+    wanted=lambda config: config.selection.calibrates,
+)
