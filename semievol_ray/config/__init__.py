@@ -7,12 +7,13 @@ set of overrides that lies between these defaults and what the user wrote.
 from semievol_ray.config.data import Columns, DataConfig, Locations, RetrievalConfig, TaskConfig
 from semievol_ray.config.labelling import (
     Budget,
+    CalibrationConfig,
     GenerationConfig,
     JustifyConfig,
     Replicas,
     SelectionConfig,
 )
-from semievol_ray.config.models import Collaborator, ModelConfig, Price, thinking_of
+from semievol_ray.config.models import CLASSIFIERS, Collaborator, ModelConfig, Price, thinking_of
 from semievol_ray.config.run import PRESETS, Config, EvaluationConfig, IterationConfig, RayConfig
 from semievol_ray.config.section import Section, Tokens
 from semievol_ray.config.training import (
@@ -24,9 +25,11 @@ from semievol_ray.config.training import (
 )
 
 __all__ = [
+    "CLASSIFIERS",
     "PRESETS",
     "AdapterVariant",
     "Budget",
+    "CalibrationConfig",
     "Collaborator",
     "Columns",
     "Config",

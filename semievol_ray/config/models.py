@@ -10,6 +10,9 @@ from pydantic import Field, model_validator
 from semievol_ray.config.section import Section
 from semievol_ray.touches import Place
 
+# Engines that are no language models, and collaborators of their names.
+CLASSIFIERS: tuple[Literal["probe", "neighbours"], ...] = ("probe", "neighbours")
+
 
 class Price(Section):
     """What a million tokens cost, in any currency."""
@@ -25,11 +28,13 @@ class ModelConfig(Section):
         description="a local folder, a hub id, or the model name at an endpoint; what counts is "
         "what the folder holds"
     )
-    engine: Literal["auto", "vllm", "transformers", "openai", "simulated", "probe"] = Field(
+    engine: Literal[
+        "auto", "vllm", "transformers", "openai", "simulated", "probe", "neighbours"
+    ] = Field(
         "auto",
-        description="auto: vllm where it is installed, else transformers; probe: no LLM, but "
-        "logistic regression on the labels, for collaborators alone; its engine_options are "
-        "those of `retrieval`",
+        description="auto: vllm where it is installed, else transformers; probe and neighbours: no "
+        "LLM, but logistic regression on the labels, or votes of the nearest of them, for "
+        "collaborators alone; their engine_options are those of `retrieval`",
     )
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -61,7 +66,12 @@ class ModelConfig(Section):
     @property
     def is_local(self) -> bool:
         """Whether it is a language model whose files are loaded here."""
-        return self.engine not in ("openai", "simulated", "probe")
+        return self.engine not in ("openai", "simulated", *CLASSIFIERS)
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether it is fitted to the labels by the engine itself."""
+        return self.engine in CLASSIFIERS
 
     @model_validator(mode="after")
     def _thinks_as_told(self) -> ModelConfig:
@@ -74,8 +84,8 @@ class Collaborator(Section):
 
     model: str = Field(
         "warm",
-        description="base, warm, probe (a classifier on the labels, over retrieval's embedder), or "
-        "another model's path or name",
+        description="base, warm, probe or neighbours (classifiers on the labels, over retrieval's "
+        "embedder), or another model's path or name",
     )
     shots: int = Field(0, ge=0)
     temperature: float = Field(1.0, ge=0)

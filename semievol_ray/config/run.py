@@ -15,6 +15,7 @@ from semievol_ray.config.labelling import (
     SelectionConfig,
 )
 from semievol_ray.config.models import (
+    CLASSIFIERS,
     Collaborator,
     ModelConfig,
     check_thinking,
@@ -29,7 +30,7 @@ from semievol_ray.validation import merge, one_line
 # What engines that are no language models cannot do of what a collaborator may ask.
 _DRAWING = {"top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "stop",
             "guided"}  # fmt: skip
-_LACKS = {"simulated": _DRAWING, "probe": _DRAWING | {"shots", "top_p"}}
+_LACKS = {"simulated": _DRAWING} | dict.fromkeys(CLASSIFIERS, _DRAWING | {"shots", "top_p"})
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -161,10 +162,11 @@ class Config(Section):
             )
         return self
 
-    def probes(self, collaborator: Collaborator) -> bool:
-        """Whether a collaborator is a classifier, of its own name or of a model's."""
+    def classifier_of(self, collaborator: Collaborator) -> str | None:
+        """The classifier that a collaborator is, by its own name or its model's; else None."""
         named = self.models.get(collaborator.model)
-        return collaborator.model == "probe" if named is None else named.engine == "probe"
+        engine = collaborator.model if named is None else named.engine
+        return engine if engine in CLASSIFIERS else None
 
     def _check_asked(self, collaborator: Collaborator) -> None:
         """Raise ValueError for what the collaborator's model cannot be asked."""
@@ -176,7 +178,7 @@ class Config(Section):
                 f"collaborator {collaborator.name}: guided, and {thought_tokens} thinking_tokens: "
                 "what can write nothing but an option cannot think"
             )
-        engine = "probe" if self.probes(collaborator) else model.engine
+        engine = self.classifier_of(collaborator) or model.engine
         usual = Collaborator.model_fields
         ignored = sorted(
             name

@@ -40,10 +40,10 @@ def create_engine(model: ModelConfig, options: EngineOptions) -> Engine:
         from semievol_ray.engines.simulated_engine import SimulatedEngine
 
         return SimulatedEngine(model)
-    if model.engine == "probe":
-        from semievol_ray.engines.probe_engine import ProbeEngine
+    if model.is_classifier:
+        from semievol_ray.engines.classifier_engine import ClassifierEngine
 
-        return ProbeEngine(model, options.labels)
+        return ClassifierEngine(model, options.labels)
     raise ValueError(f"engine {model.engine!r} is not resolved")
 
 

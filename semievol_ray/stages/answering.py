@@ -142,7 +142,7 @@ async def _answer(
         )
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
-    if voter.base.engine == "probe" and job.task.is_closed:
+    if voter.base.is_classifier and job.task.is_closed:
         requests = [
             replace(request, question=question, classes=job.task.classes(row))
             for request, question, row in zip(requests, example_texts(examples), rows, strict=True)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config
+from semievol_ray.errors import UserError
 from semievol_ray.retrieval import Retriever
 from semievol_ray.selection.policies import Calibration
 from semievol_ray.stages import generate, holdout
@@ -72,7 +73,13 @@ STAGE = Stage(
 
 def read(context: Context) -> Calibration:
     """What the stage found. Raises UserError where the run has not been through it."""
-    done = context.ledger.done(_NAME)
+    done = context.ledger.get(_NAME)
+    if done is None or done.state != "done":
+        raise UserError(
+            f"selection.policy: {context.config.selection.policy} needs the voters' answers to "
+            "held-out labels (the stage calibrate), which this run was made without; set it in the "
+            "run's config"
+        )
     tables: dict[bool, list[pa.Table]] = {True: [], False: []}
     for name in sorted(done.outputs):
         tables["/labels/" in name].append(context.run.read_table(name))

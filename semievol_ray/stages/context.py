@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import Config, ModelConfig
+from semievol_ray.config import CLASSIFIERS, Config, ModelConfig
 from semievol_ray.engines import EnginePool, FleetState, Work, resolve_engine, with_gpus
 from semievol_ray.ray_session import most_gpus
 from semievol_ray.retrieval import example_texts
@@ -21,8 +21,6 @@ from semievol_ray.stages.window import asks_for_window, window_tokens
 from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.tasks import Task
 
-# The collaborator that is a classifier over the retrieval's embedder.
-PROBE = "probe"
 # How a classifier is known that has not seen the held-out labels.
 _HELD_OUT = " without the held-out labels"
 
@@ -162,18 +160,18 @@ class Context:
             return ModelRef(self.base)
         if name == "warm":
             return self.trained(labeller(round_number))
-        if name == PROBE and name not in self.config.models:
+        if name in CLASSIFIERS and name not in self.config.models:
             options = self.config.retrieval.model_dump(exclude_none=True)
             if self.config.retrieval.embedder == "model":
                 options.setdefault("model", self.base.name)
-            probe = ModelConfig(
-                name=PROBE,
-                engine="probe",
+            classifier = ModelConfig(
+                name=name,
+                engine=name,
                 engine_options=options,
                 revision=self.base.revision,
                 trust_remote_code=self.base.trust_remote_code,
             )
-            return ModelRef(probe)
+            return ModelRef(classifier)
         if name in self.config.models:
             return ModelRef(resolve_engine(self.config.models[name]))
         other = self.config.model.model_copy(update={"name": name, "revision": None})
@@ -184,7 +182,7 @@ class Context:
         if name == "warm":
             return self.trained("holdout")
         model = self.model(name, 1)
-        if model.base.engine != "probe":
+        if not model.base.is_classifier:
             return model
         return ModelRef(model.base.model_copy(update={"name": model.base.name + _HELD_OUT}))
 
@@ -214,16 +212,16 @@ class Context:
                 with_gpus(self.config.generation, base, gpus=self.has_gpus),
                 self.run,
                 window=window_tokens(self) if asks_for_window(base) else None,
-                labels=self._labels(base) if base.engine == "probe" else (),
+                labels=self._labels(base) if base.is_classifier else (),
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,
             )
         return self._pools[key]
 
-    def _labels(self, probe: ModelConfig) -> list[tuple[str, str]]:
+    def _labels(self, classifier: ModelConfig) -> list[tuple[str, str]]:
         """Labelled questions with what their answers are called, for a classifier of them."""
         labeled = self.labeled
-        if probe.name.endswith(_HELD_OUT):
+        if classifier.name.endswith(_HELD_OUT):
             held = pa.array(sorted(self.held_out), pa.string())
             labeled = labeled.filter(pc.invert(pc.is_in(labeled["example_id"], held)))
         names = map(self.task.class_of, labeled.to_pylist())

@@ -99,11 +99,13 @@ def run(context: Context, _: int) -> Outcome:
     task = Task.from_config(config.task)
     if not task.is_closed and any(c.guided for c in config.collaborators):
         raise UserError(f"collaborators: guided needs a closed-answer task, not {task.kind}")
-    if any(map(config.probes, config.collaborators)):
+    if classifier := next(filter(None, map(config.classifier_of, config.collaborators)), None):
         if not task.is_closed:
-            raise UserError(f"collaborators: probe needs a closed-answer task, not {task.kind}")
+            raise UserError(
+                f"collaborators: {classifier} needs a closed-answer task, not {task.kind}"
+            )
         if not config.generation.score_options:
-            raise UserError("collaborators: probe needs generation.score_options: true")
+            raise UserError(f"collaborators: {classifier} needs generation.score_options: true")
     shard_rows = config.data.shard_rows
     if shard_rows == "auto":
         rows = estimate_rows(files["unlabeled"])

@@ -94,7 +94,9 @@ def select_into(
             kept = table.filter(pc.field("selected"))
             answers.update(kept["pseudo_answer"].to_pylist())
         context.progress.advance("select", 1)
-    statistics: dict[str, Any] = {"reasons": dict(reasons.most_common())}
+    statistics: dict[str, Any] = {"reasons": dict(reasons.most_common())} | policy.statistics()
+    if note := policy.note():
+        context.progress.finish("select", note)
     if classes is not None:
         statistics["selected_answers"] = dict(sorted(answers.items()))
     return Outcome(shards.outputs(), statistics)

@@ -118,6 +118,14 @@ class Policy(abc.ABC):
         """The most options that an example has; None where options are not read."""
         return None
 
+    def statistics(self) -> dict[str, Any]:
+        """What it found out on the way, worth keeping with the run."""
+        return {}
+
+    def note(self) -> str | None:
+        """The same in one line, where a user should read it."""
+        return None
+
     @abc.abstractmethod
     def judge(self, examples: Examples) -> Judged:
         """The pseudo-answers of some examples, none of which knows of the others."""

@@ -41,6 +41,8 @@ class Risk(Balanced):
     delta: float
     # The least probability that is trusted.
     score: float
+    # Held-out labels that it was found on.
+    labels: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,7 +57,23 @@ class Risk(Balanced):
         known = common({**settings, "align_prior": False}, facts)
         open_to_all = cls(**known, alpha=alpha, delta=delta, score=0.0)
         scores, right = _held_out(open_to_all, facts)
-        return cls(**known, alpha=alpha, delta=delta, score=threshold(scores, right, alpha, delta))
+        found = threshold(scores, right, alpha, delta)
+        return cls(**known, alpha=alpha, delta=delta, score=found, labels=len(right))
+
+    def statistics(self) -> dict[str, Any]:
+        """See Policy.statistics."""
+        return {"least_score": None if math.isinf(self.score) else self.score}
+
+    def note(self) -> str | None:
+        """See Policy.note."""
+        promise = f"an error of {self.alpha:g} with probability {1 - self.delta:g}"
+        if math.isinf(self.score):
+            fewest = fewest_labels(self.alpha, self.delta)
+            return (
+                f"nothing is selected: {self.labels} held-out labels do not support {promise} "
+                f"({fewest} of the surest, all right, are the fewest that could)"
+            )
+        return f"{promise} is supported by {self.labels} held-out labels from {self.score:.3f} on"
 
     def decide(self, passes: Passes) -> Decision:
         """See Policy.decide."""

@@ -23,6 +23,8 @@ class Stacked(Balanced):
     calibrates = True
 
     voter_weights: tuple[tuple[str, float], ...]
+    # What the weights were fitted on; None where they were given.
+    stack: stacking.Stack | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -34,11 +36,27 @@ class Stacked(Balanced):
         """See Policy.of."""
         found = common(settings, facts)
         stack = fit(facts.calibration(), found["classes"])
-        return cls(**found, voter_weights=tuple(stack.weights.items()))
+        return cls(**found, voter_weights=tuple(stack.weights.items()), stack=stack)
 
     def weights(self) -> Mapping[str, float]:
         """See Policy.weights."""
         return dict(self.voter_weights)
+
+    def statistics(self) -> dict[str, Any]:
+        """See Policy.statistics."""
+        right = {} if self.stack is None else self.stack.accuracies
+        voters = {n: {"weight": w, "right": right.get(n)} for n, w in self.voter_weights}
+        return {"voters": voters}
+
+    def note(self) -> str | None:
+        """See Policy.note."""
+        if self.stack is None:
+            return None
+        said = (
+            f"{name} {weight:.2f} ({100 * self.stack.accuracies[name]:.0f} % right)"
+            for name, weight in sorted(self.voter_weights, key=lambda pair: -pair[1])
+        )
+        return f"voters by weight, from {self.stack.labels} held-out labels: {', '.join(said)}"
 
 
 def fit(calibration: Calibration, classes: tuple[str, ...]) -> stacking.Stack:

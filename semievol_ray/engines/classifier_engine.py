@@ -1,14 +1,15 @@
-"""Engine that is no LLM: logistic regression on the labels, over a frozen embedder.
+"""Engines that are no LLMs: classifiers on the labels, over a frozen embedder.
 
-A voter of another kind than language models, fitted in seconds, where every example has the same
-answers to choose from. `engine_options` are those of the config's `retrieval` section.
+Voters of another kind than language models, fitted in seconds, where every example has the same
+answers to choose from: `probe` is logistic regression, `neighbours` the similarity-weighted votes
+of the nearest labels. `engine_options` are those of the config's `retrieval` section.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -21,17 +22,20 @@ from semievol_ray.errors import UserError
 from semievol_ray.retrieval import create_embedder
 from semievol_ray.validation import one_line
 
+# What is tried, and chosen by cross-validated log loss.
 _PENALTIES = np.logspace(-1, 3, 5)
+_NEIGHBOURS = (5, 15, 50)
+_TEMPERATURES = (0.03, 0.1, 0.3)
 _FOLDS = 5
 # A probability that a classifier gives is never so small that it rules an answer out.
 _SMALLEST = 1e-6
 
-_WHO = "a collaborator of the engine probe"
+_WHO = "a collaborator that is a classifier"
 
 _Probabilities = npt.NDArray[np.float64]
 
 
-class ProbeEngine(Engine):
+class ClassifierEngine(Engine):
     """A classifier of the questions; it scores options, and writes the most probable one."""
 
     tokenizer = None
@@ -55,7 +59,8 @@ class ProbeEngine(Engine):
         # No solution leaves the space that the labels span: where they are fewer than dimensions,
         # in it the fit is the same and takes a fraction of the time.
         self._basis = np.linalg.qr(vectors.T)[0] if len(texts) < vectors.shape[1] else None
-        self._classifier = _fit(self._project(vectors), names)
+        candidates = _CANDIDATES[model.engine](len(texts))
+        self._classifier = _fit(candidates, self._project(vectors), names)
 
     async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer; the text is the most probable candidate, whatever the temperature.
@@ -109,9 +114,9 @@ class ProbeEngine(Engine):
         )
 
 
-def _fit(vectors: npt.NDArray[np.float32], names: list[str]) -> Any:
-    """Logistic regression at the penalty whose cross-validated log loss is the least."""
-    from sklearn.linear_model import LogisticRegression
+def _fit(candidates: Sequence[Any], vectors: npt.NDArray[np.float32], names: list[str]) -> Any:
+    """The candidate whose cross-validated log loss is the least, fitted to all labels."""
+    from sklearn.base import clone
     from sklearn.model_selection import KFold, cross_val_predict
 
     classes = sorted(set(names))
@@ -120,10 +125,34 @@ def _fit(vectors: npt.NDArray[np.float32], names: list[str]) -> Any:
     gold = np.array([classes.index(name) for name in names])
     folds = KFold(min(_FOLDS, len(names)), shuffle=True, random_state=0)
 
-    def loss(penalty: float) -> float:
-        model = LogisticRegression(C=penalty, max_iter=1000)
+    def loss(model: Any) -> float:
         found = cross_val_predict(model, vectors, gold, cv=folds, method="predict_proba")
         return -float(np.log(np.maximum(found[np.arange(len(gold)), gold], _SMALLEST)).mean())
 
-    best = min(_PENALTIES, key=loss)
-    return LogisticRegression(C=best, max_iter=1000).fit(vectors, names)
+    return clone(min(candidates, key=loss)).fit(vectors, names)
+
+
+def _logistic_regressions(labels: int) -> list[Any]:
+    from sklearn.linear_model import LogisticRegression
+
+    return [LogisticRegression(C=penalty, max_iter=1000) for penalty in _PENALTIES]
+
+
+def _nearest_neighbours(labels: int) -> list[Any]:
+    from sklearn.neighbors import KNeighborsClassifier
+
+    # In a fold there are fewer labels than in all.
+    most = max(labels * (_FOLDS - 1) // _FOLDS, 1)
+    counts = dict.fromkeys(min(k, most) for k in _NEIGHBOURS)
+    return [
+        KNeighborsClassifier(k, weights=partial(_similarity, t), metric="cosine", algorithm="brute")
+        for k in counts
+        for t in _TEMPERATURES
+    ]
+
+
+def _similarity(temperature: float, distances: npt.NDArray[np.float64]) -> _Probabilities:
+    return np.exp((distances.min(axis=1, keepdims=True) - distances) / temperature)
+
+
+_CANDIDATES = {"probe": _logistic_regressions, "neighbours": _nearest_neighbours}

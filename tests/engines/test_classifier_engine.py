@@ -1,4 +1,4 @@
-"""The classifier among the voters: its probabilities are sklearn's, in the order of the options."""
+"""The classifiers among the voters: sklearn's probabilities, in the order of the options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from semievol_ray import UserError
 from semievol_ray.config import ModelConfig
 from semievol_ray.demo.messages import TEAMS, write_messages
 from semievol_ray.engines import Batch, Request, Sampling
-from semievol_ray.engines.probe_engine import ProbeEngine
+from semievol_ray.engines.classifier_engine import ClassifierEngine
 
 SAMPLING = Sampling(1.0, 1.0, 16)
 MESSAGES = write_messages(400, 0)
@@ -21,8 +21,8 @@ ASKED = MESSAGES[200:]
 CLASSES = tuple(team.casefold() for team in TEAMS)
 
 
-def engine(**options) -> ProbeEngine:
-    return ProbeEngine(
+def engine(**options) -> ClassifierEngine:
+    return ClassifierEngine(
         ModelConfig(name="probe", engine="probe", engine_options=options), labels=LABELS
     )
 
@@ -31,7 +31,7 @@ def requests(classes: tuple[str, ...]) -> list[Request]:
     return [Request("ignored", i, question=m.text, classes=classes) for i, m in enumerate(ASKED)]
 
 
-def scores(probe: ProbeEngine, classes: tuple[str, ...]) -> list[list[float]]:
+def scores(probe: ClassifierEngine, classes: tuple[str, ...]) -> list[list[float]]:
     candidates = [classes] * len(ASKED)
     replies = asyncio.run(probe.answer(Batch(requests(classes), candidates=candidates)))
     assert replies.generated is None
@@ -39,7 +39,7 @@ def scores(probe: ProbeEngine, classes: tuple[str, ...]) -> list[list[float]]:
 
 
 @pytest.fixture(scope="module")
-def probe() -> ProbeEngine:
+def probe() -> ClassifierEngine:
     return engine()
 
 
@@ -82,10 +82,27 @@ def test_it_is_the_plain_classifier(probe) -> None:
 def test_what_it_cannot_do_is_said(probe) -> None:
     with pytest.raises(UserError, match="3 labels hold 3 different answers"):
         labels = [(f"question {i}", f"answer {i}") for i in range(3)]
-        ProbeEngine(ModelConfig(name="probe", engine="probe"), labels)
+        ClassifierEngine(ModelConfig(name="probe", engine="probe"), labels)
     with pytest.raises(UserError, match="every label is 'a'"):
-        ProbeEngine(ModelConfig(name="probe", engine="probe"), [("q", "a"), ("r", "a")])
+        ClassifierEngine(ModelConfig(name="probe", engine="probe"), [("q", "a"), ("r", "a")])
     with pytest.raises(UserError, match="model probe: .*embeder.*embedder"):
         engine(embeder="tfidf")
     with pytest.raises(UserError, match="needs a closed task"):
         asyncio.run(probe.answer(Batch(requests(CLASSES), SAMPLING)))
+
+
+def test_neighbours_vote_by_how_near_they_are() -> None:
+    model = ModelConfig(name="neighbours", engine="neighbours")
+    found = np.exp(np.array(scores(ClassifierEngine(model, labels=LABELS), CLASSES)))
+    assert np.allclose(found.sum(1), 1, atol=1e-5)
+    right = [CLASSES[i] == m.team.casefold() for i, m in zip(found.argmax(1), ASKED, strict=True)]
+    assert np.mean(right) > 0.55
+    # It is no logistic regression, and says otherwise.
+    other = np.exp(np.array(scores(engine(), CLASSES)))
+    assert np.abs(found - other).max() > 0.2
+
+
+def test_few_labels_have_few_neighbours() -> None:
+    few = [label for label in LABELS if label[1] in CLASSES[:2]][:6]
+    model = ModelConfig(name="neighbours", engine="neighbours")
+    assert len(scores(ClassifierEngine(model, labels=few), CLASSES)) == len(ASKED)

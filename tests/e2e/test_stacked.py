@@ -1,0 +1,64 @@
+"""Voters of several kinds, weighed by what they say of labels that the warm model had not seen."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from semievol_ray.results import Run
+from tests.e2e.conftest import semievol
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_path) -> None:
+    run, before = tmp_path / "run", (undisturbed.parent / "semievol.yaml").read_text()
+    shutil.copytree(undisturbed, run)
+    values = yaml.safe_load(before)
+    values["run_dir"] = str(run)
+    values["collaborators"] = [
+        {"model": "warm"},
+        {"model": "base", "shots": 1},
+        {"model": "probe"},
+        {"model": "neighbours"},
+    ]
+    values["justify"] = {"when": "never"}
+    values["selection"] = {"policy": "stacked", "percentile": 50}
+    values["calibration"] = {"share": 0.25}
+    config = Path(tmp_path / "semievol.yaml")
+    config.write_text(yaml.safe_dump(values))
+
+    refused = semievol("select", str(undisturbed), "--set", "selection.policy=stacked")
+    assert refused.returncode == 2 and "calibrate" in refused.stderr
+    assert len(refused.stderr.strip().splitlines()) == 1
+
+    done = semievol("run", str(config), "--redo", "round-1/generate", "--until", "round-1/select")
+    assert done.returncode == 0, done.stderr[-3000:]
+    labels = pq.read_table(next((run / "calibrate").rglob("labels/*.parquet")))
+    held = set(labels["example_id"].to_pylist())
+    trained = pq.read_table(next((run / "holdout").rglob("examples/labeled/*.parquet")))
+    assert len(held) == 6 and not held & set(trained["example_id"].to_pylist())
+    assert len(trained) == 18
+    answered = [pq.read_table(p) for p in (run / "calibrate").rglob("part-*/shard-*.parquet")]
+    said = {(r["example_id"], r["collaborator"]) for t in answered for r in t.to_pylist()}
+    names = {"warm-0shot", "base-1shot", "probe-0shot", "neighbours-0shot"}
+    assert said == {(name, who) for name in held for who in names}
+
+    found = Run(str(run))
+    (selected,) = [m for m in found.manifests if m.stage == "round-1/select"]
+    voters = selected.statistics["voters"]
+    assert set(voters) == names and all(v["weight"] >= 0 for v in voters.values())
+    selection = found.selection()
+    assert len(selection) == 120 and 30 < pc.sum(selection["selected"]).as_py() <= 70
+
+    # Another promise, from the same responses: nothing is generated.
+    risky = semievol("select", str(run), "--set", "selection.policy=risk",
+                     "--set", "selection.options.alpha=0.4")  # fmt: skip
+    assert risky.returncode == 0, risky.stderr
+    again = semievol("run", str(config), "--until", "round-1/select")
+    assert again.returncode == 0 and again.stderr.count("already done") == 7, again.stderr
