@@ -14,8 +14,9 @@ from typing import Any
 
 import ray
 
-from semievol_ray.config import ModelConfig
+from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines import Batch, Replies
+from semievol_ray.engines.protocol import EngineOptions
 from semievol_ray.engines.replica import Done
 from semievol_ray.engines.simulated_engine import SimulatedEngine
 
@@ -36,7 +37,7 @@ class Recorder(SimulatedEngine):
     """A simulated engine that writes its calls down."""
 
     def __init__(self, model: ModelConfig, number: int, calls: list[Call]) -> None:
-        super().__init__(model)
+        super().__init__(model, EngineOptions.of(GenerationConfig()))
         self._number, self._calls = number, calls
 
     async def answer(self, batch: Batch) -> Replies:

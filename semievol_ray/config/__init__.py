@@ -13,7 +13,14 @@ from semievol_ray.config.labelling import (
     Replicas,
     SelectionConfig,
 )
-from semievol_ray.config.models import CLASSIFIERS, Collaborator, ModelConfig, Price, thinking_of
+from semievol_ray.config.models import (
+    CLASSIFIERS,
+    ENGINES,
+    Collaborator,
+    ModelConfig,
+    Price,
+    thinking_of,
+)
 from semievol_ray.config.run import PRESETS, Config, EvaluationConfig, IterationConfig, RayConfig
 from semievol_ray.config.section import Section, Tokens
 from semievol_ray.config.training import (
@@ -26,6 +33,7 @@ from semievol_ray.config.training import (
 
 __all__ = [
     "CLASSIFIERS",
+    "ENGINES",
     "PRESETS",
     "AdapterVariant",
     "Budget",

@@ -5,13 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from semievol_ray.config.section import Section
 from semievol_ray.touches import Place
 
-# Engines that are no language models, and collaborators of their names.
-CLASSIFIERS: tuple[Literal["probe", "neighbours"], ...] = ("probe", "neighbours")
+# Engines by their names: where the class is, which only a replica imports.
+ENGINES = {
+    "vllm": "semievol_ray.engines.vllm_engine:VllmEngine",
+    "transformers": "semievol_ray.engines.transformers_engine:TransformersEngine",
+    "openai": "semievol_ray.engines.openai_engine:OpenAIEngine",
+    "simulated": "semievol_ray.engines.simulated_engine:SimulatedEngine",
+    "probe": "semievol_ray.engines.classifier_engine:ClassifierEngine",
+    "neighbours": "semievol_ray.engines.classifier_engine:ClassifierEngine",
+}
+# Those that are no language models; collaborators may have their names.
+CLASSIFIERS = ("probe", "neighbours")
 
 
 class Price(Section):
@@ -28,10 +37,9 @@ class ModelConfig(Section):
         description="a local folder, a hub id, or the model name at an endpoint; what counts is "
         "what the folder holds"
     )
-    engine: Literal[
-        "auto", "vllm", "transformers", "openai", "simulated", "probe", "neighbours"
-    ] = Field(
+    engine: str = Field(
         "auto",
+        json_schema_extra={"enum": ["auto", *ENGINES]},
         description="auto: vllm where it is installed, else transformers; probe and neighbours: no "
         "LLM, but logistic regression on the labels, or votes of the nearest of them, for "
         "collaborators alone; their engine_options are those of `retrieval`",
@@ -72,6 +80,14 @@ class ModelConfig(Section):
     def is_classifier(self) -> bool:
         """Whether it is fitted to the labels by the engine itself."""
         return self.engine in CLASSIFIERS
+
+    @field_validator("engine")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        known = ("auto", *ENGINES)
+        if value not in known:
+            raise ValueError(f"unknown engine {value!r}; known: {', '.join(known)}")
+        return value
 
     @model_validator(mode="after")
     def _thinks_as_told(self) -> ModelConfig:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from semievol_ray.config import ModelConfig, RetrievalConfig
-from semievol_ray.engines.protocol import Batch, Engine, Replies, Request, Row
+from semievol_ray.engines.protocol import Batch, Engine, EngineOptions, Replies, Request, Row
 from semievol_ray.errors import UserError
 from semievol_ray.retrieval import create_embedder
 from semievol_ray.validation import one_line
@@ -41,8 +41,9 @@ class ClassifierEngine(Engine):
     tokenizer = None
     max_model_len = 2**20
 
-    def __init__(self, model: ModelConfig, labels: Sequence[tuple[str, str]]) -> None:
-        """`labels`: questions with the names of their classes."""
+    def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
+        """Fit it to `options.labels`: questions with the names of their classes."""
+        labels = options.labels
         texts, names = [text for text, _ in labels], [name for _, name in labels]
         if len(set(names)) > max(len(names) / 2, 2):
             raise UserError(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from semievol_ray.config import GenerationConfig, ModelConfig
+from semievol_ray.config import ENGINES, GenerationConfig, ModelConfig
 from semievol_ray.engines.fleet import Fleet, FleetState
 from semievol_ray.engines.metrics import FleetMetrics
 from semievol_ray.engines.placement import place, release
@@ -241,7 +241,8 @@ class EnginePool:
             log_file = str(self.log_folder / f"replica-{name}-{number}.log")
         # max_restarts stays 0: a dead replica is replaced by a new one, never revived.
         actor, group = place(ray.remote(Replica), self.model, self.config, avoided)
-        return _Living(actor.remote(self.model, self.run, log_file, self.options), group)
+        engine = ENGINES[self.model.engine]
+        return _Living(actor.remote(self.model, self.run, log_file, self.options, engine), group)
 
     def _check_losses(self, fleet: Fleet, lost: list[Hashable], error: Exception) -> None:
         where = f"; see {self.log_folder}" if self.log_folder else ""

@@ -6,6 +6,7 @@ back is that function's (small) result. The tables themselves go straight to the
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Awaitable, Callable
@@ -21,30 +22,12 @@ from semievol_ray.store import RunDirectory
 Work = Callable[..., Awaitable[Any]]
 
 
-def create_engine(model: ModelConfig, options: EngineOptions) -> Engine:
-    """The engine that the model's config names, loaded."""
+def create_engine(model: ModelConfig, options: EngineOptions, name: str) -> Engine:
+    """The engine, loaded; `name` says where its class is, as `config.ENGINES` does."""
+    module, _, cls = name.partition(":")
     # Imported here: each engine pulls in its own heavy library.
-    if model.engine == "vllm":
-        from semievol_ray.engines.vllm_engine import VllmEngine
-
-        return VllmEngine(model, options)
-    if model.engine == "transformers":
-        from semievol_ray.engines.transformers_engine import TransformersEngine
-
-        return TransformersEngine(model, options)
-    if model.engine == "openai":
-        from semievol_ray.engines.openai_engine import OpenAIEngine
-
-        return OpenAIEngine(model, options)
-    if model.engine == "simulated":
-        from semievol_ray.engines.simulated_engine import SimulatedEngine
-
-        return SimulatedEngine(model)
-    if model.is_classifier:
-        from semievol_ray.engines.classifier_engine import ClassifierEngine
-
-        return ClassifierEngine(model, options.labels)
-    raise ValueError(f"engine {model.engine!r} is not resolved")
+    engine: Engine = getattr(importlib.import_module(module), cls)(model, options)
+    return engine
 
 
 class Done(NamedTuple):
@@ -58,11 +41,16 @@ class Replica:
     """One engine in one process."""
 
     def __init__(
-        self, model: ModelConfig, run: RunDirectory, log_file: str | None, options: EngineOptions
+        self,
+        model: ModelConfig,
+        run: RunDirectory,
+        log_file: str | None,
+        options: EngineOptions,
+        engine: str,
     ) -> None:
         if log_file is not None:
             _redirect_output(Path(log_file))
-        self._model, self._run, self._options = model, run, options
+        self._model, self._run, self._options, self._class = model, run, options, engine
 
     async def ready(self) -> str:
         """Load the engine, the first time; returns the id of the node that it is on.
@@ -76,7 +64,8 @@ class Replica:
             self._run.check_visible()
             # What this run trained is named by a reference, and fetched to this machine here.
             local = {"name": self._run.localise(self._model.name)}
-            engine = create_engine(self._model.model_copy(update=local), self._options)
+            model = self._model.model_copy(update=local)
+            engine = create_engine(model, self._options, self._class)
             self.engine = MeteredEngine(engine, self._model.name)
         return ray.get_runtime_context().get_node_id()
 

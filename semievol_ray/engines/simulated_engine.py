@@ -33,6 +33,7 @@ from semievol_ray.engines.protocol import (
     SCORES,
     Batch,
     Engine,
+    EngineOptions,
     Replies,
     Request,
     Sampling,
@@ -57,7 +58,7 @@ class SimulatedEngine(Engine):
 
     tokenizer = None
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         unknown = model.engine_options.keys() - _DEFAULTS.keys()
         if unknown:
             raise UserError(

@@ -9,10 +9,11 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from semievol_ray import UserError
-from semievol_ray.config import ModelConfig
+from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.demo.messages import TEAMS, write_messages
 from semievol_ray.engines import Batch, Request, Sampling
 from semievol_ray.engines.classifier_engine import ClassifierEngine
+from semievol_ray.engines.protocol import EngineOptions
 
 SAMPLING = Sampling(1.0, 1.0, 16)
 MESSAGES = write_messages(400, 0)
@@ -21,10 +22,12 @@ ASKED = MESSAGES[200:]
 CLASSES = tuple(team.casefold() for team in TEAMS)
 
 
+def fitted(model: ModelConfig, labels: list[tuple[str, str]]) -> ClassifierEngine:
+    return ClassifierEngine(model, EngineOptions.of(GenerationConfig(), labels=labels))
+
+
 def engine(**options) -> ClassifierEngine:
-    return ClassifierEngine(
-        ModelConfig(name="probe", engine="probe", engine_options=options), labels=LABELS
-    )
+    return fitted(ModelConfig(name="probe", engine="probe", engine_options=options), LABELS)
 
 
 def requests(classes: tuple[str, ...]) -> list[Request]:
@@ -82,9 +85,9 @@ def test_it_is_the_plain_classifier(probe) -> None:
 def test_what_it_cannot_do_is_said(probe) -> None:
     with pytest.raises(UserError, match="3 labels hold 3 different answers"):
         labels = [(f"question {i}", f"answer {i}") for i in range(3)]
-        ClassifierEngine(ModelConfig(name="probe", engine="probe"), labels)
+        fitted(ModelConfig(name="probe", engine="probe"), labels)
     with pytest.raises(UserError, match="every label is 'a'"):
-        ClassifierEngine(ModelConfig(name="probe", engine="probe"), [("q", "a"), ("r", "a")])
+        fitted(ModelConfig(name="probe", engine="probe"), [("q", "a"), ("r", "a")])
     with pytest.raises(UserError, match="model probe: .*embeder.*embedder"):
         engine(embeder="tfidf")
     with pytest.raises(UserError, match="needs a closed task"):
@@ -93,7 +96,7 @@ def test_what_it_cannot_do_is_said(probe) -> None:
 
 def test_neighbours_vote_by_how_near_they_are() -> None:
     model = ModelConfig(name="neighbours", engine="neighbours")
-    found = np.exp(np.array(scores(ClassifierEngine(model, labels=LABELS), CLASSES)))
+    found = np.exp(np.array(scores(fitted(model, LABELS), CLASSES)))
     assert np.allclose(found.sum(1), 1, atol=1e-5)
     right = [CLASSES[i] == m.team.casefold() for i, m in zip(found.argmax(1), ASKED, strict=True)]
     assert np.mean(right) > 0.55
@@ -105,4 +108,4 @@ def test_neighbours_vote_by_how_near_they_are() -> None:
 def test_few_labels_have_few_neighbours() -> None:
     few = [label for label in LABELS if label[1] in CLASSES[:2]][:6]
     model = ModelConfig(name="neighbours", engine="neighbours")
-    assert len(scores(ClassifierEngine(model, labels=few), CLASSES)) == len(ASKED)
+    assert len(scores(fitted(model, few), CLASSES)) == len(ASKED)
