@@ -106,7 +106,8 @@ def draw_labels(
     """The labelled rows, as many of each intent, and all the others, in a drawn order."""
     dice, count = random.Random(seed), {row["category"]: 0 for row in rows}
     shuffled = dice.sample(rows, len(rows))
-    labeled, unlabeled = [], []
+    labeled: list[dict[str, str]] = []
+    unlabeled: list[dict[str, str]] = []
     for row in shuffled:
         taken = count[row["category"]] < labels_a_class
         count[row["category"]] += taken

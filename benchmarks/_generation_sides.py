@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,17 @@ class Silent(VllmEngine):
     """Our engine without logprobs, which the product never asks for."""
 
     async def _generate(
-        self, prompt: list[int], seed: int, sampling: Sampling, lora: Any, choices: Any = None
+        self,
+        prompt: list[int],
+        request: Request,
+        sampling: Sampling,
+        lora: Any,
+        choices: Sequence[str] | None = None,
     ) -> _Answer:
         from vllm import SamplingParams
 
         parameters = SamplingParams(
-            temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=seed
+            temperature=sampling.temperature, max_tokens=sampling.max_tokens, seed=request.seed
         )
         final = await self._last(prompt, parameters, lora)
         ids = list(final.outputs[0].token_ids)

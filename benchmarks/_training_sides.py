@@ -10,7 +10,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def rows_in_order(
 
 
 def take_turns(
-    sides: dict[str, Callable[[int], None]], world: World, repeats: int = REPEATS
+    sides: Mapping[str, Callable[[int], None]], world: World, repeats: int = REPEATS
 ) -> dict[str, float]:
     """Median seconds of a step of each side; the first step of each is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -241,7 +241,7 @@ def layouts(folder: Path, world: World) -> dict[str, Any]:
         plain = Bare(sides["sorted"], jobs["sorted"], world, in_order=True)
         runs = {name: side.run for name, side in sides.items()}
         seconds = take_turns(runs | {"in order": plain.run}, world)
-        losses = {name: (side.losses or [None])[-1] for name, side in sides.items()}
+        losses = {name: side.losses[-1] if side.losses else None for name, side in sides.items()}
         losses["in order"] = plain.last_loss()
         found[f"{examples} {size}"] = {"seconds": seconds, "losses": losses}
         plain.engine.destroy()

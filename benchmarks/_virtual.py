@@ -51,8 +51,7 @@ class Recorder(SimulatedEngine):
         return replies
 
 
-@ray.remote(num_cpus=0, max_concurrency=2000)
-class Host:
+class _Host:
     """Some of the virtual replicas, in one process."""
 
     def __init__(self, model: ModelConfig, dies_after: Mapping[int, float]) -> None:
@@ -93,6 +92,10 @@ class Host:
     async def report(self) -> list[Call]:
         """Every call that was finished."""
         return self.calls
+
+
+# Ray's own types do not know the options of an actor.
+Host: Any = ray.remote(num_cpus=0, max_concurrency=2000)(_Host)  # type: ignore[call-overload]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ def main() -> None:
     args = arguments(__doc__)
     base, threads = smollm2(), len(os.sched_getaffinity(0))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    text = "<|im_start|>" + tokenizer.decode([tokenizer.convert_tokens_to_ids("Ġthe")] * _TOKENS)
+    text = "<|im_start|>" + " the" * _TOKENS
 
     def load() -> torch.nn.Module:
         return AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16)

@@ -17,7 +17,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from _arms import ARMS, TINY_TRAINING, make_base, run_seed, summarize
+from _arms import TINY_TRAINING, make_base, run_seed, summarize
 from _data import data_folder
 from _report import arguments
 from _study import Study
@@ -26,6 +26,7 @@ from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 
 # Every question of the published split opens with the same request, which says nothing.
+_ARMS = ("paper", "balanced", "upstream")
 _TEMPLATE = "{{ question.split('\n')[-1] }}\nAnswer:"
 
 
@@ -43,8 +44,8 @@ def main() -> None:
             folder = Path(name)
             make_base(sentences, "ABC", folder / "base", seed=seed, epochs=5)
             values = config_of(data, folder / "base")
-            run_seed(values, folder, seed, study)
-        summarize(study, "FPB", ARMS, seed + 1, args.json)
+            run_seed(values, folder, seed, study, _ARMS)
+        summarize(study, "FPB", _ARMS, seed + 1, args.json)
 
 
 def config_of(data: Path, base: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import duckdb
@@ -119,9 +120,7 @@ def scaling() -> list[Row]:
     rates = {}
     for responses in (100_000, 1_000_000, 10_000_000):
         array, _ = logprobs(31, responses)
-        seconds = interleaved(
-            {"ours": lambda array=array: selection.mean_nll(array)}, repeats=REPEATS
-        )
+        seconds = interleaved({"ours": partial(selection.mean_nll, array)}, repeats=REPEATS)
         rates[responses] = responses / seconds["ours"] / 1e6
     for responses in (1_000_000, 10_000_000):
         claim = f"mean NLL, {responses:.0e} responses"
@@ -146,9 +145,9 @@ def checks() -> list[Row]:
         size = texts.get_total_buffer_size()
         seconds = interleaved(
             {
-                "checked": lambda texts=texts: _native._check(texts),
-                "pyarrow": lambda texts=texts: texts.validate(full=True),
-                "answers": lambda texts=texts: selection.extract_answers(texts, kind="numeric"),
+                "checked": partial(_native._check, texts),
+                "pyarrow": partial(texts.validate, full=True),
+                "answers": partial(selection.extract_answers, texts, kind="numeric"),
             },
             repeats=REPEATS,
         )
@@ -184,8 +183,8 @@ def grouping() -> list[Row]:
         column = pa.array(ids).take(pa.array(order))
         seconds = interleaved(
             {
-                "ours": lambda column=column: selection.Groups(column),
-                "pyarrow": lambda column=column: column.dictionary_encode(),
+                "ours": partial(selection.Groups, column),
+                "pyarrow": column.dictionary_encode,
             },
             repeats=REPEATS,
         )
@@ -285,12 +284,12 @@ def in_python(ids: list[str], texts: list[str], logprobs: list[list[float]]) -> 
             winner = Counter(answer for answer, _ in votes).most_common(1)[0][0]
             entropies[example_id] = min(nll for answer, nll in votes if answer == winner)
     threshold = np.percentile(list(entropies.values()), 50)
-    return sum(entropy <= threshold for entropy in entropies.values())
+    return sum(bool(entropy <= threshold) for entropy in entropies.values())
 
 
 def whole_selection() -> list[Row]:
     table = responses_table(500_000)
-    frame = pl.from_arrow(table).lazy()
+    frame = pl.DataFrame(table).lazy()
     got, peer = ours(table), in_polars(frame)
     assert got["n_valid"].to_numpy().tolist() == peer["n_valid"].fill_null(0).to_list()
     assert abs(pc.sum(got["selected"]).as_py() - peer["selected"].sum()) <= 2

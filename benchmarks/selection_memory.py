@@ -10,6 +10,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from argparse import ArgumentParser
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ LIMIT_GIB = 1.0
 
 
 def main() -> None:
-    def add(parser):  # noqa: ANN001, ANN202
+    def add(parser: ArgumentParser) -> None:
         parser.add_argument("--rows", type=int, default=ROWS, help="responses in all")
 
     args = arguments(__doc__, add)

@@ -153,8 +153,8 @@ def main() -> None:
             name: statistics.median(f["seconds"] for f in found)
             for name, (_, found) in sides.items()
         }
-        details[shards] = {name: found for name, (_, found) in sides.items()}
-        print(json.dumps({shards: details[shards]}))
+        details[str(shards)] = {name: found for name, (_, found) in sides.items()}
+        print(json.dumps({shards: details[str(shards)]}))
         rows.append(
             row(
                 f"going on with a stage of {shards:,} shards, 20 ms a call",

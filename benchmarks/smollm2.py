@@ -63,7 +63,7 @@ def _convert(weights: Path, folder: Path) -> None:
     # A model read from GGUF counts as quantized and is not saved; one of the same shape is.
     shape = loaded.config.to_dict()
     shape.pop("quantization_config", None)
-    model = LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16)
+    model = LlamaForCausalLM(LlamaConfig(**shape)).bfloat16()
     model.load_state_dict(loaded.state_dict())
     model.tie_weights()
     model.save_pretrained(folder)

@@ -7,6 +7,7 @@ train in the same two processes and take turns.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import socket
@@ -178,7 +179,7 @@ def ray_session() -> Iterator[None]:
         num_cpus=WORKERS + 1,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
     )
     try:
         yield

@@ -127,7 +127,12 @@ def train_case(case: str, folder: Path) -> None:
     from semievol_ray.training import train
 
     os.environ.setdefault("OMP_NUM_THREADS", "8")
-    settings = {"precision": "bf16", "global_batch_size": 32, "micro_batch_size": 8, "workers": 1}
+    settings: dict[str, Any] = {
+        "precision": "bf16",
+        "global_batch_size": 32,
+        "micro_batch_size": 8,
+        "workers": 1,
+    }
     name = "".join(c for c in case if c.isalnum())
     job = make_job(folder, name, epochs=1, **(settings | CASES[case]))
     steps: list[dict[str, Any]] = []

@@ -4,11 +4,7 @@ from semievol_ray.tasks.answers import canonical_answer
 from semievol_ray.tasks.authors import convfinqa_correct
 from semievol_ray.tasks.forms import AnswerEvidence, AnswerForm, option_letters
 from semievol_ray.tasks.presets import TASK_PRESETS
-from semievol_ray.tasks.prompts import (
-    PROMPTS_VERSION,
-    Message,
-    PromptRenderer,
-)
+from semievol_ray.tasks.prompts import PROMPTS_VERSION, PromptRenderer
 from semievol_ray.tasks.task import Task
 
 __all__ = [
@@ -16,7 +12,6 @@ __all__ = [
     "TASK_PRESETS",
     "AnswerEvidence",
     "AnswerForm",
-    "Message",
     "PromptRenderer",
     "Task",
     "canonical_answer",

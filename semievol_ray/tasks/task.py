@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import TaskConfig
+from semievol_ray.engines import Message
 from semievol_ray.errors import UserError
 from semievol_ray.selection import (
     ambiguous_numbers,
@@ -22,7 +23,6 @@ from semievol_ray.selection import (
 )
 from semievol_ray.tasks.forms import option_letters
 from semievol_ray.tasks.presets import KIND_DEFAULTS, TASK_PRESETS
-from semievol_ray.tasks.prompts import Message
 
 Kind = Literal["multiple_choice", "label", "numeric", "text"]
 
