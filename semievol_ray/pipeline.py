@@ -3,19 +3,14 @@
     ingest -> warmup -> retrieve (-> holdout -> calibrate)
         -> (generate -> justify -> score -> select -> evolve) x rounds -> evaluate
 
-Before any work is done it is decided of every stage whether its work stands, is gone on with, is
-done anew or is refused. A stage that is done anew makes those that read it undone.
+What is to be done of it is decided before anything is (`steps.py`).
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
 from semievol_ray.config import Config
-from semievol_ray.errors import UserError
 from semievol_ray.ray_session import connect, disconnect, is_connected
 from semievol_ray.stages import (
     calibrate,
@@ -32,31 +27,12 @@ from semievol_ray.stages import (
 )
 from semievol_ray.stages.context import Context, Progress, Silent
 from semievol_ray.stages.live import LiveProgress
-from semievol_ray.stages.stage import Stage
-from semievol_ray.store import (
-    Lease,
-    Manifest,
-    RunDirectory,
-    StageLedger,
-    check_unchanged,
-    flatten,
-    layout,
-)
+from semievol_ray.steps import Step, find, input_fingerprints, plan
+from semievol_ray.store import Lease, RunDirectory, StageLedger, layout
 
 FIRST = (ingest.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.STAGE)
 EACH_ROUND = (generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE)
 LAST = (evaluate.STAGE,)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage of one run: its full name, its settings, what it reads."""
-
-    name: str
-    stage: Stage
-    round_number: int
-    settings: dict[str, Any]
-    inputs: tuple[str, ...]
 
 
 def steps(config: Config) -> list[Step]:
@@ -65,17 +41,7 @@ def steps(config: Config) -> list[Step]:
     order = [(stage, 1) for stage in FIRST]
     order += [(stage, number) for number in rounds for stage in EACH_ROUND]
     order += [(stage, config.iteration.rounds) for stage in LAST]
-    return [
-        Step(
-            stage.full_name(number),
-            stage,
-            number,
-            flatten(stage.settings(config, number)),
-            tuple(stage.inputs(config, number)),
-        )
-        for stage, number in order
-        if stage.wanted(config)
-    ]
+    return [Step.of(stage, config, number) for stage, number in order if stage.wanted(config)]
 
 
 def run(
@@ -118,41 +84,6 @@ def run(
     return directory
 
 
-def plan(context: Context, order: Sequence[Step], first_redone: int | None) -> list[Step]:
-    """The steps whose work does not count any more. Nothing is changed.
-
-    Raises UserError where work was done under other settings, or the files it would need are gone.
-    """
-    dropped: list[Step] = []
-    undone: set[str] = set()
-    for number, step in enumerate(order):
-        found = context.ledger.get(step.name)
-        verdict = "redo" if number == first_redone else judge(context, step, found, undone)
-        if verdict in ("begin", "redo"):
-            undone.add(step.name)
-            if step.stage is ingest.STAGE:
-                ingest.sources(context.config)
-        if verdict == "redo" and found is not None:
-            dropped.append(step)
-    return dropped
-
-
-def judge(
-    context: Context, step: Step, found: Manifest | None, undone: set[str]
-) -> Literal["stands", "continue", "redo", "begin"]:
-    """What is to be done about a step, whose manifest may be there."""
-    if found is None:
-        return "begin"
-    if undone.intersection(step.inputs) or (found.state == "running" and not step.stage.continues):
-        return "redo"
-    inputs = input_fingerprints(context, step, found)
-    # A user's file that changed is the user's to decide about; another way to here is ours.
-    if step.inputs and inputs != found.inputs:
-        return "redo"
-    check_unchanged(found, step.settings, inputs)
-    return "stands" if found.state == "done" else "continue"
-
-
 def do(context: Context, step: Step) -> None:
     """Do a step, or the rest of it, unless its work stands."""
     found = context.ledger.get(step.name)
@@ -182,24 +113,3 @@ def begin(context: Context, step: Step) -> None:
     """Open a step's manifest, or find it open."""
     inputs = input_fingerprints(context, step, None)
     context.ledger.begin(step.name, step.settings, inputs, step.stage.writes)
-
-
-def input_fingerprints(context: Context, step: Step, found: Manifest | None) -> dict[str, str]:
-    """What a step reads: the stages before it, or the user's files."""
-    if step.stage is ingest.STAGE:
-        return ingest.source_fingerprints(context.config, found)
-    manifests = {name: context.ledger.get(name) for name in step.inputs}
-    return {name: "" if m is None else m.fingerprint for name, m in manifests.items()}
-
-
-def find(order: Sequence[Step], name: str) -> int:
-    """Index of a step by its full name, or by its last part where only one has it."""
-    found = [i for i, step in enumerate(order) if step.name == name]
-    found = found or [i for i, step in enumerate(order) if step.stage.name == name]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        several = ", ".join(order[i].name for i in found)
-        raise UserError(f"stage {name!r} is in several rounds; say which: {several}")
-    known = ", ".join(step.name for step in order)
-    raise UserError(f"no stage {name!r}; this run has {known}")
