@@ -6,10 +6,11 @@
 use crate::arrays::Chunked;
 use crate::cues::{DENIALS, EXPLAINS};
 use crate::fold::{fold, is_invisible};
-use crate::mentions::{Declaration, Mention, Reading, words};
+use crate::mentions::{Declaration, Mention, Reading};
 use crate::numbers::boxed;
 use crate::text::normalize_leading as normalize;
 use crate::texts::TextLists;
+use crate::words::words;
 
 /// Without options any single letter is taken.
 const LETTERS: usize = 26;

@@ -34,6 +34,7 @@ pub mod text;
 pub mod texts;
 pub mod token_entropy;
 mod validate;
+mod words;
 pub mod written;
 
 // Unit tests link no Python.

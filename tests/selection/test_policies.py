@@ -23,7 +23,7 @@ from semievol_ray.selection.policies import (
 )
 from semievol_ray.selection.policies.risk import fewest_labels, threshold
 from semievol_ray.selection.policies.threshold import ThresholdPolicy
-from tests.selection.test_select import LETTERS, by_id, response, table
+from tests.selection.responses import LETTERS, by_id, response, table
 
 CHOICE = {"kind": "multiple_choice"}
 

@@ -1,204 +1,23 @@
+"""What is selected, and why not."""
+
 from __future__ import annotations
 
 import math
-import tempfile
 import warnings
-from dataclasses import fields
 
-import duckdb
 import numpy as np
-import polars as pl
 import pyarrow as pa
-import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from semievol_ray.schema import RESPONSE, SELECTION
-from semievol_ray.selection import select, select_shards, thresholds
-from semievol_ray.selection.policies import POLICIES, Paper, Upstream
-from tests.selection import reference
-
-LETTERS = ["A", "B", "C"]
-
-
-def response(example_id, answer="A", logprobs=(-1.0,), options=None, tokens=None, written=None):
-    return {
-        "example_id": example_id,
-        "collaborator": "warm-0shot",
-        "text": answer,
-        "answer": answer,
-        "answer_text": answer if written is None else written,
-        "finish_reason": "stop",
-        "prompt_tokens": 1,
-        "tokens": (1 if logprobs is None else len(logprobs)) if tokens is None else tokens,
-        "token_logprobs": logprobs if logprobs is None else list(logprobs),
-        "option_logprobs": options,
-        "seed": 0,
-    }
-
-
-def table(rows):
-    # Other people's tables may hold nulls where ours never do.
-    return pa.Table.from_pylist(rows, schema=pa.schema([f.with_nullable(True) for f in RESPONSE]))
-
-
-def run(rows, justified=(), *, policy="paper", percentile=50.0, kind="multiple_choice", **more):
-    tolerance = more.pop("relative_tolerance", 0.0)
-    return select(
-        table(rows),
-        table(list(justified)) if justified else None,
-        policy=policy_of(policy, percentile=percentile, **more),
-        kind=kind,
-        relative_tolerance=tolerance,
-    )
-
-
-def policy_of(name, **settings):
-    """A policy by its name; each takes what it knows of the settings."""
-    chosen = POLICIES[name]
-    known = {field.name for field in fields(chosen)}
-    return chosen(**{key: value for key, value in settings.items() if key in known})
-
-
-def by_id(selection):
-    return {row["example_id"]: row for row in selection.to_pylist()}
-
-
-# float32 values, so that the reference sees what Arrow holds.
-logprobs = st.none() | st.lists(st.floats(-9, 0, width=32) | st.just(-math.inf), max_size=5)
-tokens = st.none() | st.integers(0, 2)
-answers = st.none() | st.sampled_from(LETTERS)
-
-
-@st.composite
-def shards(draw):
-    """Disjoint sets of examples: rows of each in any order, some of them justified."""
-    parts = []
-    names = draw(st.lists(st.text("ab0é", max_size=3), min_size=1, max_size=8, unique=True))
-    n_parts = draw(st.integers(1, 3))
-    for part in range(n_parts):
-        rows, justified = [], []
-        for name in names[part::n_parts]:
-            for _ in range(draw(st.integers(1, 4))):
-                rows.append(
-                    response(name, draw(answers), draw(logprobs)) | {"tokens": draw(tokens)}
-                )
-            if draw(st.booleans()):
-                row = response(name, draw(answers), draw(logprobs)) | {"tokens": draw(tokens)}
-                justified.append(row)
-        parts.append((draw(st.permutations(rows)), justified))
-    return parts
-
-
-@settings(deadline=None, max_examples=150)
-@given(
-    parts=shards(),
-    policy=st.sampled_from(["paper", "upstream"]),
-    percentile=st.sampled_from([1.0, 30.0, 50.0, 90.0, 100.0]),
-    labeled=st.none() | st.lists(st.floats(0, 9), min_size=1, max_size=5),
+from semievol_ray.selection import select
+from semievol_ray.selection.policies import Paper, Upstream
+from tests.selection.responses import (
+    LETTERS,
+    by_id,
+    response,
+    run,
+    table,
 )
-def test_rows_are_those_of_the_naive_reference(parts, policy, percentile, labeled):
-    rows = [row for part, _ in parts for row in part]
-    justified = [row for _, part in parts for row in part]
-    more = {} if labeled is None else {"labeled_entropies": labeled}
-    got = run(rows, justified, policy=policy, percentile=percentile, **more)
-    assert got.schema == SELECTION
-    got.validate(full=True)
-    want = reference.select(rows, justified, policy=policy, percentile=percentile, labeled=labeled)
-    # Part by part it is the same, whatever else a shard holds.
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [[f"{folder}/{kind}{i}.parquet" for i in range(len(parts))] for kind in "rj"]
-        for i, part in enumerate(parts):
-            for of, path in zip(part, paths, strict=True):
-                pq.write_table(table(of), path[i])
-        shards = select_shards(
-            *paths,
-            filesystem=pafs.LocalFileSystem(),
-            policy=policy_of(policy, percentile=percentile, labeled_entropies=labeled),
-            kind="multiple_choice",
-        )
-        check_merged(shards, got)
-    assert got["example_id"].to_pylist() == sorted(want, key=str.encode)
-    for name, row in by_id(got).items():
-        assert row["selected"] == (row["reason"] == "selected")
-        for key, value in want[name].items():
-            if isinstance(value, float):
-                assert row[key] == pytest.approx(value, rel=1e-6, abs=1e-12), (name, key)
-            else:
-                assert row[key] == value, (name, key)
-
-
-def many_examples():
-    """400 examples with ties, and justifications of half of them."""
-    rng = np.random.default_rng(0)
-    rows, justified = [], []
-    for i in range(400):
-        size = int(rng.integers(2, 4))
-        for _ in range(3):
-            # Rounded, so that ties are common.
-            options = np.log(rng.dirichlet(np.ones(size))).round(0).tolist()
-            answer = None if rng.random() < 0.1 else LETTERS[int(rng.integers(size))]
-            rows.append(response(f"e{i:03}", answer, [-float(rng.integers(9))], options))
-        if rng.random() < 0.5:
-            justified.append(response(f"e{i:03}", "A", [-float(rng.integers(9))]))
-    return rows, justified
-
-
-def write_shards(folder, rows, justified, order):
-    """The paths of shards that hold every len(order)-th example, in that order."""
-    paths = []
-    for shard in order:
-        paths.append([str(folder / f"{kind}{shard}.parquet") for kind in "rj"])
-        for of, path in zip((rows, justified), paths[-1], strict=True):
-            mine = [row for row in of if int(row["example_id"][1:]) % len(order) == shard]
-            pq.write_table(table(mine), path)
-    return [r for r, _ in paths], [j for _, j in paths]
-
-
-def settings_of(policy):
-    chosen = policy_of(policy, percentile=40.0, classes=LETTERS, prior=(0.2, 0.3, 0.5))
-    return {"policy": chosen, "kind": "multiple_choice"}
-
-
-def check_merged(parts, whole):
-    merged = pa.concat_tables(list(parts)).sort_by("example_id")
-    assert merged.combine_chunks().equals(whole.combine_chunks())
-
-
-@pytest.mark.parametrize("policy", ["paper", "upstream", "balanced"])
-def test_shards_in_any_number_and_order_give_the_bytes_of_one_table(tmp_path, policy):
-    rows, justified = many_examples()
-    whole = select(table(rows), table(justified), **settings_of(policy))
-    assert 0 < whole["selected"].to_numpy().sum() < 400
-    for n_shards in (1, 3, 7):
-        order = np.random.default_rng(n_shards).permutation(n_shards)
-        paths = write_shards(tmp_path, rows, justified, order)
-        parts = select_shards(
-            *paths,
-            filesystem=pafs.LocalFileSystem(),
-            map=lambda f, shards: [f(s) for s in shards],
-            **settings_of(policy),
-        )
-        check_merged(parts, whole)
-
-
-@pytest.mark.e2e
-@pytest.mark.parametrize("policy", ["paper", "upstream", "balanced"])
-def test_ray_tasks_over_shards_give_the_bytes_of_one_table(tmp_path, ray_session, policy):
-    from semievol_ray.config import RayConfig
-    from semievol_ray.ray_session import shard_map
-
-    rows, justified = many_examples()
-    paths = write_shards(tmp_path, rows, justified, range(11))
-    parts = select_shards(
-        *paths,
-        filesystem=pafs.LocalFileSystem(),
-        map=shard_map(RayConfig(), 11),
-        **settings_of(policy),
-    )
-    check_merged(parts, select(table(rows), table(justified), **settings_of(policy)))
 
 
 def test_unparsed_and_silent_examples_are_never_selected():
@@ -340,28 +159,6 @@ def test_a_null_count_of_tokens_is_no_token_whatever_lies_in_the_shard(tmp_path)
     assert by_id(run(rows))["a"]["reason"] == "selected"
 
 
-def test_an_example_in_two_shards_is_refused(tmp_path):
-    rows = [[response("a"), response("b")], [response("c")], [response("b"), response("d")]]
-    paths = [str(tmp_path / f"{i}.parquet") for i in range(3)]
-    for part, path in zip(rows, paths, strict=True):
-        pq.write_table(table(part), path)
-    for policy in ("paper", "upstream", "balanced"):
-        for most_keys in (0, 1 << 24):
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(thresholds, "MOST_KEYS", most_keys)
-                if policy == "balanced":
-                    for part, path in zip(rows, paths, strict=True):
-                        options = [row | {"option_logprobs": [-1.0] * 3} for row in part]
-                        pq.write_table(table(options), path)
-                with pytest.raises(ValueError, match="'b' lies in the shards 0 and 2"):
-                    more = settings_of(policy)
-                    select_shards(paths, None, filesystem=pafs.LocalFileSystem(), **more)
-    more = settings_of("paper") | {"policy": Paper(labeled_entropies=(1.0,))}
-    with pytest.raises(ValueError, match="'b' lies in the shards 0 and 2"):
-        select_shards(paths, None, filesystem=pafs.LocalFileSystem(), **more)
-    assert len(list(select_shards(paths[:2], None, filesystem=pafs.LocalFileSystem(), **more))) == 2
-
-
 def test_rows_without_an_nll_lose_ties_in_any_order():
     rows = [response("a", "A", None), response("a", "B", [-math.inf])]
     for order in (rows, rows[::-1]):
@@ -385,71 +182,3 @@ def test_options_outside_the_top_logprobs_leave_no_row_without_a_distribution():
             warnings.simplefilter("ignore" if prior[0] == 0 else "error")
             got = by_id(run(rows, policy="balanced", classes=LETTERS, prior=prior))
         assert all(sum(row["distribution"]) == pytest.approx(1) for row in got.values())
-
-
-def test_tables_of_any_library():
-    rows, justified = many_examples()
-    arrow = [table(rows), table(justified)]
-    for policy in ("paper", "balanced"):
-        want = select(*arrow, **settings_of(policy))
-        for form in (
-            pl.from_arrow,
-            lambda t: pl.from_arrow(t).lazy(),
-            lambda t: t.to_pandas(),
-            lambda t: t.to_reader(),
-            lambda t: t.to_pydict(),
-            lambda t: {name: t[name] for name in t.column_names},
-            lambda t: duckdb.from_arrow(t),
-        ):
-            assert select(*map(form, arrow), **settings_of(policy)).equals(want)
-    with pytest.raises(ValueError, match="justified: example 'x' has no responses"):
-        select(arrow[0], pl.from_arrow(table([response("x")])), **settings_of("paper"))
-
-
-def test_what_is_no_table_is_named():
-    for wrong, message in (
-        (5, "responses: got a int, wanted a table"),
-        ([1], "responses: got a list, wanted a table"),
-        (None, "responses: got a NoneType, wanted a table"),
-        ({"example_id": ["a"]}, "responses: no column 'answer'; its columns are example_id"),
-        ({"example_id": ["a"], "answer": []}, "responses: "),
-    ):
-        with pytest.raises(ValueError, match=message):
-            select(wrong, None, **settings_of("paper"))
-    with pytest.raises(ValueError, match="justified: got a str, wanted a table"):
-        select(table([response("a")]), "b", **settings_of("paper"))
-    with pytest.raises(ValueError, match="labeled_entropies: none of them is a number"):
-        run([response("a")], labeled_entropies=[math.nan])
-    with pytest.raises(ValueError, match="labeled_entropies"):
-        run([response("a")], labeled_entropies=[])
-
-
-def test_an_empty_table_gives_an_empty_selection():
-    for policy in ("paper", "upstream", "balanced"):
-        got = run([], policy=policy, classes=LETTERS, prior=[1, 1, 1])
-        assert got.num_rows == 0 and got.schema == SELECTION
-
-
-def test_what_cannot_be_used_is_named():
-    good = response("a")
-    with pytest.raises(ValueError, match=r"row 1: 0\.5 is not a logprob"):
-        run([good, response("b", "A", [0.5])])
-    with pytest.raises(ValueError, match="'x' has no responses"):
-        run([good], [response("x")])
-    with pytest.raises(ValueError, match="more than one row"):
-        run([good], [good, good])
-    with pytest.raises(ValueError, match="3 classes, but a prior of 1"):
-        run([good], policy="balanced", classes=LETTERS, prior=[1])
-    with pytest.raises(ValueError, match="closed task"):
-        run([good], policy="balanced", kind="text", classes=LETTERS, prior=[1, 1, 1])
-    with pytest.raises(ValueError, match="percentile"):
-        run([good], percentile=0)
-    with pytest.raises(ValueError, match="kind"):
-        run([good], kind="poem")
-    with pytest.raises(ValueError, match="row 0: 3 options, but 2 classes"):
-        run(
-            [response("a", "A", [-1.0], [-1.0] * 3)],
-            policy="balanced",
-            classes=LETTERS[:2],
-            prior=[1, 1],
-        )
