@@ -9,7 +9,7 @@ comma := ,
 EXTRAS := dev$(if $(ENGINE),$(comma)$(ENGINE))
 UV := $(BIN)/python -m uv pip install --python $(BIN)/python --constraint constraints.txt --overrides .ci/overrides.txt
 
-.PHONY: setup demo test lint rust-test chaos miri fuzz clean
+.PHONY: setup demo test quick lint rust-test wheel chaos miri fuzz clean
 
 setup: $(STAMP)
 
@@ -28,6 +28,11 @@ demo: setup
 test: setup lint rust-test
 	$(BIN)/python -m pytest
 
+# What a change is tried with: no Ray, no engine, no training, and fewer random cases.
+QUICK := tests/selection tests/tasks tests/store tests/stages tests/joints $(wildcard tests/test_*.py)
+quick: setup lint rust-test
+	SEMIEVOL_SEQUENCES=20 $(BIN)/python -m pytest -q --durations=5 -m "not e2e and not chaos and not vllm" $(QUICK)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,6 +43,10 @@ lint: setup
 
 rust-test: setup
 	cargo test --workspace --locked --quiet
+
+# dist/*.whl, for every Python from 3.11 on; its version is that of rust_ext/Cargo.toml.
+wheel: setup
+	$(BIN)/maturin build --release --locked --out dist
 
 # The soak: a two-round run killed so many times in every stage, and still the same to the byte.
 CHAOS_KILLS ?= 1000
