@@ -144,9 +144,9 @@ def make_base(
     """
     import torch
 
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     readings = [f"{text}\nAnswer:" for text in texts] * epochs
-    readings += [_episode(dice, texts, answers) for _ in range(len(readings) // 8)]
+    readings += [_episode(rng, texts, answers) for _ in range(len(readings) // 8)]
     tokenizer = make_tokenizer([*texts, *(f"\nAnswer: {a}" for a in answers)], 2048)
     if answer_tokens:
         tokenizer.add_tokens([f" {answer}" for answer in answers])
@@ -157,9 +157,9 @@ def make_base(
     tokenizer.save_pretrained(folder)
 
 
-def _episode(dice: random.Random, texts: Sequence[str], answers: Sequence[str]) -> str:
-    shown = [(text, dice.choice(answers)) for text in dice.sample(texts, 2)]
-    shown.append(dice.choice(shown))
+def _episode(rng: random.Random, texts: Sequence[str], answers: Sequence[str]) -> str:
+    shown = [(text, rng.choice(answers)) for text in rng.sample(texts, 2)]
+    shown.append(rng.choice(shown))
     return "\n\n".join(f"{text}\nAnswer: {answer}" for text, answer in shown)
 
 

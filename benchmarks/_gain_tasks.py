@@ -104,8 +104,8 @@ def draw_labels(
     rows: list[dict[str, str]], seed: int, labels_a_class: int
 ) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """The labelled rows, as many of each intent, and all the others, in a drawn order."""
-    dice, count = random.Random(seed), {row["category"]: 0 for row in rows}
-    shuffled = dice.sample(rows, len(rows))
+    rng, count = random.Random(seed), {row["category"]: 0 for row in rows}
+    shuffled = rng.sample(rows, len(rows))
     labeled: list[dict[str, str]] = []
     unlabeled: list[dict[str, str]] = []
     for row in shuffled:

@@ -29,11 +29,11 @@ def write_run(folder: Path, examples: int) -> None:
     from semievol_ray.demo.messages import TEAMS, write_messages
     from semievol_ray.demo.model import make_llama, make_tokenizer
 
-    dice = random.Random(SEED)
+    rng = random.Random(SEED)
     messages = write_messages(examples + 100, SEED)
     rows: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
-        options = sorted({message.team, *dice.sample(TEAMS, 4)})[:4]
+        options = sorted({message.team, *rng.sample(TEAMS, 4)})[:4]
         rows.append(
             {
                 "example_id": f"{number:06}",
@@ -50,7 +50,7 @@ def write_run(folder: Path, examples: int) -> None:
         shown = [
             {
                 "example_id": row["example_id"],
-                "demonstration_ids": [r["example_id"] for r in dice.sample(labeled, VOTERS - 1)],
+                "demonstration_ids": [r["example_id"] for r in rng.sample(labeled, VOTERS - 1)],
                 "similarities": [1.0] * (VOTERS - 1),
             }
             for row in part

@@ -144,7 +144,7 @@ class Bare:
         partitioned = HfDeepSpeedConfig(settings) if config.zero_stage == 3 else None
         model = AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.float32)
         del partitioned
-        layout = ours.trainee.layout
+        layout = ours.model.layout
         if layout.packed:
             use_packed_attention(model)
         self.engine, *_ = deepspeed.initialize(
@@ -221,7 +221,7 @@ def steps(folder: Path, world: World) -> dict[str, Any]:
         ours = Ours(job, world)
         bare = Bare(ours, job, world)
         found[str(stage)] = take_turns({"ours": ours.run, "bare": bare.run}, world, STEP_REPEATS)
-        ours.training.trainee.engine.destroy()
+        ours.training.model.engine.destroy()
         bare.engine.destroy()
     return found
 
@@ -246,7 +246,7 @@ def layouts(folder: Path, world: World) -> dict[str, Any]:
         found[f"{examples} {size}"] = {"seconds": seconds, "losses": losses}
         plain.engine.destroy()
         for side in sides.values():
-            side.training.trainee.engine.destroy()
+            side.training.model.engine.destroy()
     return found
 
 
@@ -338,7 +338,7 @@ def memory(folder: Path, world: World, stage: int) -> dict[str, Any]:
     # Linux forgets the peak so far, which was of loading the model.
     Path("/proc/self/clear_refs").write_text("5")
     ours.run(1)
-    parameters = ours.training.trainee.engine.module.parameters()
+    parameters = ours.training.model.engine.module.parameters()
     count = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
     return {
         "peak": _resident("VmHWM") - before,

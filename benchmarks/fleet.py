@@ -71,9 +71,9 @@ def main() -> None:
 def utilisation(rows: int) -> list[Row]:
     """How much of the fleet's slots was used, until the last shard was handed out and in all."""
     options = LENGTHS | {"slots": SLOTS, "tokens_per_second": TOKENS_PER_SECOND}
-    dice = random.Random(0)
+    rng = random.Random(0)
     seconds = rows * 41 / (SEATS * SLOTS * TOKENS_PER_SECOND)
-    dies_after = {n: dice.uniform(0.1, 0.8) * seconds for n in dice.sample(range(1, SEATS), DEATHS)}
+    dies_after = {n: rng.uniform(0.1, 0.8) * seconds for n in rng.sample(range(1, SEATS), DEATHS)}
     with corpus(rows, plan_shard_rows(rows, SEATS)) as run:
         context = make_context(run, options, SEATS, dies_after)
         generate.run(context, 1)

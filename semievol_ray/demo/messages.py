@@ -128,55 +128,55 @@ class Message:
 
 def write_messages(count: int, seed: int) -> list[Message]:
     """Messages of evenly mixed teams, all different; the same for the same seed."""
-    dice = random.Random(f"messages\0{seed}")
+    rng = random.Random(f"messages\0{seed}")
     found: dict[str, Message] = {}
     while len(found) < count:
-        message = _message(dice)
+        message = _message(rng)
         found.setdefault(message.text, message)
     return list(found.values())
 
 
-def _message(dice: random.Random) -> Message:
-    team = dice.choice(TEAMS)
-    kind = dice.random()
+def _message(rng: random.Random) -> Message:
+    team = rng.choice(TEAMS)
+    kind = rng.random()
     body = []
     if kind >= _HINT_ONLY:
-        body.append(dice.choice(_SAYS[team]))
+        body.append(rng.choice(_SAYS[team]))
     if kind < _HINT_ONLY + _BOTH:
-        body.append(dice.choice(_HINTS[team]))
-    if dice.random() < _ASIDE:
-        other = dice.choice([t for t in TEAMS if t != team])
-        body.append(dice.choice((*_SAYS[other], *_HINTS[other])))
-    if dice.random() < _FILLER:
-        body.append(dice.choice(_FILLERS))
-    dice.shuffle(body)
-    parts = [dice.choice(_OPENINGS), *body, dice.choice(_CLOSINGS)]
-    return Message(". ".join(_fill(part, dice) for part in parts if part), team)
+        body.append(rng.choice(_HINTS[team]))
+    if rng.random() < _ASIDE:
+        other = rng.choice([t for t in TEAMS if t != team])
+        body.append(rng.choice((*_SAYS[other], *_HINTS[other])))
+    if rng.random() < _FILLER:
+        body.append(rng.choice(_FILLERS))
+    rng.shuffle(body)
+    parts = [rng.choice(_OPENINGS), *body, rng.choice(_CLOSINGS)]
+    return Message(". ".join(_fill(part, rng) for part in parts if part), team)
 
 
-def _fill(phrase: str, dice: random.Random) -> str:
+def _fill(phrase: str, rng: random.Random) -> str:
     for slot, values in _SLOTS.items():
         if f"{{{slot}}}" in phrase:
-            phrase = phrase.replace(f"{{{slot}}}", dice.choice(values))
+            phrase = phrase.replace(f"{{{slot}}}", rng.choice(values))
     return phrase
 
 
-def write_episode(dice: random.Random, template: str) -> str:
+def write_episode(rng: random.Random, template: str) -> str:
     """A text for pre-training that teaches the use of demonstrations, but not the task.
 
     Some phrasings are given to teams at random, anew in each episode: whoever wants to predict
     the last line must look for the like message above. Which phrasings truly belong together is
     nowhere in it.
     """
-    phrases = dice.sample([p for group in (_SAYS, _HINTS) for ps in group.values() for p in ps], 3)
-    teams = [dice.choice(TEAMS) for _ in phrases]
+    phrases = rng.sample([p for group in (_SAYS, _HINTS) for ps in group.values() for p in ps], 3)
+    teams = [rng.choice(TEAMS) for _ in phrases]
     shown = list(zip(phrases, teams, strict=True))
-    dice.shuffle(shown)
+    rng.shuffle(shown)
     lines = []
-    for phrase, team in [*shown, dice.choice(shown)]:
-        parts = [dice.choice(_OPENINGS), phrase, dice.choice(_CLOSINGS)]
-        if dice.random() < _FILLER:
-            parts.insert(dice.choice((1, 2)), dice.choice(_FILLERS))
-        text = ". ".join(_fill(part, dice) for part in parts if part)
+    for phrase, team in [*shown, rng.choice(shown)]:
+        parts = [rng.choice(_OPENINGS), phrase, rng.choice(_CLOSINGS)]
+        if rng.random() < _FILLER:
+            parts.insert(rng.choice((1, 2)), rng.choice(_FILLERS))
+        text = ". ".join(_fill(part, rng) for part in parts if part)
         lines.append(f"{template.format(text)} {team}")
     return "\n\n".join(lines)

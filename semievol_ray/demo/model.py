@@ -123,9 +123,9 @@ def make_model(folder: Path) -> None:
     """Make the demo's model and leave it in a folder, in half precision."""
     import torch
 
-    dice = random.Random(SEED)
+    rng = random.Random(SEED)
     texts = [message.text for message in write_messages(_MESSAGES, SEED)]
-    texts += [write_episode(dice, PROMPT) for _ in range(_EPISODES)]
+    texts += [write_episode(rng, PROMPT) for _ in range(_EPISODES)]
     tokenizer = make_tokenizer(texts, 1024)
     torch.manual_seed(SEED)
     model = make_llama(len(tokenizer), hidden=128, layers=4, heads=4, context=512)

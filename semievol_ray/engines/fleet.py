@@ -4,7 +4,7 @@ Items wait, are in flight on one replica, or are done. A replica is starting, re
 There is no way back from dead: a replacement is a new replica with a new number, so work can
 never return to the process that lost it. A replica whose machine is going is leaving: it finishes
 what it holds and gets nothing new. An item that was in flight when a replica died is
-suspected, and runs alone from then on: after a second death it is to be done carefully, so that
+suspected, and runs alone from then on: after a second death it is to be done in isolation, so that
 what kills is found inside it, and after `max_attempts` it is given up.
 """
 
@@ -14,7 +14,7 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
-# Deaths with an item after which it is done carefully: the first may have been another's fault.
+# Deaths with an item after which it is done in isolation: the first may have been another's fault.
 _DEATHS_BEFORE_CARE = 2
 
 # One shard is worked on while the next is read, so that the engine never waits.
@@ -122,7 +122,7 @@ class Fleet:
         self.ready[replica].append(item)
         return replica, item
 
-    def needs_care(self, item: Hashable) -> bool:
+    def needs_isolation(self, item: Hashable) -> bool:
         """Whether replicas died of this item alone."""
         return self.attempts.get(item, 0) >= _DEATHS_BEFORE_CARE
 

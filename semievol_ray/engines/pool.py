@@ -160,7 +160,7 @@ class EnginePool:
                         fleet.became_ready(replica)
                         fleet.settled_on(replica, result)
                     else:
-                        if fleet.needs_care(item):
+                        if fleet.needs_isolation(item):
                             self.run.delete_file(_journal(self.model, work, item))
                         fleet.completed(replica, item)
                         self._pass_on(result.notes)
@@ -200,10 +200,10 @@ class EnginePool:
         self, fleet: Fleet, replica: int, item: Hashable, work: Work, arguments: tuple[Any, ...]
     ) -> Any:
         actor = self._living[replica].actor
-        if not fleet.needs_care(item):
+        if not fleet.needs_isolation(item):
             return actor.run.remote(work, *arguments, item)
         journal = _journal(self.model, work, item)
-        return actor.run_carefully.remote(self.run, journal, work, *arguments, item)
+        return actor.run_isolated.remote(self.run, journal, work, *arguments, item)
 
     def _send_off(self, fleet: Fleet) -> None:
         """Replicas on machines that are going finish what they hold, and end."""
@@ -225,9 +225,9 @@ class EnginePool:
         living = self._living.pop(replica, None)
         if living is not None:
             living.end()
-        careful = item is not None and fleet.needs_care(item)
+        isolated = item is not None and fleet.needs_isolation(item)
         lost = fleet.died(replica, with_its_machine=_machine_is_gone(error))
-        if careful and not self.run.exists(_journal(self.model, work, item)):
+        if isolated and not self.run.exists(_journal(self.model, work, item)):
             # It died before any request was made: no row is to blame.
             lost = [item]
         self._check_losses(fleet, lost, error)

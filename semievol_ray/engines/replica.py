@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from semievol_ray.config import ModelConfig
-from semievol_ray.engines.careful import CarefulEngine
+from semievol_ray.engines.isolation import IsolatingEngine
 from semievol_ray.engines.metrics import MeteredEngine
 from semievol_ray.engines.protocol import Engine, EngineOptions
 from semievol_ray.store import RunDirectory
@@ -77,12 +77,12 @@ class Replica:
         """`await work(engine, *arguments)`."""
         return Done(await work(self.engine, *arguments), self.engine.notes())
 
-    async def run_carefully(
+    async def run_isolated(
         self, run: RunDirectory, journal: str, work: Work, *arguments: Any
     ) -> Done:
         """The same for work that replicas died of: what kills is found, and left out."""
-        careful = CarefulEngine(self.engine, run, journal)
-        return Done(await work(careful, *arguments), self.engine.notes())
+        isolating = IsolatingEngine(self.engine, run, journal)
+        return Done(await work(isolating, *arguments), self.engine.notes())
 
     async def close(self) -> None:
         """Shut the engine down: some have processes of their own."""

@@ -124,9 +124,9 @@ def _answer(
                 tokens += verdict[1].tokens
             context.progress.advance("generate", answered.rows, tokens)
     finally:
-        shards.tell()
+        shards.write_tally()
         if justified is not None:
-            justified.tell()
+            justified.write_tally()
     budget.check(shards.missing)
     return shards.total
 

@@ -65,7 +65,7 @@ class Shards:
             raise SemiEvolError(f"{self._run.uri}/{target}: {wrong}; nothing after it is done")
         self.done[target] = self._untold[target] = counts
         if time.monotonic() - self._told > _TALLY_EVERY_SECONDS:
-            self.tell()
+            self.write_tally()
 
     def recording(self, results: Iterable[tuple[str, Counts]]) -> Iterator[Counts]:
         """Record (target, counts) as they come, and hand the counts on."""
@@ -74,7 +74,7 @@ class Shards:
                 self.record(target, counts)
                 yield counts
         finally:
-            self.tell()
+            self.write_tally()
 
     def outputs(self) -> dict[str, int]:
         """All the shards with their rows. Raises SemiEvolError where one is missing."""
@@ -127,7 +127,7 @@ class Shards:
         wanted = (source_rows - counts.settled) * max(1, self._responses)
         return None if counts.rows == wanted else f"{counts.rows} rows instead of {wanted}"
 
-    def tell(self) -> None:
+    def write_tally(self) -> None:
         """Write down what is recorded since the last tally."""
         if self._untold:
             number = len(self._tallies)

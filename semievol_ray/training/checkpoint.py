@@ -40,7 +40,7 @@ _POLL_SECONDS = 0.05
 
 
 @dataclass
-class Position:
+class TrainingState:
     """How far a training has come: all that the loop needs besides DeepSpeed's state."""
 
     step: int = 0
@@ -57,7 +57,7 @@ class Saved:
     """A checkpoint that is whole."""
 
     folder: Path
-    position: Position
+    state: TrainingState
     world_size: int
     zero_stage: int
     files: dict[str, str]
@@ -87,16 +87,16 @@ class Checkpoints:
                 if not (self._folder / tag / _MANIFEST).exists():
                     self._depot.fetch(f"{_IN_DEPOT}/{tag}", self._folder / tag)
         found = [self._read(path.parent) for path in self._folder.glob(f"step-*/{_MANIFEST}")]
-        return max((s for s in found if s is not None), key=lambda s: s.position.step, default=None)
+        return max((s for s in found if s is not None), key=lambda s: s.state.step, default=None)
 
     def _read(self, folder: Path) -> Saved | None:
         facts = json.loads((folder / _MANIFEST).read_text())
         if facts.pop("fingerprint") != self._fingerprint:
             log.warning("%s is of another training, and is left alone", folder)
             return None
-        return Saved(folder=folder, position=Position(**facts.pop("position")), **facts)
+        return Saved(folder=folder, state=TrainingState(**facts.pop("state")), **facts)
 
-    def save(self, engine: Any, position: Position) -> None:
+    def save(self, engine: Any, state: TrainingState) -> None:
         """Copy the engine's state and go on; the copy is written while the training runs.
 
         Every worker must call it. Raises SemiEvolError, in all of them, if one of them could not
@@ -105,7 +105,7 @@ class Checkpoints:
         self.wait()
         if self._world.sum(self._failure is not None)[0]:
             raise SemiEvolError(f"{self._folder}: {self._reason()}")
-        tag = f"step-{position.step:08d}"
+        tag = f"step-{state.step:08d}"
         if self._world.is_first or self._depot is not None:
             shutil.rmtree(self._folder / tag, ignore_errors=True)
         if self._world.is_first and self._depot is not None:
@@ -118,7 +118,7 @@ class Checkpoints:
         )
         facts = {
             "fingerprint": self._fingerprint,
-            "position": asdict(position),
+            "state": asdict(state),
             "world_size": self._world.size,
             "zero_stage": engine.zero_optimization_stage(),
         }

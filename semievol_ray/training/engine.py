@@ -20,7 +20,7 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 @dataclass(frozen=True)
-class Trainee:
+class TrainingModel:
     """What is trained, and how its batches are laid out."""
 
     engine: Any
@@ -30,7 +30,7 @@ class Trainee:
     flops_per_token: float
 
 
-def build(job: TrainingJob, world: World, *, load_universal: bool) -> Trainee:
+def build(job: TrainingJob, world: World, *, load_universal: bool) -> TrainingModel:
     """DeepSpeed's engine around the job's model, before its first step.
 
     `load_universal` prepares it for a checkpoint of another number of workers.
@@ -65,7 +65,7 @@ def build(job: TrainingJob, world: World, *, load_universal: bool) -> Trainee:
         # from it: its bias correction would be too weak for all the steps that follow.
         engine.optimizer.optimizer.state.clear()
     _restore_positions(base, world.device)
-    return Trainee(
+    return TrainingModel(
         engine=engine,
         layout=layout,
         keep_logits=keeps_logits(base),

@@ -64,7 +64,7 @@ class _Training:
         notice: Notice | None = None,
     ) -> None:
         from semievol_ray.training import engine
-        from semievol_ray.training.checkpoint import Checkpoints, Position
+        from semievol_ray.training.checkpoint import Checkpoints, TrainingState
         from semievol_ray.training.metrics import Meter
         from semievol_ray.training.trackers import Trackers
 
@@ -86,44 +86,42 @@ class _Training:
         batch_size = self.config.global_batch_size
         self.steps_per_epoch = batches.steps_per_epoch(len(self.kept), batch_size)
         self.total_steps = batches.total_steps(len(self.kept), batch_size, self.config.epochs)
-        self.at = Position()
+        self.state = TrainingState()
         folder = job.scratch_dir / "checkpoints"
         self.checkpoints = Checkpoints(folder, fingerprint(job), world, depot)
         self.saved = self.checkpoints.newest()
         other_size = self.saved is not None and self.saved.needs_conversion(world.size)
-        self.trainee = engine.build(
-            merged_start(job, world, depot), world, load_universal=other_size
-        )
-        self.meter = Meter(self.trainee, world, self.total_steps)
+        self.model = engine.build(merged_start(job, world, depot), world, load_universal=other_size)
+        self.meter = Meter(self.model, world, self.total_steps)
         self.trackers = Trackers(job if world.is_first else None)
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one."""
         if self.saved is not None:
-            self.checkpoints.load(self.trainee.engine, self.saved)
-            self.at = replace(self.saved.position)
+            self.checkpoints.load(self.model.engine, self.saved)
+            self.state = replace(self.saved.state)
             if self.depot is not None and self.world.is_first:
                 self.depot.fetch("scratch/best", self.best_folder)
 
     def run(self) -> None:
         """All the steps that are left."""
-        while self.at.step < self.total_steps and not self.at.stopped_early:
-            rate = zero.learning_rate(self.config, self.at.step, self.total_steps)
+        while self.state.step < self.total_steps and not self.state.stopped_early:
+            rate = zero.learning_rate(self.config, self.state.step, self.total_steps)
             loss, tokens = self.take_step(rate)
-            self.at.step += 1
-            self.at.tokens += tokens
-            self.at.loss_sum += loss
-            done = self.at.step == self.total_steps
-            if self.at.step % self.steps_per_epoch == 0 or done:
+            self.state.step += 1
+            self.state.tokens += tokens
+            self.state.loss_sum += loss
+            done = self.state.step == self.total_steps
+            if self.state.step % self.steps_per_epoch == 0 or done:
                 self.evaluate()
             if self.world.is_first:
-                progress = self.meter.progress(self.at, loss, rate, tokens)
+                progress = self.meter.progress(self.state, loss, rate, tokens)
                 self.trackers.log(progress)
                 self.on_progress(progress)
-            due = self.at.step % self.config.checkpoint_every_steps == 0
+            due = self.state.step % self.config.checkpoint_every_steps == 0
             called = self.is_going and not self.has_left_word
             if (due or called) and not done:
-                self.checkpoints.save(self.trainee.engine, self.at)
+                self.checkpoints.save(self.model.engine, self.state)
             if called and not done:
                 self.checkpoints.wait()
             self.has_left_word = self.is_going
@@ -132,12 +130,12 @@ class _Training:
         """One optimizer step. Returns the loss of the global batch, and the tokens read."""
         import torch
 
-        engine, world, step = self.trainee.engine, self.world, self.at.step
+        engine, world, step = self.model.engine, self.world, self.state.step
         picked = batches.batch_of_step(
             step, len(self.kept), self.config.global_batch_size, self.job.seed
         )
         batch = self.kept[picked]
-        plans = batches.plan(self.examples, batch, self.trainee.layout, world.size)
+        plans = batches.plan(self.examples, batch, self.model.layout, world.size)
         weight = self.examples.target_weight(batch)
         # Dropout, too, is a function of the job and the step.
         entropy = np.random.SeedSequence([self.job.seed, step, world.rank])
@@ -165,7 +163,7 @@ class _Training:
         """The error that ends a training whose numbers are no numbers; no checkpoint holds them."""
         self.checkpoints.wait()
         return Diverged(
-            f"{what} at step {self.at.step + 1} of {self.total_steps}: lower "
+            f"{what} at step {self.state.step + 1} of {self.total_steps}: lower "
             f"training.learning_rate ({self.config.learning_rate}) or choose another "
             f"training.precision ({self.config.precision})"
         )
@@ -174,26 +172,26 @@ class _Training:
         """Sum of weighted NLL over the answer tokens of one pass."""
         from semievol_ray.training.loss import weighted_nll_sum
 
-        micro = batches.collate(examples, sequences, self.trainee.layout, self.pad_id)
+        micro = batches.collate(examples, sequences, self.model.layout, self.pad_id)
         return weighted_nll_sum(
-            self.trainee.engine,
+            self.model.engine,
             micro.to(self.world.device),
-            keep_logits=self.trainee.keep_logits,
+            keep_logits=self.model.keep_logits,
         )
 
     def evaluate(self) -> None:
         """Measure the held-out answers, keep the best weights, and stop when gains stay out."""
         loss = self.held_out_loss()
-        self.at.held_out_loss = loss
+        self.state.held_out_loss = loss
         patience = self.config.early_stopping_patience
         if loss is None or patience is None:
             return
-        if self.at.best_loss is None or loss < self.at.best_loss:
-            self.at.best_loss, self.at.evaluations_without_gain = loss, 0
+        if self.state.best_loss is None or loss < self.state.best_loss:
+            self.state.best_loss, self.state.evaluations_without_gain = loss, 0
             self.export(self.best_folder)
         else:
-            self.at.evaluations_without_gain += 1
-        self.at.stopped_early = self.at.evaluations_without_gain >= patience
+            self.state.evaluations_without_gain += 1
+        self.state.stopped_early = self.state.evaluations_without_gain >= patience
 
     def held_out_loss(self) -> float | None:
         """Mean NLL of the held-out answers' tokens, in nats; None where nothing is held out."""
@@ -202,13 +200,13 @@ class _Training:
         examples, held = self.held_out
         if not len(held):
             return None
-        engine, world = self.trainee.engine, self.world
+        engine, world = self.model.engine, self.world
         engine.eval()
         nll = 0.0
         with torch.no_grad():
             for start in range(0, len(held), self.config.global_batch_size):
                 batch: Indices = held[start : start + self.config.global_batch_size]
-                plans = batches.plan(examples, batch, self.trainee.layout, world.size)
+                plans = batches.plan(examples, batch, self.model.layout, world.size)
                 for sequences in plans[world.rank]:
                     nll += self.forward(examples, sequences).item()
         engine.train()
@@ -223,13 +221,13 @@ class _Training:
         """Write the weights as they are now, whole or not at all. Every worker must call it."""
         from semievol_ray.training import export
 
-        model = self.trainee.engine.module
+        module = self.model.engine.module
         weights = export.gather_weights(
-            model, self.world, trainable_only=self.config.method == "lora"
+            module, self.world, trainable_only=self.config.method == "lora"
         )
         if self.world.is_first:
             partial = folder.with_name(f".{folder.name}.partial")
-            export.save_weights(model, weights, self.tokenizer, self.job, partial)
+            export.save_weights(module, weights, self.tokenizer, self.job, partial)
             export.commit(partial, folder)
             if self.depot is not None:
                 self.depot.put(folder, f"scratch/{folder.name}")
@@ -241,25 +239,25 @@ class _Training:
         result = TrainingResult(
             output_dir=self.job.output_dir,
             kind="adapter" if self.config.method == "lora" else "full",
-            steps=self.at.step,
+            steps=self.state.step,
             examples=len(self.kept),
-            tokens=self.at.tokens,
-            train_loss=self.at.loss_sum / max(1, self.at.step),
-            held_out_loss=self.at.held_out_loss,
-            best_held_out_loss=self.at.best_loss,
-            stopped_early=self.at.stopped_early,
+            tokens=self.state.tokens,
+            train_loss=self.state.loss_sum / max(1, self.state.step),
+            held_out_loss=self.state.held_out_loss,
+            best_held_out_loss=self.state.best_loss,
+            stopped_early=self.state.stopped_early,
             truncated_rows=self.examples.truncated_rows,
             dropped_rows=self.examples.dropped_rows,
             seconds=time.monotonic() - started,
         )
-        if self.at.best_loss is None:
+        if self.state.best_loss is None:
             self.export(self.best_folder)
         if self.world.is_first:
             export.write_model_card(self.best_folder, self.job, result)
             export.commit(self.best_folder, self.job.output_dir)
         self.trackers.close()
         self.checkpoints.remove()
-        self.trainee.engine.destroy()
+        self.model.engine.destroy()
         self.world.barrier()
         return result if self.world.is_first else None
 

@@ -15,8 +15,8 @@ from semievol_ray.training.job import OnProgress, Progress, TrainingJob
 from semievol_ray.training.world import World
 
 if TYPE_CHECKING:
-    from semievol_ray.training.checkpoint import Position
-    from semievol_ray.training.engine import Trainee
+    from semievol_ray.training.checkpoint import TrainingState
+    from semievol_ray.training.engine import TrainingModel
 
 # Dense bf16 FLOP/s of a GPU, from its data sheet, by a part of its name.
 _PEAK_FLOPS = {
@@ -70,35 +70,35 @@ class Writer:
 class Meter:
     """Turns steps into Progress: speed, share of the peak FLOP/s, memory, time left."""
 
-    def __init__(self, trainee: Trainee, world: World, total_steps: int) -> None:
-        self._trainee, self._world, self._total_steps = trainee, world, total_steps
+    def __init__(self, model: TrainingModel, world: World, total_steps: int) -> None:
+        self._model, self._world, self._total_steps = model, world, total_steps
         self._peak_flops = _peak_flops(world)
         self._last = time.monotonic()
         self._seconds = 0.0
         self._steps = 0
 
-    def progress(self, at: Position, loss: float, rate: float, tokens: int) -> Progress:
+    def progress(self, state: TrainingState, loss: float, rate: float, tokens: int) -> Progress:
         """The step that just ended, which read `tokens` over all the workers."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._seconds += seconds
         self._steps += 1
-        norm = self._trainee.engine.get_global_grad_norm()
+        norm = self._model.engine.get_global_grad_norm()
         mfu = None
         if self._peak_flops is not None:
-            flops = tokens * self._trainee.flops_per_token / seconds
+            flops = tokens * self._model.flops_per_token / seconds
             mfu = flops / (self._peak_flops * self._world.size)
         return Progress(
-            step=at.step,
+            step=state.step,
             total_steps=self._total_steps,
             loss=loss,
             learning_rate=rate,
             grad_norm=None if norm is None else float(norm),
             tokens_per_second=tokens / seconds,
-            held_out_loss=at.held_out_loss,
+            held_out_loss=state.held_out_loss,
             mfu=mfu,
             memory_bytes=_memory_bytes(self._world),
-            eta_seconds=self._seconds / self._steps * (self._total_steps - at.step),
+            eta_seconds=self._seconds / self._steps * (self._total_steps - state.step),
         )
 
 

@@ -51,7 +51,7 @@ def test_going_on_opens_only_what_was_committed_after_the_last_tally(run, monkey
     assert len(first.missing) == 6
     for _, target in first.missing[:3]:
         first.record(target, commit(run, target, 8))
-    first.tell()
+    first.write_tally()
     late = first.missing[0][1]
     commit(run, late, 8)  # committed, and its driver killed before it could note that down
     names = opened(monkeypatch)

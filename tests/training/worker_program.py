@@ -52,7 +52,7 @@ def gradients(job: TrainingJob) -> dict[str, torch.Tensor]:
     found: dict[str, Any] = {}
     with joined(job.scratch_dir / "deepspeed.log", 1800) as world:
         training = _Training(job, world, lambda _: None)
-        engine = training.trainee.engine
+        engine = training.model.engine
 
         def collect() -> None:
             for name, parameter in engine.module.named_parameters():
@@ -68,7 +68,7 @@ def gradients(job: TrainingJob) -> dict[str, torch.Tensor]:
 def buffers(job: TrainingJob) -> dict[str, torch.Tensor]:
     """What the model holds besides its parameters, ready for the first step."""
     with joined(job.scratch_dir / "deepspeed.log", 1800) as world:
-        engine = _Training(job, world, lambda _: None).trainee.engine
+        engine = _Training(job, world, lambda _: None).model.engine
         found = {name: buffer.clone() for name, buffer in engine.module.named_buffers()}
         engine.destroy()
     return found

@@ -2,10 +2,10 @@
 
 A work item whose replicas died twice is done again behind this wrapper. It lets few requests at a
 time to the engine and writes down which, before; who comes after its death reads that, looks more
-closely at those, and knows the culprit when there was only one, twice: a single death may have been
-a machine's. Each death leaves a sixteenth: of a shard of 4096 rows the one that kills is found in
-four, costs itself alone, and is never asked again. What the others answer is what they always do:
-a request's seed is its own.
+closely at those, and knows which one kills when there was only one, twice: a single death may have
+been a machine's. Each death leaves a sixteenth: of a shard of 4096 rows the one that kills is found
+in four, costs itself alone, and is never asked again. What the others answer is what they always
+do: a request's seed is its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from semievol_ray.store import RunDirectory
 _PARTS = 16
 
 
-class CarefulEngine(Engine):
+class IsolatingEngine(Engine):
     """An engine whose requests in flight are always written down in a journal of the run."""
 
     def __init__(self, engine: Engine, run: RunDirectory, journal: str) -> None:
@@ -32,9 +32,9 @@ class CarefulEngine(Engine):
         died_with = found.get("in_flight", [])
         before = found.get("died_alone", [])
         alone = died_with if len(died_with) == 1 else []
-        self._culprits = {*found.get("culprits", []), *(key for key in alone if key in before)}
-        self._died_alone = sorted({*before, *alone} - self._culprits)
-        self._suspects = set(died_with) - self._culprits
+        self._killers = {*found.get("killers", []), *(key for key in alone if key in before)}
+        self._died_alone = sorted({*before, *alone} - self._killers)
+        self._suspects = set(died_with) - self._killers
 
     async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer; a request that kills the engine fails with "engine_crash"."""
@@ -55,7 +55,7 @@ class CarefulEngine(Engine):
 
     def _groups(self, keys: list[str]) -> Iterator[list[int]]:
         suspects = [i for i, key in enumerate(keys) if key in self._suspects]
-        others = [i for i, key in enumerate(keys) if key not in self._suspects | self._culprits]
+        others = [i for i, key in enumerate(keys) if key not in self._suspects | self._killers]
         for indices in (suspects, others):
             size = max(1, -(-len(indices) // _PARTS))
             for start in range(0, len(indices), size):
@@ -65,7 +65,7 @@ class CarefulEngine(Engine):
         self._run.write_json(
             self._journal,
             {
-                "culprits": sorted(self._culprits),
+                "killers": sorted(self._killers),
                 "died_alone": self._died_alone,
                 "in_flight": in_flight,
             },
