@@ -12,9 +12,8 @@ import time
 from argparse import ArgumentParser
 from pathlib import Path
 
-from _report import Row, arguments, report, row
-from _study import Study, accuracy_row, details
-
+from benchmarks.common.report import Row, arguments, report, row
+from benchmarks.common.study import Study, accuracy_row, details
 from semievol_ray.demo import run_demo
 
 

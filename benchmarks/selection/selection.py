@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from _report import Row, arguments, interleaved, report, row
 
+from benchmarks.common.report import Row, arguments, interleaved, report, row
 from semievol_ray import _native, selection
 from semievol_ray.schema import RESPONSE
 from semievol_ray.selection.policies import Paper

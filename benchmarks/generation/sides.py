@@ -1,9 +1,10 @@
 """The sides of the generation benchmark: our path, bare vLLM and ray.data.llm.
 
-`python _generation_sides.py serve FOLDER` is bare offline vLLM in a process of its own, which takes
-one JSON command a line and keeps its engine loaded; `once FOLDER NUMBER` loads it, answers as one
-collaborator and ends; `whole FOLDER` is our run of all the collaborators, from nothing to the end.
-The prefix cache is emptied before every timed call: a run meets each prompt for the first time.
+`python -m benchmarks.generation.sides serve FOLDER` is bare offline vLLM in a process of its own,
+which takes one JSON command a line and keeps its engine loaded; `once FOLDER NUMBER` loads it,
+answers as one collaborator and ends; `whole FOLDER` is our run of all the collaborators, from nothing
+to the end. The prefix cache is emptied before every timed call: a run meets each prompt for the
+first time.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from _generation_data import MAX_TOKENS, SHARD_ROWS, job, model_config, requests_of
-
+from benchmarks.common.data import ROOT
+from benchmarks.generation.workload import MAX_TOKENS, SHARD_ROWS, job, model_config, requests_of
 from semievol_ray.config import GenerationConfig, RayConfig
 from semievol_ray.engines import Batch, Engine, EnginePool, Request, Sampling
 from semievol_ray.engines.vllm_engine import VllmEngine, _Answer
@@ -149,7 +150,8 @@ class Bare:
         start = time.perf_counter()
         self.log = (folder / "bare.log").open("wb")
         self.process = subprocess.Popen(
-            [sys.executable, __file__, "serve", str(folder)],
+            [sys.executable, "-m", "benchmarks.generation.sides", "serve", str(folder)],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.log,

@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from _report import Row, arguments, report, row
-from _training_sides import REPEATS, STEP_REPEATS, make_job, write_examples, write_model
+from benchmarks.common.data import ROOT
+from benchmarks.common.report import Row, arguments, report, row
+from benchmarks.training.sides import REPEATS, STEP_REPEATS, make_job, write_examples, write_model
 
 WORKERS = 2
 MEGABYTE = 1e6
@@ -192,13 +193,21 @@ def run_workers(what: str, folder: Path) -> dict[str, Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = Path(__file__).with_name("_training_sides.py")
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(WORKERS)}
     log = folder / f"{what}.log"
     with log.open("wb") as output:
         workers = [
             subprocess.Popen(
-                [sys.executable, "-W", "ignore", str(program), what, str(folder)],
+                [
+                    sys.executable,
+                    "-W",
+                    "ignore",
+                    "-m",
+                    "benchmarks.training.sides",
+                    what,
+                    str(folder),
+                ],
+                cwd=ROOT,
                 env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                 stdout=output,
                 stderr=output,

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
-from _report import Row, arguments, report, row
 
+from benchmarks.common.report import Row, arguments, report, row
 from semievol_ray import selection
 from semievol_ray.selection.policies import Paper
 

@@ -24,9 +24,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from _report import Row, arguments, report, row
-from _virtual import Call, Host, Hosts
 
+from benchmarks.common.report import Row, arguments, report, row
+from benchmarks.generation.virtual import Call, Host, Hosts
 from semievol_ray.config import ModelConfig, RayConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import EnginePool, FleetState

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from _data import data_folder
+from benchmarks.common.data import data_folder
 
 # Every question of the published FPB opens with the same request, which the preset says better.
 _QUESTION = "{{ question.split('\\n')[-1] }}"

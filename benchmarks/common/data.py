@@ -6,7 +6,9 @@ import os
 import sys
 from pathlib import Path
 
-_DEFAULT = Path(__file__).parent.parent.parent / "shared" / "data"
+# Programs of a benchmark are started from here: `python -m benchmarks.…`.
+ROOT = Path(__file__).parents[2]
+_DEFAULT = Path(__file__).parents[3] / "shared" / "data"
 
 
 def data_folder(name: str) -> Path:

@@ -21,9 +21,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
-from _report import report, row
 from pyarrow import fs
 
+from benchmarks.common.report import report, row
 from semievol_ray.stages.counts import Counts
 from semievol_ray.stages.shards import Shards
 from semievol_ray.store import RunDirectory, layout

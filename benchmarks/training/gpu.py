@@ -16,7 +16,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from _report import Row, arguments, report, row
+from benchmarks.common.data import ROOT
+from benchmarks.common.report import Row, arguments, report, row
 
 STEPS, WARM_UP = 12, 4
 # Prompts of 380 to 620 tokens; TinyLlama's shape.
@@ -72,8 +73,8 @@ def write_inputs(folder: Path, *, hidden: int, layers: int, heads: int) -> None:
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
-    from _training_sides import WORDS, write_model
 
+    from benchmarks.training.sides import WORDS, write_model
     from semievol_ray.schema import TRAINING
 
     write_model(folder / "model", hidden, layers, heads)
@@ -95,7 +96,17 @@ def write_inputs(folder: Path, *, hidden: int, layers: int, heads: int) -> None:
 
 def measure(folder: Path, case: str) -> list[Row]:
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", __file__, "case", case, str(folder)],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-m",
+            "benchmarks.training.gpu",
+            "case",
+            case,
+            str(folder),
+        ],
+        cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -122,8 +133,7 @@ def measure(folder: Path, case: str) -> list[Row]:
 def train_case(case: str, folder: Path) -> None:
     from dataclasses import asdict
 
-    from _training_sides import make_job
-
+    from benchmarks.training.sides import make_job
     from semievol_ray.training import train
 
     os.environ.setdefault("OMP_NUM_THREADS", "8")

@@ -15,12 +15,11 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from _arms import TINY_TRAINING, make_base, run_seed, summarize
-from _data import data_folder
-from _gain_tasks import draw_labels, read, write
-from _report import arguments
-from _study import Study
-
+from benchmarks.accuracy.arms import TINY_TRAINING, make_base, run_seed, summarize
+from benchmarks.accuracy.tasks import draw_labels, read, write
+from benchmarks.common.data import data_folder
+from benchmarks.common.report import arguments
+from benchmarks.common.study import Study
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from _report import report
-from _study import Study, accuracy_row, details
 
+from benchmarks.common.report import report
+from benchmarks.common.study import Study, accuracy_row, details
 from semievol_ray import pipeline
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config

@@ -1,5 +1,6 @@
-"""One of two gloo workers of the training benchmark: `python _training_sides.py WHAT FOLDER`.
+"""One of two gloo workers of the training benchmark.
 
+`python -m benchmarks.training.sides WHAT FOLDER`.
 Started with the variables that torchrun sets. The sides of a claim train in the same processes and
 take turns, an optimizer step each; the first worker writes their seconds to FOLDER/WHAT.json.
 """

@@ -1,0 +1,1 @@
+"""Measured claims: a script for each, in folders by subject."""

@@ -1,0 +1,1 @@
+"""What a run gains, over seeds, beside what a user would pick instead."""

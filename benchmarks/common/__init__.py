@@ -1,0 +1,1 @@
+"""What the scripts share: reports, accuracies over seeds, where data lie."""

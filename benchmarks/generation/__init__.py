@@ -1,0 +1,1 @@
+"""Engines, replicas and fleets against vLLM and ray.data.llm."""

@@ -1,0 +1,1 @@
+"""Going on with many shards on a slow store."""

@@ -1,0 +1,1 @@
+"""Steps, packing, memory and start-up against DeepSpeed alone and TRL."""
