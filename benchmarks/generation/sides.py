@@ -2,9 +2,9 @@
 
 `python -m benchmarks.generation.sides serve FOLDER` is bare offline vLLM in a process of its own,
 which takes one JSON command a line and keeps its engine loaded; `once FOLDER NUMBER` loads it,
-answers as one collaborator and ends; `whole FOLDER` is our run of all the collaborators, from nothing
-to the end. The prefix cache is emptied before every timed call: a run meets each prompt for the
-first time.
+answers as one collaborator and ends; `whole FOLDER` is our run of all the collaborators, from
+nothing to the end. The prefix cache is emptied before every timed call: a run meets each prompt
+for the first time.
 """
 
 from __future__ import annotations
