@@ -7,6 +7,7 @@
 
 use std::ops::Range;
 
+use crate::decimal::{Decimal, digit_at};
 use crate::error::Error;
 use crate::fold::fold;
 use crate::powers::{Power, power, signed, times_power_of_ten};
@@ -116,10 +117,6 @@ fn last_of(bytes: &[u8], mark: DecimalMark) -> (Reading, Range<usize>) {
     last
 }
 
-pub(crate) fn digit_at(bytes: &[u8], at: usize) -> bool {
-    bytes.get(at).is_some_and(u8::is_ascii_digit)
-}
-
 impl std::str::FromStr for DecimalMark {
     type Err = Error;
 
@@ -165,12 +162,6 @@ fn starts_number(bytes: &[u8], at: usize, mark: DecimalMark) -> bool {
 struct Token<'a> {
     bytes: &'a [u8],
     digits: Range<usize>,
-}
-
-/// Digits of a number, and the power of ten of the last of them.
-pub(crate) struct Decimal {
-    pub digits: Vec<u8>,
-    pub exponent: i64,
 }
 
 impl<'a> Token<'a> {

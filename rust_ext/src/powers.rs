@@ -1,6 +1,6 @@
 //! Powers in text: "10⁵", "2^10", "3 × 10^-4". What can be read in two ways is said to be unclear.
 
-use crate::numbers::{Decimal, digit_at};
+use crate::decimal::{Decimal, digit_at};
 
 /// A whole number with its sign; far too large ones are cut down to what is still too large.
 pub(crate) fn signed(bytes: &[u8], at: usize) -> (Option<i64>, usize) {

@@ -8,30 +8,7 @@
 //! independent, so the compiler makes vectors of them too: of SSE2, or on aarch64 of NEON, which is
 //! the baseline there. Only where the float32 lanes overflow is a list added up in float64.
 
-/// Lanes of a block; a whole AVX-512 register, two AVX2 ones.
-pub const LANES: usize = 16;
-pub const BLOCK: usize = 8 * LANES;
-
-type Lanes = [f32; LANES];
-
-/// An offset of a list array.
-pub trait Offset: Copy + Sync {
-    fn at(self) -> usize;
-}
-
-impl Offset for i32 {
-    #[inline(always)]
-    fn at(self) -> usize {
-        self as usize
-    }
-}
-
-impl Offset for i64 {
-    #[inline(always)]
-    fn at(self) -> usize {
-        self as usize
-    }
-}
+use crate::lanes::{BLOCK, LANES, Lanes, Offset};
 
 /// `−mean` of the list `values[offsets[i]..offsets[i + 1]]` into `out[i]`, NaN where it is empty.
 /// Gives the largest value seen, 0 at least, and NaN where any value is.

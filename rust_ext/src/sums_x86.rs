@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use crate::sums::{BLOCK, LANES, Offset};
+use crate::lanes::{BLOCK, LANES, Offset};
 
 /// Up to this length a list is summed without a branch that depends on it; what lies beyond its
 /// end is masked to 0, which leaves a lane as it is.

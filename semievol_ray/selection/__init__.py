@@ -14,7 +14,9 @@ Usable alone, on any table of responses; nothing here knows of a run, of Ray or 
 with a policy of `semievol_ray.selection.policies`, as `Paper(percentile=50)`, and the kernels that
 these rest on, each with its formula in its docstring: sequence_score, token_entropy,
 ambiguous_numbers, Groups, consensus, collaborator_agreement, average_options, pool_options,
-alignment_weights, align_options, minhash, near_duplicates, top_by_budget, hash_ids.
+alignment_weights, align_options, minhash, near_duplicates, top_by_budget, hash_ids. No stage of a
+run calls token_entropy, collaborator_agreement, minhash, near_duplicates or top_by_budget: they are
+there for programs of your own.
 
 `kind` is "multiple_choice", "label", "numeric" or "text". Arrays are those of any library that
 speaks Arrow's PyCapsule interface (pyarrow, polars, duckdb), or what pyarrow makes arrays of

@@ -67,6 +67,8 @@ class Ingested:
     most_options: int
     # Where each split's longest example is: its shard and its row there.
     longest: dict[str, tuple[str, int]] | None
+    # Size and time of each source file when it was read, and what it held.
+    source_files: dict[str, Any] | None
 
     @classmethod
     def of(cls, statistics: Mapping[str, Any]) -> Ingested:

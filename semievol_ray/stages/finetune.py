@@ -48,8 +48,7 @@ class Target:
         Their weights are their probabilities as they are. Scaled up to 1, what is left of a flat
         distribution over many classes would say that the least certain row is sure.
         """
-        # The distribution has a place for the most options that any example has.
-        pairs = sorted(zip(candidates, distribution, strict=False), key=lambda pair: -pair[1])
+        pairs = sorted(zip(candidates, distribution, strict=True), key=lambda pair: -pair[1])
         before = itertools.accumulate((p for _, p in pairs), initial=0.0)
         kept = [pair for pair, held in zip(pairs, before, strict=False) if held < _MASS_KEPT]
         return cls([c for c, _ in kept], [p for _, p in kept])
@@ -104,8 +103,12 @@ def finetune(
     *,
     start: ModelRef,
     seed: int,
+    shown_as: str | None = None,
 ) -> Outcome:
-    """Fine-tune a model, or go on with its adapter, on training shards; leaves `<folder>/model`."""
+    """Fine-tune a model, or go on with its adapter, on training shards; leaves `<folder>/model`.
+
+    `stage` says whose settings it has, and `shown_as` how progress calls it, where that differs.
+    """
     from semievol_ray.training import Depot, Progress, TrainingJob, train
 
     run, config = context.run, context.config.training_for(stage)
@@ -130,14 +133,14 @@ def finetune(
             identity=context.identity(folder),
             wait_seconds=context.config.ray.wait_seconds,
         )
-        last = 0
+        last, name = 0, shown_as or stage
 
         def report(progress: Progress) -> None:
             nonlocal last
             if last == 0:
-                context.progress.start(stage, progress.total_steps, "steps")
+                context.progress.start(name, progress.total_steps, "steps")
             note = f"loss {progress.loss:.3f}"
-            context.progress.advance(stage, progress.step - last, note=note)
+            context.progress.advance(name, progress.step - last, note=note)
             last = progress.step
 
         done = train(job, depot=Depot(run, folder), on_progress=report)

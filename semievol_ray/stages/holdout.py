@@ -22,7 +22,7 @@ def run(context: Context, _: int) -> Outcome:
     folder = context.folder(NAME)
     shards = write_labeled(context, folder, without=context.held_out)
     start, seed = ModelRef(context.base), context.config.seed
-    outcome = finetune(context, "warmup", folder, shards, start=start, seed=seed)
+    outcome = finetune(context, "warmup", folder, shards, start=start, seed=seed, shown_as=NAME)
     statistics = outcome.statistics | {"held_out_labels": len(context.held_out)}
     return Outcome(outcome.outputs, statistics, outcome.files)
 

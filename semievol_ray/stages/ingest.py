@@ -30,7 +30,7 @@ from semievol_ray.sources import (
     refuse_overlap,
 )
 from semievol_ray.sources.rows import flat
-from semievol_ray.stages.context import Context
+from semievol_ray.stages.context import Context, Ingested
 from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
 from semievol_ray.stages.stage import Outcome, Stage
@@ -73,7 +73,7 @@ def source_fingerprints(config: Config, found: Manifest | None) -> dict[str, str
     Once they are ingested they need not be there any more, and those that were not touched since
     are not read again.
     """
-    known = {} if found is None else found.statistics.get("source_files", {})
+    known = {} if found is None else Ingested.of(found.statistics).source_files or {}
     fingerprints = {}
     for split, where in locations(config).items():
         key = f"data.{split}"
