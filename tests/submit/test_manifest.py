@@ -16,9 +16,14 @@ def manifest() -> dict:
     return yaml.safe_load((ROOT / "cluster" / "base" / "rayjob.yaml").read_text())
 
 
-@pytest.fixture(scope="module")
-def schema(real_data) -> dict:
-    crd = yaml.safe_load((real_data / "kuberay-crds" / "ray.io_rayjobs.yaml").read_text())
+@pytest.fixture(scope="module", params=["all of it", "the fields that it has"])
+def schema(request) -> dict:
+    """The operator's definition; and what of it is kept here, for where that is not at hand."""
+    if request.param != "all of it":
+        kept = Path(__file__).with_name("rayjob_fields.yaml")
+        return closed(yaml.safe_load(kept.read_text()))
+    folder = request.getfixturevalue("real_data") / "kuberay-crds"
+    crd = yaml.safe_load((folder / "ray.io_rayjobs.yaml").read_text())
     (version,) = [v for v in crd["spec"]["versions"] if v["name"] == "v1"]
     return closed(version["schema"]["openAPIV3Schema"])
 

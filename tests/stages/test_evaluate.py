@@ -1,0 +1,69 @@
+"""Intervals, paired tests and the comparison of models, against other people's formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pyarrow as pa
+import pytest
+
+from semievol_ray.schema import PREDICTION
+from semievol_ray.stages.evaluate import compare
+from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
+
+
+def predictions(right: str, gold: str = "ABAB") -> pa.Table:
+    """A digit for each row: 1 is right; x is no answer."""
+    rows = [
+        {
+            "example_id": str(i),
+            "answer": None if digit == "x" else gold[i] if digit == "1" else "Z",
+            "gold": gold[i],
+            "subject": "even" if i % 2 == 0 else "odd",
+            "correct": digit == "1",
+        }
+        for i, digit in enumerate(right)
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema([f.with_nullable(True) for f in PREDICTION]))
+
+
+def test_mcnemar_counts_the_rows_that_two_models_differ_on() -> None:
+    first = [True] * 10 + [False] * 4 + [True] * 86
+    second = [False] * 10 + [True] * 4 + [True] * 86
+    only_first, only_second, p = mcnemar_exact(first, second)
+    assert (only_first, only_second) == (10, 4)
+    # Twice the tail of 14 tosses of a coin.
+    assert p == pytest.approx(2 * sum(math.comb(14, k) for k in range(5)) / 2**14)
+    assert mcnemar_exact(first, first) == (0, 0, 1.0)
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
+        mcnemar_exact([True, True], [True])
+
+
+@pytest.mark.parametrize(("correct", "rows"), [(0, 10), (10, 10), (7, 20), (430, 453)])
+def test_wilsons_interval_is_his(correct: int, rows: int) -> None:
+    z, p = 1.959963984540054, correct / rows
+    middle = (p + z * z / (2 * rows)) / (1 + z * z / rows)
+    half = z * math.sqrt(p * (1 - p) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
+    assert wilson_interval(correct, rows, 0.95) == pytest.approx((middle - half, middle + half))
+
+
+def test_models_are_compared_pair_by_pair() -> None:
+    found = compare(
+        {
+            "vanilla": predictions("0x01"),
+            "SFT": predictions("1101"),
+            "evolved": predictions("1111"),
+        },
+        0.95,
+    )
+    assert {n: m["accuracy"] for n, m in found["models"].items()} == {
+        "vanilla": 0.25, "SFT": 0.75, "evolved": 1.0,
+    }  # fmt: skip
+    assert found["models"]["vanilla"]["unparsed"] == 1
+    assert found["models"]["SFT"]["per_class"]["A"]["accuracy"] == 0.5
+    assert found["models"]["SFT"]["per_subject"]["odd"]["correct"] == 2
+    pairs = {(p["first"], p["second"]): p for p in found["pairs"]}
+    assert list(pairs) == [("vanilla", "SFT"), ("vanilla", "evolved"), ("SFT", "evolved")]
+    first = pairs["vanilla", "SFT"]
+    assert (first["only_first_right"], first["only_second_right"]) == (0, 2)
+    assert first["difference"] == 0.5 and first["mcnemar_p"] == pytest.approx(0.5)
