@@ -25,8 +25,9 @@ from semievol_ray.stages import (
     select,
     warmup,
 )
-from semievol_ray.stages.context import Context, Progress, Silent
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.live import LiveProgress
+from semievol_ray.stages.progress import Progress, Silent
 from semievol_ray.steps import Step, find, input_fingerprints, plan
 from semievol_ray.store import Lease, RunDirectory, StageLedger, layout
 

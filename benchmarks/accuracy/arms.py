@@ -22,8 +22,9 @@ from semievol_ray.config_file import load_config
 from semievol_ray.demo.model import make_llama, make_tokenizer, pretrain
 from semievol_ray.results import Run
 from semievol_ray.stages import evaluate, finetune
-from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.rendering import make_renderer
+from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.validation import merge
 

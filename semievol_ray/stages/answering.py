@@ -30,9 +30,9 @@ from semievol_ray.engines import (
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.retrieval import example_texts
 from semievol_ray.schema import RESPONSE
-from semievol_ray.stages.context import ModelRef, selected_ids
 from semievol_ray.stages.counts import Counts, count_responses
 from semievol_ray.stages.limits import fit_window
+from semievol_ray.stages.run_view import ModelRef, selected_ids
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
 

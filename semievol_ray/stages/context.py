@@ -1,201 +1,27 @@
-"""What every stage is given."""
+"""What every stage is given: the run as it reads it, and what it works with."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from semievol_ray.config import CLASSIFIERS, Config, ModelConfig
-from semievol_ray.engines import EnginePool, FleetState, Work, resolve_engine, with_gpus
-from semievol_ray.ray_session import most_gpus
-from semievol_ray.retrieval import example_texts
-from semievol_ray.selection import hash_ids
-from semievol_ray.stages.stage import labeller
+from semievol_ray.config import ModelConfig
+from semievol_ray.engines import EnginePool, Work, with_gpus
+from semievol_ray.stages.progress import Progress, Silent
+from semievol_ray.stages.run_view import RunView
 from semievol_ray.stages.window import asks_for_window, window_tokens
-from semievol_ray.store import RunDirectory, StageLedger, layout
-from semievol_ray.tasks import Task
-
-# How a classifier is known that has not seen the held-out labels.
-_HELD_OUT = " without the held-out labels"
-
-
-class Progress(Protocol):
-    """Where a stage tells how far it is."""
-
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        """A stage begins; `total` units are to be done."""
-
-    def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
-        """Some units are done."""
-
-    def fleet(self, stage: str, state: FleetState) -> None:
-        """How the replicas that work for a stage are; called every few seconds at least."""
-
-    def finish(self, stage: str, note: str) -> None:
-        """A stage is over."""
-
-
-class Silent:
-    """The progress of a run that nobody watches."""
-
-    def start(self, stage: str, total: int | None, unit: str) -> None:
-        """See Progress.start."""
-
-    def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
-        """See Progress.advance."""
-
-    def fleet(self, stage: str, state: FleetState) -> None:
-        """See Progress.fleet."""
-
-    def finish(self, stage: str, note: str) -> None:
-        """See Progress.finish."""
-
-
-@dataclass(frozen=True)
-class Ingested:
-    """What ingest found in the user's files, as far as later stages need it."""
-
-    rows: dict[str, int]
-    labels: list[str] | None
-    label_counts: dict[str, int] | None
-    most_options: int
-    # Where each split's longest example is: its shard and its row there.
-    longest: dict[str, tuple[str, int]] | None
-    # Size and time of each source file when it was read, and what it held.
-    source_files: dict[str, Any] | None
-
-    @classmethod
-    def of(cls, statistics: Mapping[str, Any]) -> Ingested:
-        """From the statistics of ingest's manifest."""
-        found: dict[str, Any] = {f.name: statistics.get(f.name) for f in fields(cls)}
-        return cls(**found)
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """A model that answers: a base model, alone or under an adapter.
-
-    What this run trained is a `layout.reference`: it means the same on every machine.
-    """
-
-    base: ModelConfig
-    adapter: str | None = None
-
-    @property
-    def was_trained(self) -> bool:
-        """Whether this run trained it."""
-        return self.adapter is not None or layout.referred(self.base.name) is not None
+from semievol_ray.store import layout
 
 
 @dataclass
-class Context:
-    """One run, as its stages see it."""
+class Context(RunView):
+    """One run, with its progress and its engines."""
 
-    config: Config
-    run: RunDirectory
-    ledger: StageLedger
     progress: Progress = field(default_factory=Silent)
     _pools: dict[str, EnginePool] = field(default_factory=dict)
-
-    @cached_property
-    def task(self) -> Task:
-        """The task, with the labels that ingest found, and the day of a run's every prompt.
-
-        That day is ingest's: a run that goes on after midnight asks what it asked before.
-        """
-        task = Task.from_config(self.config.task, self.ingested.labels)
-        ingested_at = self.ledger.done("ingest").finished_at
-        assert ingested_at is not None  # it is done
-        return replace(task, day=task.day or ingested_at.partition("T")[0])
-
-    @cached_property
-    def ingested(self) -> Ingested:
-        """What ingest found."""
-        return Ingested.of(self.ledger.done("ingest").statistics)
-
-    def folder(self, stage: str) -> str:
-        """Where the files of a stage lie that is done or being done."""
-        manifest = self.ledger.get(stage)
-        assert manifest is not None, f"{stage} was never begun"
-        return manifest.folder
-
-    def identity(self, folder: str) -> str:
-        """The fingerprint of the attempt that writes to a folder."""
-        return next(m.fingerprint for m in self.ledger.all() if m.folder == folder)
-
-    def shards(self, split: str) -> dict[str, int]:
-        """Names of a split's example shards in order, with their rows."""
-        done = self.ledger.done("ingest")
-        folder = f"{done.folder}/{split}/"
-        return {n: rows for n, rows in sorted(done.outputs.items()) if n.startswith(folder)}
-
-    def neighbours(self, split: str) -> str | None:
-        """The folder of each example's labelled neighbours; null where none are looked for."""
-        return f"{self.folder('retrieve')}/{split}" if self.config.retrieval.k else None
-
-    @cached_property
-    def labeled(self) -> pa.Table:
-        """All labelled examples: they are few."""
-        return pa.concat_tables([self.run.read_table(name) for name in self.shards("labeled")])
-
-    @cached_property
-    def held_out(self) -> set[str]:
-        """Ids of the labels that are held out to judge voters by."""
-        return held_out_ids(self.labeled, self.config.calibration.share)
-
-    # -- models ------------------------------------------------------------------------------------
-
-    @cached_property
-    def base(self) -> ModelConfig:
-        """The base model, its engine decided."""
-        return resolve_engine(self.config.model)
-
-    def model(self, name: str, round_number: int) -> ModelRef:
-        """A collaborator's model: base, warm (of that round), one of `models`, or a path."""
-        if name == "base":
-            return ModelRef(self.base)
-        if name == "warm":
-            return self.trained(labeller(round_number))
-        if name in CLASSIFIERS and name not in self.config.models:
-            options = self.config.retrieval.model_dump(exclude_none=True)
-            if self.config.retrieval.embedder == "model":
-                options.setdefault("model", self.base.name)
-            classifier = ModelConfig(
-                name=name,
-                engine=name,
-                engine_options=options,
-                revision=self.base.revision,
-                trust_remote_code=self.base.trust_remote_code,
-            )
-            return ModelRef(classifier)
-        if name in self.config.models:
-            return ModelRef(resolve_engine(self.config.models[name]))
-        other = self.config.model.model_copy(update={"name": name, "revision": None})
-        return ModelRef(resolve_engine(other))
-
-    def held_out_model(self, name: str) -> ModelRef:
-        """A collaborator's model as it is without the labels that are held out."""
-        if name == "warm":
-            return self.trained("holdout")
-        model = self.model(name, 1)
-        if not model.base.is_classifier:
-            return model
-        return ModelRef(model.base.model_copy(update={"name": model.base.name + _HELD_OUT}))
-
-    def trained(self, stage: str) -> ModelRef:
-        """What a training stage left in the run: an adapter, or a whole model."""
-        name = layout.reference(f"{self.folder(stage)}/model")
-        on_labels = stage in ("warmup", "holdout")
-        which: Literal["warmup", "evolve"] = "warmup" if on_labels else "evolve"
-        if self.config.training_for(which).method == "lora":
-            return ModelRef(self.base, name)
-        return ModelRef(self.base.model_copy(update={"name": name, "revision": None}))
 
     # -- engines -----------------------------------------------------------------------------------
 
@@ -214,20 +40,11 @@ class Context:
                 with_gpus(self.config.generation, base, gpus=self.has_gpus),
                 self.run,
                 window=window_tokens(self) if asks_for_window(base) else None,
-                labels=self._labels(base) if base.is_classifier else (),
+                labels=self.labels_for(base) if base.is_classifier else (),
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,
             )
         return self._pools[key]
-
-    def _labels(self, classifier: ModelConfig) -> list[tuple[str, str]]:
-        """Labelled questions with what their answers are called, for a classifier of them."""
-        labeled = self.labeled
-        if classifier.name.endswith(_HELD_OUT):
-            held = pa.array(sorted(self.held_out), pa.string())
-            labeled = labeled.filter(pc.invert(pc.is_in(labeled["example_id"], held)))
-        names = map(self.task.class_of, labeled.to_pylist())
-        return list(zip(example_texts(labeled), names, strict=True))
 
     def map(
         self,
@@ -242,19 +59,6 @@ class Context:
         watch = partial(self.progress.fleet, stage)
         return self.pool(base).map(work, shards, *arguments, watch=watch, enough=enough)
 
-    @cached_property
-    def has_gpus(self) -> bool:
-        """Whether this run works on GPUs: where its cluster has some, or once had, or may scale to.
-
-        Decided once and kept with the run: a spot node that is away, or a group that is scaled to
-        zero, is waited for, and never turns a run on GPUs into one on CPUs.
-        """
-        known = self.run.read_json(layout.DEVICES) or {"gpus": False}
-        if not known["gpus"] and most_gpus() > 0:
-            known = {"gpus": True}
-            self.run.write_json(layout.DEVICES, known)
-        return bool(known["gpus"])
-
     def release_engines(self) -> None:
         """Stop every engine, so that training has the machines to itself."""
         for pool in self._pools.values():
@@ -265,22 +69,3 @@ class Context:
     def log_folder(self) -> Path | None:
         """Where workers' chatter goes; null where the run lives in an object store."""
         return Path(self.run.full_path(layout.LOGS)) if self.run.is_local else None
-
-
-def held_out_ids(labeled: pa.Table, share: float) -> set[str]:
-    """Ids of the labels that are held out: the same share of each class, drawn by hash."""
-    order = pa.table(
-        {
-            "example_id": labeled["example_id"],
-            "answer": labeled["answer"],
-            "hash": hash_ids(labeled["example_id"]),
-        }
-    ).sort_by([("answer", "ascending"), ("hash", "ascending")])
-    ids = order["example_id"].to_pylist()
-    return {name for i, name in enumerate(ids) if int((i + 1) * share) > int(i * share)}
-
-
-def selected_ids(run: RunDirectory, name: str) -> set[str]:
-    """Ids of the examples that a selection shard keeps."""
-    table = run.read_table(name, ["example_id", "selected"])
-    return set(table.filter(pc.field("selected"))["example_id"].to_pylist())

@@ -9,6 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.engines import CUT_OFF, FAILED
+from semievol_ray.stages.progress import Progress
+
+# More responses than this share were ended by their limit: the user should know.
+_LARGEST_SHARE_CUT_OFF = 0.01
 
 COUNTED = ["collaborator", "finish_reason", "tokens", "prompt_tokens", "answer"]
 
@@ -60,3 +64,13 @@ def count_responses(
 def of_collaborators(table: pa.Table, names: Collection[str]) -> pa.Table:
     """The rows of some collaborators."""
     return table.filter(pc.is_in(table["collaborator"], pa.array(list(names), pa.string())))
+
+
+def tell_cut_off(progress: Progress, stage: str, counts: Counts, setting: str) -> None:
+    """Warn where many responses of a stage were ended by their limit."""
+    if counts.cut_off > _LARGEST_SHARE_CUT_OFF * counts.rows:
+        progress.finish(
+            stage,
+            f"warning: {counts.cut_off / counts.rows:.1%} of the responses were cut off by their "
+            f"limit, and hold no open answer; raise {setting}",
+        )

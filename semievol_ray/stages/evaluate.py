@@ -29,11 +29,11 @@ from semievol_ray.stages.answering import (
     respond,
     scored,
 )
-from semievol_ray.stages.context import Context, ModelRef
-from semievol_ray.stages.counts import Counts, count_responses
-from semievol_ray.stages.limits import tell_cut_off
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off
+from semievol_ray.stages.run_view import ModelRef, labeller
 from semievol_ray.stages.shards import TALLIES, Shards
-from semievol_ray.stages.stage import Outcome, Stage, answering_settings, labeller
+from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
 from semievol_ray.store import layout
 from semievol_ray.tasks import Task, convfinqa_correct
@@ -102,7 +102,7 @@ def predict(context: Context, name: str, model: ModelRef, folder: str) -> dict[s
     work = context.map("evaluate", model.base, evaluate_shard, shards.missing, job, closed)
     for counts in shards.recording(work):
         context.progress.advance("evaluate", counts.rows, counts.tokens)
-    tell_cut_off(context, f"evaluate {name}", shards.total, "evaluation.max_tokens")
+    tell_cut_off(context.progress, f"evaluate {name}", shards.total, "evaluation.max_tokens")
     return {target: context.run.read_table(target) for target in shards.outputs()}
 
 

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from semievol_ray.schema import TRAINING
-from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.rendering import make_renderer
+from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import layout
 from semievol_ray.tasks import PromptRenderer, Task

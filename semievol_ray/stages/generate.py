@@ -19,18 +19,19 @@ from semievol_ray.stages.answering import (
     take,
 )
 from semievol_ray.stages.budget import Budget
-from semievol_ray.stages.context import Context, ModelRef
-from semievol_ray.stages.counts import COUNTED, Counts, count_responses, of_collaborators
-from semievol_ray.stages.justify import Justification
-from semievol_ray.stages.limits import response_tokens, tell_cut_off
-from semievol_ray.stages.shards import TALLIES, Shards
-from semievol_ray.stages.stage import (
-    Outcome,
-    Stage,
-    answering_settings,
-    engine_settings,
-    labeller,
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.counts import (
+    COUNTED,
+    Counts,
+    count_responses,
+    of_collaborators,
+    tell_cut_off,
 )
+from semievol_ray.stages.justify import Justification
+from semievol_ray.stages.limits import response_tokens
+from semievol_ray.stages.run_view import ModelRef, labeller
+from semievol_ray.stages.shards import TALLIES, Shards
+from semievol_ray.stages.stage import Outcome, Stage, answering_settings, engine_settings
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.touches import of_result
 
@@ -64,7 +65,7 @@ def run(context: Context, round_number: int) -> Outcome:
     if len(pooled) > 1:
         for number in range(len(pooled)):
             context.run.delete_owned(f"{folder}/part-{number}", (), ("*",))
-    tell_cut_off(context, "generate", total, "generation.max_tokens")
+    tell_cut_off(context.progress, "generate", total, "generation.max_tokens")
     who = {"collaborators": [voter.name for voter in asked]}
     return Outcome(outputs, who | total.as_dict() | budget.spent_here)
 

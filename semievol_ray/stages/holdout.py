@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from semievol_ray.config import Config
-from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, write_labeled
+from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 from semievol_ray.touches import of_result
 

@@ -21,8 +21,8 @@ from semievol_ray.stages.answering import (
 )
 from semievol_ray.stages.budget import Budget
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.counts import Counts, count_responses
-from semievol_ray.stages.limits import response_tokens, tell_cut_off
+from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off
+from semievol_ray.stages.limits import response_tokens
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.store import layout
@@ -95,7 +95,7 @@ def run(context: Context, round_number: int) -> Outcome:
         context.progress.advance("justify", 1, counts.tokens)
     budget.check(shards.missing)
     total, outputs = shards.total, shards.outputs()
-    tell_cut_off(context, "justify", total, "justify.max_tokens")
+    tell_cut_off(context.progress, "justify", total, "justify.max_tokens")
     if context.config.selection.percentile_over == "labeled":
         outputs |= _answer_labeled(context, planned)
     return Outcome(outputs, total.as_dict() | budget.spent_here)

@@ -10,23 +10,20 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from semievol_ray.engines import Engine, Sampling
-from semievol_ray.stages.counts import Counts
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.tokens import Tokens
 
 if TYPE_CHECKING:
-    from semievol_ray.stages.context import Context, ModelRef
+    from semievol_ray.stages.run_view import ModelRef, RunView
 
 # The corpus may hold longer answers than the labels do.
 _MARGIN = 2
 _FEWEST_TOKENS = 16
 # A model that has not seen the labels says more than the answer.
 _ROOM_TO_REASON_TOKENS = 256
-# More responses than this share were ended by their limit: the user should know.
-_LARGEST_SHARE_CUT_OFF = 0.01
 
 
-def response_tokens(context: Context, model: ModelRef, limit: int | str) -> int:
+def response_tokens(view: RunView, model: ModelRef, limit: int | str) -> int:
     """The limit of a model's responses in tokens: the configured one, or for "auto" what fits.
 
     Twice the longest answer among the labels, 16 at least; of a model that this run did not train
@@ -34,12 +31,12 @@ def response_tokens(context: Context, model: ModelRef, limit: int | str) -> int:
     """
     if isinstance(limit, int):
         return limit
-    return _answer_tokens(context) + (0 if model.was_trained else _ROOM_TO_REASON_TOKENS)
+    return _answer_tokens(view) + (0 if model.was_trained else _ROOM_TO_REASON_TOKENS)
 
 
-def most_response_tokens(context: Context, limit: int | str) -> int:
+def most_response_tokens(view: RunView, limit: int | str) -> int:
     """The longest of these limits: that of a model which this run did not train."""
-    return limit if isinstance(limit, int) else _answer_tokens(context) + _ROOM_TO_REASON_TOKENS
+    return limit if isinstance(limit, int) else _answer_tokens(view) + _ROOM_TO_REASON_TOKENS
 
 
 def fit_window(sampling: Sampling, engine: Engine) -> Sampling:
@@ -48,26 +45,16 @@ def fit_window(sampling: Sampling, engine: Engine) -> Sampling:
     return dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, most))
 
 
-def tell_cut_off(context: Context, stage: str, counts: Counts, setting: str) -> None:
-    """Warn where many responses of a stage were ended by their limit."""
-    if counts.cut_off > _LARGEST_SHARE_CUT_OFF * counts.rows:
-        context.progress.finish(
-            stage,
-            f"warning: {counts.cut_off / counts.rows:.1%} of the responses were cut off by their "
-            f"limit, and hold no open answer; raise {setting}",
-        )
+def _answer_tokens(view: RunView) -> int:
+    return max(_MARGIN * _longest_answer(view), _FEWEST_TOKENS)
 
 
-def _answer_tokens(context: Context) -> int:
-    return max(_MARGIN * _longest_answer(context), _FEWEST_TOKENS)
-
-
-def _longest_answer(context: Context) -> int:
+def _longest_answer(view: RunView) -> int:
     """Tokens of the longest labelled answer with its end; bytes where nothing counts tokens."""
-    answers = set(context.task.labels or context.labeled["answer"].to_pylist())
-    if not context.base.is_local:
+    answers = set(view.task.labels or view.labeled["answer"].to_pylist())
+    if not view.base.is_local:
         return max(len(answer.encode()) for answer in answers) + 1
-    renderer = make_renderer(context)
+    renderer = make_renderer(view)
     tokens, said = Tokens(renderer.tokenizer), [renderer.completion(a) for a in sorted(answers)]
     ids = tokens.candidates([said], [renderer.chat], closed=True)[0]
     return max(map(len, ids))

@@ -9,20 +9,20 @@ from semievol_ray.model_files import load_tokenizer
 from semievol_ray.tasks import PromptRenderer
 
 if TYPE_CHECKING:
-    from semievol_ray.stages.context import Context
+    from semievol_ray.stages.run_view import RunView
 
 
-def make_renderer(context: Context) -> PromptRenderer:
+def make_renderer(view: RunView) -> PromptRenderer:
     """The renderer of the base model's own tokenizer."""
-    if not context.base.is_local:
+    if not view.base.is_local:
         raise UserError(
-            f"model.engine: a model behind the {context.base.engine} engine cannot be fine-tuned; "
+            f"model.engine: a model behind the {view.base.engine} engine cannot be fine-tuned; "
             "name it under `models` and let it collaborate, beside a local base model"
         )
-    task = context.task
+    task = view.task
     return PromptRenderer(
-        load_tokenizer(context.base),
+        load_tokenizer(view.base),
         task.use_chat_template,
         day=task.day,
-        options=context.base.chat_template_kwargs,
+        options=view.base.chat_template_kwargs,
     )

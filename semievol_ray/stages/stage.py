@@ -55,15 +55,6 @@ class Stage:
         return layout.round_stage(round_number, self.name) if self.in_round else self.name
 
 
-def labeller(round_number: int) -> str:
-    """The stage that trained the model which labels in a round.
-
-    In a later round it is the one that the round before evolved: that fine-tuning was on just the
-    labels this round starts from.
-    """
-    return "warmup" if round_number == 1 else layout.round_stage(round_number - 1, "evolve")
-
-
 def task_settings(config: Config) -> dict[str, Any]:
     """The task, and the code that makes its prompts."""
     return {"task": of_result(config.task), "code": {"prompts": PROMPTS_VERSION}}

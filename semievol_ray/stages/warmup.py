@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from semievol_ray.stages.context import Context, ModelRef
+from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, write_labeled
+from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 
 

@@ -12,7 +12,7 @@ from semievol_ray.config import ModelConfig, thinking_of
 from semievol_ray.stages.limits import most_response_tokens
 
 if TYPE_CHECKING:
-    from semievol_ray.stages.context import Context
+    from semievol_ray.stages.run_view import RunView
 
 # What a chat template adds: once (a system turn, a date), and to each turn.
 _TEMPLATE_TOKENS, _TURN_TOKENS = 512, 32
@@ -24,21 +24,21 @@ def asks_for_window(model: ModelConfig) -> bool:
     return model.engine == "vllm" and model.max_model_len is None
 
 
-def window_tokens(context: Context) -> int | None:
+def window_tokens(view: RunView) -> int | None:
     """Tokens that a prompt and its response take at most, in any stage that asks a model.
 
     An upper bound, for a token holds at least a byte: the longest question behind the most
     demonstrations, or the most proposed answers, and the longest response, which is given half of
     a window at most. Null for a run whose files an earlier version read.
     """
-    if context.ingested.longest is None:
+    if view.ingested.longest is None:
         return None
-    longest = _longest_bytes(context)
-    config, task = context.config, context.task
-    written = most_response_tokens(context, config.generation.max_tokens)
+    longest = _longest_bytes(view)
+    config, task = view.config, view.task
+    written = most_response_tokens(view, config.generation.max_tokens)
     response = max(
         written,
-        most_response_tokens(context, config.justify.max_tokens),
+        most_response_tokens(view, config.justify.max_tokens),
         config.evaluation.max_tokens,
     )
     asked = ((c, config.models.get(c.model, config.model)) for c in config.collaborators)
@@ -59,11 +59,11 @@ def window_tokens(context: Context) -> int | None:
     return max(_FEWEST_TOKENS, -(-needed // _STEP_TOKENS) * _STEP_TOKENS)
 
 
-def _longest_bytes(context: Context) -> dict[str, int]:
+def _longest_bytes(view: RunView) -> dict[str, int]:
     """Bytes of each split's longest example as it stands in a prompt, its answer behind it."""
     found = {}
-    for split, (shard, row) in (context.ingested.longest or {}).items():
-        (example,) = context.run.read_table(shard).slice(row, 1).to_pylist()
-        text = context.task.question(example) + (example["answer"] or "")
+    for split, (shard, row) in (view.ingested.longest or {}).items():
+        (example,) = view.run.read_table(shard).slice(row, 1).to_pylist()
+        text = view.task.question(example) + (example["answer"] or "")
         found[split] = len(text.encode())
     return found

@@ -13,7 +13,7 @@ from semievol_ray.engines import EnginePool, Sampling
 from semievol_ray.results import Run
 from semievol_ray.stages import ingest
 from semievol_ray.stages.answering import ShardJob, Voter, answer_shard
-from semievol_ray.stages.context import ModelRef
+from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
 from tests.joints import longest_stage

@@ -7,14 +7,14 @@ import pytest
 from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import with_gpus
-from semievol_ray.stages import context as context_module
+from semievol_ray.stages import run_view
 from semievol_ray.stages.context import Context
 from semievol_ray.store import RunDirectory, StageLedger
 
 
 def test_a_run_on_gpus_stays_one(tmp_path, monkeypatch) -> None:
     there = {"gpus": 0.0}
-    monkeypatch.setattr(context_module, "most_gpus", lambda: there["gpus"])
+    monkeypatch.setattr(run_view, "most_gpus", lambda: there["gpus"])
 
     def new() -> Context:
         run = RunDirectory(str(tmp_path / "run"))

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from semievol_ray.stages.context import held_out_ids
+from semievol_ray.stages.run_view import held_out_ids
 
 
 def labels(counts: dict[str, int]) -> pa.Table:

@@ -11,9 +11,11 @@ import pytest
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import Sampling
 from semievol_ray.stages import ingest
-from semievol_ray.stages.context import Context, ModelRef, Silent
-from semievol_ray.stages.counts import Counts
-from semievol_ray.stages.limits import fit_window, response_tokens, tell_cut_off
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.counts import Counts, tell_cut_off
+from semievol_ray.stages.limits import fit_window, response_tokens
+from semievol_ray.stages.progress import Silent
+from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory, StageLedger
 
 LONG = "the committee of the regional water board decided to wait another year"
@@ -74,7 +76,9 @@ def test_a_response_takes_half_of_the_window_at_most() -> None:
 @pytest.mark.parametrize(("cut_off", "warned"), [(0, False), (1, False), (2, True)])
 def test_many_responses_that_are_cut_off_are_said(tmp_path, cut_off, warned) -> None:
     context: Any = SimpleNamespace(progress=Told())
-    tell_cut_off(context, "generate", Counts(rows=100, cut_off=cut_off), "generation.max_tokens")
+    tell_cut_off(
+        context.progress, "generate", Counts(rows=100, cut_off=cut_off), "generation.max_tokens"
+    )
     said = [line for line in context.progress.lines if "2.0%" in line and "generation.max" in line]
     assert len(said) == len(context.progress.lines) == warned
-    tell_cut_off(context, "generate", Counts(), "generation.max_tokens")
+    tell_cut_off(context.progress, "generate", Counts(), "generation.max_tokens")

@@ -12,9 +12,9 @@ from semievol_ray.config import Collaborator, ModelConfig, TaskConfig
 from semievol_ray.engines import GENERATION, Request, Sampling
 from semievol_ray.engines.protocol import failed_generation
 from semievol_ray.stages.answering import Voter, make_request, renderer_for, respond
-from semievol_ray.stages.context import ModelRef
 from semievol_ray.stages.finetune import Target, training_table
 from semievol_ray.stages.rendering import make_renderer
+from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.tasks import Task
 from tests.tasks.chat_models import CHAT_MODELS, make_tokenizer
 
