@@ -13,29 +13,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config
-from semievol_ray.errors import UserError
 from semievol_ray.retrieval import Retriever
-from semievol_ray.selection.policies import Calibration
 from semievol_ray.stages import generate, holdout
 from semievol_ray.stages.answering import ShardJob, answer_shard
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.facts import CALIBRATE, RunFacts, policy_of
 from semievol_ray.stages.retrieve import demonstrations
 from semievol_ray.stages.shards import Shards
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import layout
 from semievol_ray.touches import of_result
 
-_NAME = "calibrate"
-
 
 def run(context: Context, _: int) -> Outcome:
     """Write `part-<n>/shard-*.parquet` in the RESPONSE schema, a part for each base model."""
-    folder = context.folder(_NAME)
+    folder = context.folder(CALIBRATE)
     sources = _write_held_out(context, folder)
     neighbours = _write_neighbours(context, folder, sources)
     outputs = dict(sources)
     pools = generate.pools(generate.voters(context, context.held_out_model))
-    context.progress.start(_NAME, len(pools) * len(sources), "shards")
+    context.progress.start(CALIBRATE, len(pools) * len(sources), "shards")
     for number, voters in enumerate(pools):
         job = ShardJob(
             context.run,
@@ -47,10 +44,14 @@ def run(context: Context, _: int) -> Outcome:
             neighbours,
         )
         shards = Shards(context.run, sources, f"{folder}/part-{number}", responses=len(voters))
-        work = context.map(_NAME, voters[0].base, answer_shard, shards.missing, job)
+        work = context.map(CALIBRATE, voters[0].base, answer_shard, shards.missing, job)
         for _counts in shards.recording(work):
-            context.progress.advance(_NAME, 1)
+            context.progress.advance(CALIBRATE, 1)
         outputs |= shards.outputs()
+    # What the labels say of the voters is said before a corpus is paid for.
+    policy = policy_of(RunFacts(context, 1, tuple(outputs)), context.config.selection)
+    if note := policy.note():
+        context.progress.finish(CALIBRATE, note)
     return Outcome(outputs, {"labels": sum(sources.values())})
 
 
@@ -60,7 +61,7 @@ def _settings(config: Config, number: int) -> dict[str, Any]:
 
 
 STAGE = Stage(
-    _NAME,
+    CALIBRATE,
     run,
     _settings,
     lambda config, number: ["retrieve", holdout.NAME],
@@ -69,23 +70,6 @@ STAGE = Stage(
     works_with="engines",
     wanted=lambda config: config.selection.calibrates,
 )
-
-
-def read(context: Context) -> Calibration:
-    """What the stage found. Raises UserError where the run has not been through it."""
-    done = context.ledger.get(_NAME)
-    if done is None or done.state != "done":
-        raise UserError(
-            f"selection.policy: {context.config.selection.policy} needs the voters' answers to "
-            "held-out labels (the stage calibrate), which this run was made without; set it in the "
-            "run's config"
-        )
-    tables: dict[bool, list[pa.Table]] = {True: [], False: []}
-    for name in sorted(done.outputs):
-        tables["/labels/" in name].append(context.run.read_table(name))
-    labels = pa.concat_tables(tables[True])
-    gold = zip(labels["example_id"].to_pylist(), labels["answer"].to_pylist(), strict=True)
-    return Calibration(pa.concat_tables(tables[False]), dict(gold))
 
 
 def _write_held_out(context: Context, folder: str) -> dict[str, int]:

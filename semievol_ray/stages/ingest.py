@@ -32,6 +32,7 @@ from semievol_ray.sources import (
 from semievol_ray.sources.rows import flat
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
+from semievol_ray.stages.facts import check_policy
 from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
@@ -98,6 +99,7 @@ def run(context: Context, _: int) -> Outcome:
     """
     config, files = context.config, sources(context.config)
     task = Task.from_config(config.task)
+    check_policy(config.selection, task, config.generation.score_options)
     if not task.is_closed and any(c.guided for c in config.collaborators):
         raise UserError(f"collaborators: guided needs a closed-answer task, not {task.kind}")
     if classifier := next(filter(None, map(config.classifier_of, config.collaborators)), None):

@@ -16,10 +16,12 @@ from semievol_ray.results import Run
 def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
     """Run ingest on some files.
 
-    Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `collaborators`, `generation`.
+    Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `collaborators`, `generation`,
+    `selection`.
     """
     redo = sections.pop("redo", None)
-    others = {k: sections.pop(k) for k in ("collaborators", "generation") if k in sections}
+    above = ("collaborators", "generation", "selection")
+    others = {k: sections.pop(k) for k in above if k in sections}
     config = load_config(
         {
             "run_dir": sections.pop("run_dir", str(tmp_path / "run")),

@@ -48,6 +48,12 @@ def test_every_response_of_a_guided_voter_is_a_label(tiny_model, tmp_path, score
              "generation": {"score_options": False}},
             "probe needs generation.score_options",
         ),
+        ({"selection": {"policy": "stacked"}}, "policy: stacked needs a closed-answer task"),
+        (
+            {"task": {"kind": "label"}, "selection": {"policy": "risk"},
+             "generation": {"score_options": False}},
+            "policy: risk needs generation.score_options",
+        ),
     ],
 )  # fmt: skip
 def test_what_needs_options_is_refused_before_anything_is_paid_for(
