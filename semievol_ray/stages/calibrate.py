@@ -2,7 +2,8 @@
 
 Policies that weigh their voters, or promise an error, judge them by it. Models of the run's own
 making (the warm model, classifiers on the labels) answer in the form of `holdout`, which has not
-seen these labels; a demonstration is never the example itself.
+seen these labels; a demonstration is never the example itself. Later rounds weigh their voters as
+the first one's.
 """
 
 from __future__ import annotations

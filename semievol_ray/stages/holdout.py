@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from semievol_ray.config import Config
+from semievol_ray.errors import UserError
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, write_labeled
 from semievol_ray.stages.run_view import ModelRef
@@ -20,11 +21,17 @@ NAME = "holdout"
 
 def run(context: Context, _: int) -> Outcome:
     """Leave FT(M_base, labels but for those held out) in the stage's `model`."""
-    folder = context.folder(NAME)
+    folder, held = context.folder(NAME), len(context.held_out)
+    if not held:
+        raise UserError(
+            f"calibration.share ({context.config.calibration.share}) of {len(context.labeled)} "
+            "labels holds none out to judge the voters by; raise it, or choose a policy that "
+            "needs none"
+        )
     shards = write_labeled(context, folder, without=context.held_out)
     start, seed = ModelRef(context.base), context.config.seed
     outcome = finetune(context, "warmup", folder, shards, start=start, seed=seed, shown_as=NAME)
-    statistics = outcome.statistics | {"held_out_labels": len(context.held_out)}
+    statistics = outcome.statistics | {"held_out_labels": held}
     return Outcome(outcome.outputs, statistics, outcome.files)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from semievol_ray import UserError
+from semievol_ray.stages import holdout
 from semievol_ray.stages.run_view import held_out_ids
 
 
@@ -28,6 +32,16 @@ def test_the_order_of_the_rows_does_not_matter() -> None:
     table = labels({"a": 30, "b": 30})
     shuffled = table.take(pa.array(np.random.default_rng(0).permutation(60)))
     assert held_out_ids(table, 0.2) == held_out_ids(shuffled, 0.2)
+
+
+def test_too_few_labels_are_one_line() -> None:
+    config = SimpleNamespace(calibration=SimpleNamespace(share=0.2))
+    context: Any = SimpleNamespace(
+        config=config, labeled=labels({"a": 4}), held_out=set(), folder=lambda _: "f"
+    )
+    with pytest.raises(UserError, match=r"calibration.share \(0.2\) of 4 labels holds none out"):
+        holdout.run(context, 1)
+    assert held_out_ids(labels({"a": 4}), 0.2) == set()
 
 
 def test_a_class_of_one_label_may_be_held_out_or_not() -> None:
