@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 something failed, 2 the user's input cannot be used, 130 i
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import signal
 import sys
 import threading
@@ -71,6 +72,26 @@ def _status(args: argparse.Namespace) -> int:
     if run.live is not None:
         print(run.live)
     _print_result(run)
+    return 0
+
+
+def _config(args: argparse.Namespace) -> int:
+    import json
+    from pathlib import Path
+
+    from semievol_ray.config import Config
+    from semievol_ray.config_file import settings_of
+
+    if args.schema:
+        print(json.dumps(Config.model_json_schema(), indent=1))
+        return 0
+    if args.config is None:
+        raise UserError("config: name a file, or ask for the --schema")
+    settings = settings_of(Path(args.config), tuple(args.set))
+    width = max(len(setting.name) for setting in settings)
+    for setting in settings:
+        value = json.dumps(setting.value, ensure_ascii=False)
+        print(f"{setting.name:<{width}}  {value}  # {setting.origin}")
     return 0
 
 
@@ -164,6 +185,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="semievol",
         description="A few labels and a large unlabelled corpus into a better LLM, on Ray.",
     )
+    parser.add_argument(
+        "--version",
+        action="version",
+        version=f"semievol {importlib.metadata.version('semievol-ray')}",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def add(
@@ -190,6 +216,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--redo", metavar="STAGE", help="do this stage and all after it anew")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
     add_set(run)
+    config = add("config", _config, "every setting of a config, and where it comes from")
+    config.add_argument("config", nargs="?", help="the YAML config")
+    config.add_argument("--schema", action="store_true", help="the JSON schema, for editors")
+    add_set(config)
     status = add("status", _status, "how far a run is")
     status.add_argument("run", help="the run directory")
     select = add("select", _select, "select anew from a run's responses; nothing is generated")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,62 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: tuple[str, ..
         values, where = _read_yaml(Path(source)), str(source)
     else:
         values, where = dict(source), "config"
+    return _checked(_overridden(values, overrides), where)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value of a config, by its dotted name, and who said so."""
+
+    name: str
+    value: Any
+    origin: str
+
+
+def settings_of(path: Path, overrides: tuple[str, ...] = ()) -> list[Setting]:
+    """Every setting of a config file as it takes effect: set, in the file, a preset's, or default.
+
+    Raises UserError as `load_config` does.
+    """
+    written = _read_yaml(path)
+    set_ = _overridden({}, overrides)
+    config = _checked(merge(written, set_), str(path))
+    origins = {
+        "--set": set_,
+        str(path): written,
+        f"preset {config.preset}": PRESETS[config.preset],
+    }
+
+    def walk(values: Mapping[str, Any], above: tuple[str, ...]) -> Iterator[Setting]:
+        for key, value in values.items():
+            name = (*above, key)
+            if isinstance(value, Mapping) and value:
+                yield from walk(value, name)
+            else:
+                says = (origin for origin, said in origins.items() if _names(said, name))
+                yield Setting(".".join(name), value, next(says, "default"))
+
+    return list(walk(config.model_dump(mode="json"), ()))
+
+
+def _names(values: Any, name: tuple[str, ...]) -> bool:
+    """Whether a mapping says something of a setting, or of all that it is part of."""
+    for key in name:
+        if not isinstance(values, Mapping):
+            return True
+        if key not in values:
+            return False
+        values = values[key]
+    return True
+
+
+def _overridden(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str, Any]:
     for override in overrides:
         values = merge(values, _parse_override(override))
+    return values
+
+
+def _checked(values: dict[str, Any], where: str) -> Config:
     preset = values.get("preset", "paper")
     if preset not in PRESETS:
         raise UserError(f"{where}: preset: unknown preset {preset!r}; known: {', '.join(PRESETS)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -52,6 +53,33 @@ def test_a_mistake_in_a_run_is_one_line(config, capsys, arguments, message) -> N
     last = error.splitlines()[-1]
     assert message in last and last.startswith("semievol: ")
     assert "Traceback" not in error
+
+
+def test_every_setting_says_where_it_comes_from(config, capsys) -> None:
+    text = config.read_text() + "preset: upstream\nselection: {policy: balanced}\n"
+    config.write_text(text)
+    assert main(["config", str(config), "--set", "training.epochs=7"]) == 0
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    found = {line[0].strip(): (line[-2].strip(), line[-1].removeprefix("# ")) for line in lines}
+    assert found["training.epochs"] == ("7.0", "--set")
+    assert found["selection.policy"] == ('"balanced"', str(config))
+    assert found["selection.percentile"] == ("30.0", "preset upstream")
+    assert found["selection.align_prior"] == ("true", "default")
+    assert found["data.columns.question"] == ('"message"', str(config))
+    assert found["collaborators"][1] == "preset upstream"
+    assert main(["config", str(config), "--set", "trainin.epochs=7"]) == 2
+    assert "did you mean 'training'" in capsys.readouterr().err
+
+
+def test_editors_get_a_schema_and_people_a_version(capsys) -> None:
+    assert main(["config", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    policy = schema["$defs"]["SelectionConfig"]["properties"]["policy"]
+    assert {"paper", "stacked", "risk"} <= set(policy["enum"])
+    assert main(["config"]) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("semievol 0.")
 
 
 @pytest.mark.parametrize(

@@ -102,7 +102,7 @@ class EvolveConfig(Section):
     start: Literal["base", "warm"] = "base"
     include_labeled: bool = Field(True, description="Eq. 9; Algorithm 1 leaves them out")
     soft_targets: bool = Field(
-        False, description="policy balanced: train on the distribution over the options"
+        False, description="policies of distributions: train on that over the options"
     )
     training: dict[str, Any] = Field(
         default_factory=dict, description="overrides of `training` for this stage"
