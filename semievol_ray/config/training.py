@@ -28,6 +28,9 @@ class LoraConfig(Section):
     rank: int = Field(16, gt=0, description="of lora, rslora and dora, as alpha and dropout are")
     alpha: int = Field(32, gt=0)
     dropout: float = Field(0.0, ge=0, lt=1)
+    plus_ratio: float = Field(
+        1.0, gt=0, description="LoRA+: B matrices learn at this many times the rate"
+    )
     target_modules: str | tuple[str, ...] = "all-linear"
     variant: AdapterVariant = "lora"
     options: dict[str, Any] = Field(
@@ -46,7 +49,16 @@ class TrainingConfig(Section):
     micro_batch_size: Speed[int] = Field(4, gt=0, description="examples a forward pass, at most")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    warmup_steps: int | None = Field(None, ge=0, description="in place of warmup_ratio")
+    min_learning_rate: float = Field(0.0, ge=0, description="where the schedule ends")
     weight_decay: float = Field(0.0, ge=0)
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
+    epsilon: float = Field(1e-8, gt=0, description="AdamW's")
+    loss: Literal["nll", "dft"] = Field(
+        "nll",
+        description="dft: each token's loss times its own probability, taken as a constant "
+        "(arXiv 2508.05629)",
+    )
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(
         1024, gt=1, description="tokens of a prompt, cut in its middle, and its answer, never cut"
@@ -87,8 +99,20 @@ class TrainingConfig(Section):
             )
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers ({self.min_workers}) exceeds workers ({self.workers})")
+        if self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate ({self.min_learning_rate}) exceeds learning_rate "
+                f"({self.learning_rate})"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: {list(self.betas)} do not lie in [0, 1)")
         if self.offload_parameters != "none" and self.zero_stage != 3:
             raise ValueError("offload_parameters needs zero_stage: 3")
+        if self.offload_optimizer != "none" and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage: 1 or more")
+        if self.offload_optimizer == "nvme" and self.zero_stage != 3:
+            # DeepSpeed would keep it in the CPU's memory, without a word.
+            raise ValueError("offload_optimizer: nvme needs zero_stage: 3; cpu does with 1 and 2")
         if self.method == "lora" and self.zero_stage == 3 and self.lora.variant in _NOT_WITH_ZERO_3:
             raise ValueError(f"lora.variant: {self.lora.variant} needs zero_stage: 2 or less")
         if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_path:

@@ -141,11 +141,11 @@ class _Training:
         entropy = np.random.SeedSequence([self.job.seed, step, world.rank])
         torch.manual_seed(int(entropy.generate_state(1)[0]))
         for group in engine.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["rate_ratio"]
         nll = torch.zeros((), device=world.device)
         for number, sequences in enumerate(plans[world.rank], start=1):
             engine.set_gradient_accumulation_boundary(number == len(plans[world.rank]))
-            loss = self.forward(self.examples, sequences)
+            loss = self.forward(self.examples, sequences, self.config.loss)
             # DeepSpeed averages gradients over the workers; the loss is a sum over them.
             engine.backward(loss * (world.size / weight), scale_wrt_gas=False)
             nll += loss.detach()
@@ -168,8 +168,10 @@ class _Training:
             f"training.precision ({self.config.precision})"
         )
 
-    def forward(self, examples: TokenizedExamples, sequences: list[Sequence]) -> torch.Tensor:
-        """Sum of weighted NLL over the answer tokens of one pass."""
+    def forward(
+        self, examples: TokenizedExamples, sequences: list[Sequence], loss: str = "nll"
+    ) -> torch.Tensor:
+        """Sum of the weighted loss over the answer tokens of one pass."""
         from semievol_ray.training.loss import weighted_nll_sum
 
         micro = batches.collate(examples, sequences, self.model.layout, self.pad_id)
@@ -177,6 +179,7 @@ class _Training:
             self.model.engine,
             micro.to(self.world.device),
             keep_logits=self.model.keep_logits,
+            loss=loss,
         )
 
     def evaluate(self) -> None:

@@ -29,9 +29,13 @@ def keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-def weighted_nll_sum(model: nn.Module, batch: MicroBatch, *, keep_logits: bool) -> torch.Tensor:
+def weighted_nll_sum(
+    model: nn.Module, batch: MicroBatch, *, keep_logits: bool, loss: str = "nll"
+) -> torch.Tensor:
     """Sum of w * NLL over the N answer tokens of a pass: float32 scalar, in nats.
 
+    With the loss "dft" each term is also multiplied with its token's probability, a constant to the
+    gradient: what the model finds improbable teaches it less (arXiv 2508.05629, eq. 9).
     `model` is a causal LM or anything that wraps one. With `keep_logits` it is asked for the logits
     of the columns that predict an answer token alone: most of the vocabulary projection is saved.
     """
@@ -47,4 +51,6 @@ def weighted_nll_sum(model: nn.Module, batch: MicroBatch, *, keep_logits: bool) 
     )
     logits = output.logits[batch.rows, which if keep_logits else batch.columns].float()
     nll = F.cross_entropy(logits, batch.targets, reduction="none")
+    if loss == "dft":
+        nll = nll * (-nll.detach()).exp()
     return (nll * batch.weights).sum()

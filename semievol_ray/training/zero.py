@@ -74,22 +74,33 @@ def _data_types(config: TrainingConfig) -> dict[str, str]:
 def build_optimizer(
     model: nn.Module, config: TrainingConfig, *, gpu: bool
 ) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; matrices decay, vectors (norms, biases) do not."""
+    """AdamW over the trainable parameters; matrices decay, vectors (norms, biases) do not.
+
+    A group's `rate_ratio` is what it learns at, in rates of the step: LoRA+ has another for the
+    B matrices (arXiv 2402.12354).
+    """
     import torch
 
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if _rank(p) > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if _rank(p) <= 1], "weight_decay": 0.0},
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_matrix, is_b = _rank(parameter) > 1, ".lora_B." in name
+            groups.setdefault((is_matrix, is_b), []).append(parameter)
+    given = [
+        {
+            "params": parameters,
+            "weight_decay": config.weight_decay if is_matrix else 0.0,
+            "rate_ratio": config.lora.plus_ratio if is_b else 1.0,
+        }
+        for (is_matrix, is_b), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
     # The loop sets the rate of every step; 0 until then, for DeepSpeed takes a trial step.
-    options: dict[str, Any] = {"lr": 0.0, "betas": (0.9, 0.999), "eps": 1e-8}
+    options: dict[str, Any] = {"lr": 0.0, "betas": config.betas, "eps": config.epsilon}
     if config.offload_optimizer != "none" and gpu:
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(groups, **options)
-    return torch.optim.AdamW(groups, fused=gpu, **options)
+        return DeepSpeedCPUAdam(given, **options)
+    return torch.optim.AdamW(given, fused=gpu, **options)
 
 
 def _rank(parameter: nn.Parameter) -> int:
@@ -100,15 +111,16 @@ def _rank(parameter: nn.Parameter) -> int:
 def learning_rate(config: TrainingConfig, step: int, total_steps: int) -> float:
     """Rate of the step-th of `total_steps` optimizer steps, 0-based.
 
-    Linear warm-up over the first `warmup_ratio` of the steps, then the schedule: a half cosine or a
-    straight line down to 0, or constant.
+    Linear warm-up over `warmup_steps`, or the first `warmup_ratio` of the steps, then the schedule:
+    a half cosine or a straight line down to `min_learning_rate`, or constant.
     """
-    warmup = math.ceil(config.warmup_ratio * total_steps)
+    warmup = config.warmup_steps
+    if warmup is None:
+        warmup = math.ceil(config.warmup_ratio * total_steps)
     if step < warmup:
         return config.learning_rate * (step + 1) / (warmup + 1)
     if config.schedule == "constant":
         return config.learning_rate
     done = (step - warmup) / max(1, total_steps - warmup)
-    if config.schedule == "linear":
-        return config.learning_rate * (1 - done)
-    return config.learning_rate * (1 + math.cos(math.pi * done)) / 2
+    left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * left

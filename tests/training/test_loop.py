@@ -100,6 +100,29 @@ def test_packed_bf16_has_the_losses_of_fp32(
     assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.03)
 
 
+@pytest.mark.parametrize("stage", [0, 2])
+def test_dft_weighs_each_token_by_its_probability(make_job: MakeJob, stage: int) -> None:
+    """The gradient of the loss times a constant probability, against autograd's own."""
+    plain = make_job(zero_stage=stage, precision="fp32")
+    job = replace(plain, config=plain.config.model_copy(update={"loss": "dft"}))
+    reference = worker_program.dft_gradients(replace_folders(plain, "reference"))
+    found = worker_program.gradients(replace_folders(job, "dft"))
+    assert found.keys() == reference.keys()
+    for name, gradient in found.items():
+        assert torch.allclose(gradient, reference[name], rtol=1e-4, atol=1e-6), name
+
+
+def test_lora_plus_reaches_the_steps(make_job: MakeJob) -> None:
+    """One step of AdamW moves every weight by its rate, so B's move by sixteen times A's."""
+    moved = {}
+    for ratio in (1.0, 16.0):
+        job = make_job(method="lora", lora={"plus_ratio": ratio}, warmup_ratio=0.0)
+        moved[ratio] = worker_program.first_step(replace_folders(job, f"plus-{ratio}"))
+    for name in moved[1.0]:
+        expected = 16.0 if ".lora_B." in name else 1.0
+        assert moved[16.0][name] == pytest.approx(expected * moved[1.0][name], rel=0.01), name
+
+
 def test_packing_and_soft_targets_change_no_loss(make_job: MakeJob, tmp_path: Path) -> None:
     """A soft target is its candidates as weighted examples of their own, packed or not."""
     rows = [make_row(i, soft=True) for i in range(24)]

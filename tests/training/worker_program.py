@@ -65,6 +65,35 @@ def gradients(job: TrainingJob) -> dict[str, torch.Tensor]:
     return found
 
 
+def dft_gradients(job: TrainingJob) -> dict[str, torch.Tensor]:
+    """The same, of the loss whose every token weighs as much as it is probable."""
+    from semievol_ray.training import loss
+
+    def scaled(logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
+        logprobs = torch.log_softmax(logits, dim=-1)[torch.arange(len(targets)), targets]
+        return -logprobs * logprobs.detach().exp()
+
+    plain = loss.F.cross_entropy
+    loss.F.cross_entropy = scaled
+    try:
+        return gradients(job)
+    finally:
+        loss.F.cross_entropy = plain
+
+
+def first_step(job: TrainingJob) -> dict[str, float]:
+    """How far the first step moves each trained tensor, as its largest change."""
+    with joined(job.scratch_dir / "deepspeed.log", 1800) as world:
+        training = _Training(job, world, lambda _: None)
+        module = training.model.engine.module
+        before = {n: p.detach().clone() for n, p in module.named_parameters() if p.requires_grad}
+        training.take_step(1e-3)
+        after = dict(module.named_parameters())
+        moved = {n: float((after[n].detach() - p).abs().max()) for n, p in before.items()}
+        training.model.engine.destroy()
+    return moved
+
+
 def buffers(job: TrainingJob) -> dict[str, torch.Tensor]:
     """What the model holds besides its parameters, ready for the first step."""
     with joined(job.scratch_dir / "deepspeed.log", 1800) as world:
