@@ -43,30 +43,34 @@ class TerminalProgress:
         self.bars.start()
 
     def start(self, stage: str, total: int | None, unit: str) -> None:
-        """See stages.context.Progress.start."""
+        """See Progress.start."""
         self.meters[stage] = _Meter(total, unit)
         self.tasks[stage] = self.bars.add_task(stage, total=total, unit=unit, rate="")
 
     def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
-        """See stages.context.Progress.advance."""
+        """See Progress.advance."""
         if stage in self.tasks:
             meter = self.meters[stage]
             meter.add(units, tokens)
             self.bars.update(self.tasks[stage], advance=units, rate=note or meter.rate())
 
     def fleet(self, stage: str, state: FleetState) -> None:
-        """See stages.context.Progress.fleet."""
+        """See Progress.fleet."""
         if stage in self.tasks:
             meter = self.meters[stage]
             meter.workers = fleet_words(state)
             self.bars.update(self.tasks[stage], rate=meter.rate())
 
+    def say(self, stage: str, line: str) -> None:
+        """See Progress.say."""
+        self.console.print(f"{stage:<18} {line}", highlight=False, markup=False)
+
     def finish(self, stage: str, note: str) -> None:
-        """See stages.context.Progress.finish."""
+        """See Progress.finish."""
         task = self.tasks.pop(stage.split("/")[-1], None)
         if task is not None:
             self.bars.remove_task(task)
-        self.console.print(f"{stage:<18} {note}", highlight=False, markup=False)
+        self.say(stage, note)
 
     def close(self) -> None:
         """Give the terminal back."""
@@ -80,11 +84,11 @@ class PlainProgress:
         self.meters: dict[str, _Meter] = {}
 
     def start(self, stage: str, total: int | None, unit: str) -> None:
-        """See stages.context.Progress.start."""
+        """See Progress.start."""
         self.meters[stage] = _Meter(total, unit)
 
     def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
-        """See stages.context.Progress.advance."""
+        """See Progress.advance."""
         meter = self.meters.get(stage)
         if meter is None:
             return
@@ -94,13 +98,17 @@ class PlainProgress:
                         f"{note or meter.rate()}{meter.remaining()}")  # fmt: skip
 
     def fleet(self, stage: str, state: FleetState) -> None:
-        """See stages.context.Progress.fleet."""
+        """See Progress.fleet."""
         if stage in self.meters:
             self.meters[stage].workers = fleet_words(state)
 
+    def say(self, stage: str, line: str) -> None:
+        """See Progress.say."""
+        self._print(f"{stage}: {line}")
+
     def finish(self, stage: str, note: str) -> None:
-        """See stages.context.Progress.finish."""
-        self._print(f"{stage}: {note}")
+        """See Progress.finish."""
+        self.say(stage, note)
 
     def close(self) -> None:
         """Nothing to give back."""

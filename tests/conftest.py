@@ -41,3 +41,18 @@ def ray_session() -> Iterator[None]:
     connect(RayConfig(num_cpus=2))
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def node_without_memory(monkeypatch) -> Iterator[None]:
+    """A cluster of one node whose memory monitor finds every worker too much."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+    cluster.shutdown()

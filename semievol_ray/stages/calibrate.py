@@ -52,7 +52,7 @@ def run(context: Context, _: int) -> Outcome:
     # What the labels say of the voters is said before a corpus is paid for.
     policy = policy_of(RunFacts(context, 1, tuple(outputs)), context.config.selection)
     if note := policy.note():
-        context.progress.finish(CALIBRATE, note)
+        context.progress.say(CALIBRATE, note)
     return Outcome(outputs, {"labels": sum(sources.values())})
 
 

@@ -144,7 +144,10 @@ def finetune(
             context.progress.advance(name, progress.step - last, note=note)
             last = progress.step
 
-        done = train(job, depot=Depot(run, folder), on_progress=report)
+        def say(line: str) -> None:
+            context.progress.say(name, line)
+
+        done = train(job, depot=Depot(run, folder), on_progress=report, on_restart=say)
         result = {k: v for k, v in dataclasses.asdict(done).items() if k != "output_dir"}
         # With it the training is over, whatever happens before the stage is.
         run.write_json(f"{folder}/result.json", json.loads(json.dumps(result)))

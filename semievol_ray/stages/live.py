@@ -62,6 +62,10 @@ class LiveProgress:
             self._write()
         self._shown.fleet(stage, state)
 
+    def say(self, stage: str, line: str) -> None:
+        """See Progress.say."""
+        self._shown.say(stage, line)
+
     def finish(self, stage: str, note: str) -> None:
         """See Progress.finish."""
         if self._values:

@@ -19,6 +19,9 @@ class Progress(Protocol):
     def fleet(self, stage: str, state: FleetState) -> None:
         """How the replicas that work for a stage are; called every few seconds at least."""
 
+    def say(self, stage: str, line: str) -> None:
+        """Something that whoever watches should read, amid a stage."""
+
     def finish(self, stage: str, note: str) -> None:
         """A stage is over."""
 
@@ -34,6 +37,9 @@ class Silent:
 
     def fleet(self, stage: str, state: FleetState) -> None:
         """See Progress.fleet."""
+
+    def say(self, stage: str, line: str) -> None:
+        """See Progress.say."""
 
     def finish(self, stage: str, note: str) -> None:
         """See Progress.finish."""

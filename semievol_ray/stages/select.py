@@ -92,7 +92,7 @@ def select_into(
         context.progress.advance("select", 1)
     statistics: dict[str, Any] = {"reasons": dict(reasons.most_common())} | policy.statistics()
     if note := policy.note():
-        context.progress.finish("select", note)
+        context.progress.say("select", note)
     if classes is not None:
         statistics["selected_answers"] = dict(sorted(answers.items()))
     return Outcome(shards.outputs(), statistics)

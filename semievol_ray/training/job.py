@@ -108,3 +108,5 @@ def file_digest(path: Path) -> str:
 
 
 OnProgress = Callable[[Progress], None]
+# Told in one line that workers died, and that the training goes on.
+OnRestart = Callable[[str], None]

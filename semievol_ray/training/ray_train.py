@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import sys
@@ -20,7 +21,7 @@ from semievol_ray.ray_session import await_resources, most_gpus
 from semievol_ray.training import metrics
 from semievol_ray.training.depot import Depot, remote
 from semievol_ray.training.failures import Diverged, WorkerLost, is_out_of_memory, out_of_memory
-from semievol_ray.training.job import OnProgress, Progress, TrainingJob, TrainingResult
+from semievol_ray.training.job import OnProgress, OnRestart, Progress, TrainingJob, TrainingResult
 
 _POLL_SECONDS = 0.2
 
@@ -28,8 +29,10 @@ _POLL_SECONDS = 0.2
 Outcome: TypeAlias = "TrainingResult | SemiEvolError"
 
 
-def train_on_ray(job: TrainingJob, depot: Depot | None, on_progress: OnProgress) -> TrainingResult:
-    """Run the job on `config.workers` workers of Ray; `on_progress` is called in this process.
+def train_on_ray(
+    job: TrainingJob, depot: Depot | None, on_progress: OnProgress, on_restart: OnRestart
+) -> TrainingResult:
+    """Run the job on `config.workers` workers of Ray; the callbacks are called in this process.
 
     Several workers are Ray Train's. A lone one is a task: it needs no controller, and Ray gives its
     process, with all that it has imported, to whoever comes next, which is what keeps the start of
@@ -48,14 +51,14 @@ def train_on_ray(job: TrainingJob, depot: Depot | None, on_progress: OnProgress)
     filesystem = fs.LocalFileSystem() if depot is None else depot.run.filesystem
     with _following(metrics.Reader(filesystem, str(job.logs / metrics.FILE)), on_progress):
         train = _train_as_task if config.workers == 1 else _train_as_group
-        outcome = train(job, depot)
+        outcome = train(job, depot, on_restart)
     if isinstance(outcome, SemiEvolError):
         raise outcome
     assert outcome is not None, "the first worker returns the result"
     return outcome
 
 
-def _train_as_task(job: TrainingJob, depot: Depot | None) -> Outcome | None:
+def _train_as_task(job: TrainingJob, depot: Depot | None, on_restart: OnRestart) -> Outcome | None:
     import ray
     from ray.exceptions import RayError, RayTaskError
 
@@ -64,36 +67,46 @@ def _train_as_task(job: TrainingJob, depot: Depot | None) -> Outcome | None:
     options: dict[str, Any] = {
         "num_cpus": config.cpus_per_worker,
         "num_gpus": gpus,
-        "max_retries": config.max_failures,
+        # Counted here: one that memory ran out for, Ray would try again for ever.
+        "max_retries": 0,
         "name": f"train {job.output_dir.name}",
     }
     if gpus:
         # A process that stayed in Ray's pool would keep its GPU's memory from the engines.
         options["max_calls"] = 1
     task: Any = ray.remote(**options)(_lone_worker)
-    try:
-        return ray.get(task.remote(job, depot))
-    except RayTaskError as error:
-        raise _cause({0: error.cause}, error, config) from error
-    except RayError as error:
-        raise _cause({0: error}, error, config) from error
+    for attempt in itertools.count(1):
+        try:
+            return ray.get(task.remote(job, depot))
+        except RayTaskError as error:
+            raise _cause({0: error.cause}, error, config) from error
+        except RayError as error:
+            if attempt > config.max_failures:
+                raise _cause({0: error}, error, config) from error
+            on_restart(_goes_on(error, attempt, config))
+    raise AssertionError("unreachable")
 
 
-def _train_as_group(job: TrainingJob, depot: Depot | None) -> Outcome | None:
+def _goes_on(error: Exception, attempt: int, config: TrainingConfig) -> str:
+    why = "ran out of memory" if is_out_of_memory(error) else "died"
+    return f"a worker {why}; on from its checkpoint ({attempt} of {config.max_failures} times)"
+
+
+def _train_as_group(job: TrainingJob, depot: Depot | None, on_restart: OnRestart) -> Outcome | None:
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError
 
-    failures_left = job.config.max_failures
-    while True:
+    for attempt in itertools.count(1):
         try:
             return _new_trainer(job, depot).fit().return_value
         except ControllerError as error:
             # A worker that dies while its controller asks after it is "unavailable" and not dead
             # for a moment, and Ray Train 2.60 gives up. The checkpoint is ours: begin again there.
-            if not failures_left:
+            if attempt > job.config.max_failures:
                 raise _cause({}, error, job.config) from error
-            failures_left -= 1
+            on_restart(_goes_on(error, attempt, job.config))
         except TrainingFailedError as error:
             raise _cause(getattr(error, "worker_failures", {}), error, job.config) from error
+    raise AssertionError("unreachable")
 
 
 def _new_trainer(job: TrainingJob, depot: Depot | None) -> Any:

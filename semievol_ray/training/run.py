@@ -8,7 +8,7 @@ from semievol_ray.errors import UserError
 from semievol_ray.model_files import check_adapter, check_model_exists
 from semievol_ray.training import metrics
 from semievol_ray.training.depot import Depot
-from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult
+from semievol_ray.training.job import OnProgress, OnRestart, TrainingJob, TrainingResult
 
 
 def train(
@@ -17,13 +17,15 @@ def train(
     on: Literal["ray", "process"] = "ray",
     depot: Depot | None = None,
     on_progress: OnProgress | None = None,
+    on_restart: OnRestart | None = None,
 ) -> TrainingResult:
     """Fine-tune, and leave the adapter or the whole model with its tokenizer in `job.output_dir`.
 
     `on="ray"` runs `config.workers` Ray Train workers on the cluster that this process is
     connected to; `on="process"` runs here, as a single worker, and needs no Ray. With a `depot` the
     job's paths are those of a run directory, in an object store perhaps. `on_progress` is called
-    after every optimizer step.
+    after every optimizer step, `on_restart` with a line whenever this process begins anew for
+    workers that died (Ray Train restarts groups of its own accord, without a word).
 
     Raises UserError for what the user must mend (a model, adapter or file of examples that is not
     there, a tokenizer without EOS, a max_length that no answer fits) and SemiEvolError where the
@@ -35,7 +37,7 @@ def train(
     if on == "ray":
         from semievol_ray.training.ray_train import train_on_ray
 
-        return train_on_ray(job, depot, tell)
+        return train_on_ray(job, depot, tell, on_restart or _ignore)
     from semievol_ray.training.loop import train_worker
 
     local = job if depot is None else depot.localised(job, 0)

@@ -7,12 +7,9 @@ set so low that every replica is too much.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 
 import pytest
-import ray
 from ray import cloudpickle
-from ray.cluster_utils import Cluster
 
 from semievol_ray import SemiEvolError
 from semievol_ray.config import GenerationConfig, ModelConfig
@@ -21,17 +18,6 @@ from semievol_ray.store import RunDirectory
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.fixture
-def node_without_memory(monkeypatch) -> Iterator[None]:
-    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
-    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-    cluster.shutdown()
 
 
 async def take_long(engine, item: int) -> int:

@@ -118,8 +118,10 @@ def test_a_killed_lone_worker_is_started_again(make_job: MakeJob) -> None:
             killed.extend(worker_pids(job.scratch_dir))
             os.kill(killed[0], signal.SIGKILL)
 
-    result = train(job, on_progress=kill_once)
+    said: list[str] = []
+    result = train(job, on_progress=kill_once, on_restart=said.append)
     assert killed and result.steps == 90
+    assert said == ["a worker died; on from its checkpoint (1 of 1 times)"]
 
 
 def test_elastic_training_starts_with_the_workers_that_fit(make_job: MakeJob) -> None:
