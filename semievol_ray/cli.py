@@ -48,7 +48,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _run(args: argparse.Namespace) -> int:
     from semievol_ray import pipeline
     from semievol_ray.config_file import load_config
-    from semievol_ray.progress import terminal_progress
+    from semievol_ray.progress.terminal import terminal_progress
     from semievol_ray.results import Run
 
     config = load_config(args.config, tuple(args.set))
@@ -107,7 +107,7 @@ def _select(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     from semievol_ray import pipeline
-    from semievol_ray.progress import terminal_progress
+    from semievol_ray.progress.terminal import terminal_progress
     from semievol_ray.results import Run
 
     run = Run(args.run)
@@ -140,7 +140,7 @@ def _init(args: argparse.Namespace) -> int:
 
 def _demo(args: argparse.Namespace) -> int:
     from semievol_ray.demo import run_demo
-    from semievol_ray.progress import terminal_progress
+    from semievol_ray.progress.terminal import terminal_progress
 
     progress = terminal_progress()
     try:

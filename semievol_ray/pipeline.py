@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 
 from semievol_ray.config import Config
+from semievol_ray.progress import Progress, Silent
+from semievol_ray.progress.live import LiveProgress
 from semievol_ray.ray_session import connect, disconnect, is_connected
 from semievol_ray.stages import (
     calibrate,
@@ -25,9 +27,8 @@ from semievol_ray.stages import (
     select,
     warmup,
 )
+from semievol_ray.stages.along import Along
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.live import LiveProgress
-from semievol_ray.stages.progress import Progress, Silent
 from semievol_ray.steps import Step, find, input_fingerprints, plan
 from semievol_ray.store import Lease, RunDirectory, StageLedger, layout
 
@@ -97,10 +98,7 @@ def do(context: Context, step: Step) -> None:
     if step.stage.works_with != "engines":
         # Replicas that hold every CPU would let the stage's own tasks wait for ever.
         context.release_engines()
-    later = step.stage.prepares
-    if later is not None and later.wanted(context.config):
-        name = later.full_name(step.round_number)
-        begin(context, next(s for s in steps(context.config) if s.name == name))
+    context.along = prepared(context, step)
     started = time.monotonic()
     outcome = step.stage.run(context, step.round_number)
     seconds = time.monotonic() - started
@@ -108,6 +106,16 @@ def do(context: Context, step: Step) -> None:
         step.name, outcome.outputs, outcome.files, outcome.statistics, seconds
     )
     context.progress.finish(step.name, f"{done.seconds:.1f} s")
+
+
+def prepared(context: Context, step: Step) -> Along | None:
+    """What a step can do of a later one on the way, whose manifest is opened for that."""
+    name = layout.round_stage(step.round_number, step.stage.prepares or "")
+    later = next((s for s in steps(context.config) if s.name == name), None)
+    if later is None or later.stage.along is None:
+        return None
+    begin(context, later)
+    return later.stage.along(context, later.round_number)
 
 
 def begin(context: Context, step: Step) -> None:

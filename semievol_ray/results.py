@@ -11,8 +11,8 @@ import pyarrow as pa
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
+from semievol_ray.progress.live import live_line
 from semievol_ray.stages import evaluate, ingest
-from semievol_ray.stages.live import live_line
 from semievol_ray.store import Manifest, RunDirectory, StageLedger, layout
 
 

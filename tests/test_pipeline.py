@@ -65,10 +65,8 @@ def world(monkeypatch) -> Iterator[Any]:
         def work(context: Any, number: int) -> Outcome:
             return write_shards(context, stage, number, current[-1])
 
-        found = dataclasses.replace(stage, run=work, works_with="nothing")
-        if stage.prepares is not None:
-            found = dataclasses.replace(found, prepares=stub(stage.prepares))
-        return found
+        along = None if stage.along is None else lambda context, number: None
+        return dataclasses.replace(stage, run=work, works_with="nothing", along=along)
 
     for name in ("FIRST", "EACH_ROUND", "LAST"):
         monkeypatch.setattr(pipeline, name, tuple(map(stub, getattr(pipeline, name))))

@@ -30,12 +30,12 @@ from benchmarks.generation.virtual import Call, Host, Hosts
 from semievol_ray.config import ModelConfig, RayConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import EnginePool, FleetState
+from semievol_ray.progress import Silent
 from semievol_ray.ray_session import connect
 from semievol_ray.schema import EXAMPLE
+from semievol_ray.sources.planner import plan_shard_rows
 from semievol_ray.stages import generate
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.planner import plan_shard_rows
-from semievol_ray.stages.progress import Silent
 from semievol_ray.store import RunDirectory, StageLedger
 
 SEATS, SLOTS, TOKENS_PER_SECOND = 256, 32, 40.0

@@ -26,11 +26,14 @@ class Budget:
         self.cost = sum(found.get("spent_cost", 0.0) for found in done)
         self.spent_here: dict[str, float] = {"spent_tokens": 0, "spent_cost": 0.0}
 
-    def spend(self, model: ModelConfig, counts: Counts, *, of_another_stage: bool = False) -> None:
-        """Add what some responses of a model came to.
+    def spend(self, model: ModelConfig, counts: Counts) -> None:
+        """Add what some responses of a model came to."""
+        tokens, cost = self.count(model, counts)
+        self.spent_here["spent_tokens"] += tokens
+        self.spent_here["spent_cost"] += cost
 
-        Those of another stage count towards the limit here, and in that stage's own manifest.
-        """
+    def count(self, model: ModelConfig, counts: Counts) -> tuple[int, float]:
+        """Add what is in another stage's manifest, or will be; its tokens and its cost."""
         tokens = counts.prompt_tokens + counts.tokens
         price = model.price
         cost = 0.0
@@ -39,9 +42,7 @@ class Budget:
             cost = spent / _MILLION
         self.tokens += tokens
         self.cost += cost
-        if not of_another_stage:
-            self.spent_here["spent_tokens"] += tokens
-            self.spent_here["spent_cost"] += cost
+        return tokens, cost
 
     def is_spent(self) -> bool:
         """Whether nothing more is to be asked."""

@@ -10,7 +10,8 @@ from typing import Any
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines import EnginePool, Work, with_gpus
-from semievol_ray.stages.progress import Progress, Silent
+from semievol_ray.progress import Progress, Silent
+from semievol_ray.stages.along import Along
 from semievol_ray.stages.run_view import RunView
 from semievol_ray.stages.window import asks_for_window, window_tokens
 from semievol_ray.store import layout
@@ -21,6 +22,8 @@ class Context(RunView):
     """One run, with its progress and its engines."""
 
     progress: Progress = field(default_factory=Silent)
+    # What the stage that is being done can do of a later one's.
+    along: Along | None = None
     _pools: dict[str, EnginePool] = field(default_factory=dict)
 
     # -- engines -----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.engines import CUT_OFF, FAILED
-from semievol_ray.stages.progress import Progress
+from semievol_ray.progress import Progress
 
 # More responses than this share were ended by their limit: the user should know.
 _LARGEST_SHARE_CUT_OFF = 0.01

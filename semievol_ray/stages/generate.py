@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 import pyarrow as pa
 
-from semievol_ray.config import Config, ModelConfig
+from semievol_ray.config import Config
 from semievol_ray.engines import Engine, Sampling
-from semievol_ray.stages import justify
+from semievol_ray.stages.along import Along
 from semievol_ray.stages.answering import (
     ShardJob,
     Voter,
@@ -27,7 +27,6 @@ from semievol_ray.stages.counts import (
     of_collaborators,
     tell_cut_off,
 )
-from semievol_ray.stages.justify import Justification
 from semievol_ray.stages.limits import response_tokens
 from semievol_ray.stages.run_view import ModelRef, labeller
 from semievol_ray.stages.shards import TALLIES, Shards
@@ -39,7 +38,8 @@ from semievol_ray.touches import of_result
 def run(context: Context, round_number: int) -> Outcome:
     """Write the shards of a round in the RESPONSE schema.
 
-    With one base model its replicas justify a shard as soon as it is answered. With several, each
+    With one base model its replicas do of a later stage what they can (`context.along`), a shard as
+    soon as it is answered. With several, each
     pool first writes parts of its own, which are then joined in the order of the collaborators.
     """
     folder = context.folder(layout.round_stage(round_number, "generate"))
@@ -51,7 +51,10 @@ def run(context: Context, round_number: int) -> Outcome:
     rows = context.ingested.rows["unlabeled"] * len(asked)
     context.progress.start("generate", rows, "responses")
     if len(pooled) == 1:
-        total = _answer(context, round_number, asked, shards, budget, justifies=True)
+        along = context.along
+        if along is not None and along.base != asked[0].base:
+            along = None  # another model's replicas will do it, later
+        total = _answer(context, round_number, asked, shards, budget, along)
     elif shards.missing:
         total = _answer_in_parts(context, round_number, pooled, shards, budget)
     else:
@@ -89,7 +92,7 @@ STAGE = Stage(
     lambda config, number: ["retrieve", labeller(number)],
     writes=("shard-*.parquet", TALLIES, "part-*/*", "replies/*"),
     works_with="engines",
-    prepares=justify.STAGE,
+    prepares="justify",
 )
 
 
@@ -99,35 +102,34 @@ def _answer(
     voters: Sequence[Voter],
     shards: Shards,
     budget: Budget,
-    *,
-    justifies: bool = False,
+    along: Along | None = None,
 ) -> Counts:
     """Let the voters of one base model answer the shards that are missing; what all came to."""
     base = voters[0].base
-    planned = _justification(context, round_number, base) if justifies else None
     job = _job(context, round_number, tuple(voters))
     budget.spend(base, shards.total)
     context.progress.advance("generate", shards.total.rows)
-    justified = None if planned is None else planned.shards(context)
-    if justified is not None:
-        budget.spend(base, justified.total, of_another_stage=True)
+    more = None
+    if along is not None:
+        budget.count(base, along.shards.total)
+        more = along.work
     work = context.map(
-        "generate", base, answer_and_justify, shards.missing, job, planned, enough=budget.is_spent
+        "generate", base, answer_and_more, shards.missing, job, more, enough=budget.is_spent
     )
     try:
-        for target, answered, verdict in work:
+        for target, answered, extra in work:
             shards.record(target, answered)
             budget.spend(base, answered)
             tokens = answered.tokens
-            if verdict is not None and justified is not None:
-                justified.record(*verdict)
-                budget.spend(base, verdict[1], of_another_stage=True)
-                tokens += verdict[1].tokens
+            if extra is not None and along is not None:
+                along.shards.record(*extra)
+                budget.count(base, extra[1])
+                tokens += extra[1].tokens
             context.progress.advance("generate", answered.rows, tokens)
     finally:
         shards.write_tally()
-        if justified is not None:
-            justified.write_tally()
+        if along is not None:
+            along.shards.write_tally()
     budget.check(shards.missing)
     return shards.total
 
@@ -155,27 +157,20 @@ def _answer_in_parts(
     return total
 
 
-async def answer_and_justify(
-    engine: Engine, job: ShardJob, planned: Justification | None, pair: tuple[str, str]
+async def answer_and_more(
+    engine: Engine,
+    job: ShardJob,
+    more: Callable[[Engine, str], Awaitable[tuple[str, Counts]]] | None,
+    pair: tuple[str, str],
 ) -> tuple[str, Counts, tuple[str, Counts] | None]:
-    """Answer a shard and, where this engine is the one that justifies, justify it at once.
+    """Answer a shard and, where this engine can, do a later stage's work on it at once.
 
     The next shard's prompts are in the engine meanwhile: it does not idle at the seam. Returns the
-    shard with its counts, and the justified one with its own.
+    shard with its counts, and the later stage's with its own.
     """
     source, _ = pair
     target, answered = await answer_shard(engine, job, pair)
-    if planned is None:
-        return target, answered, None
-    return target, answered, await justify.justify_shard(engine, planned, planned.pair(source))
-
-
-def _justification(context: Context, round_number: int, base: ModelConfig) -> Justification | None:
-    """How this round's shards are justified, where the replicas of a base model can do it."""
-    if not justify.STAGE.wanted(context.config):
-        return None
-    planned = justify.plan(context, round_number)
-    return planned if planned.base == base else None
+    return target, answered, None if more is None else await more(engine, source)
 
 
 def _job(context: Context, round_number: int, members: tuple[Voter, ...]) -> ShardJob:

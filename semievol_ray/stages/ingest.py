@@ -29,11 +29,11 @@ from semievol_ray.sources import (
     read_rows,
     refuse_overlap,
 )
+from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
 from semievol_ray.sources.rows import flat
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
 from semievol_ray.stages.facts import check_policy
-from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import Manifest, RunDirectory, digest, layout

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 from semievol_ray.config import Config, ModelConfig
 from semievol_ray.engines import Engine, Sampling, request_seed
 from semievol_ray.engines.paid_replies import keeping_paid_replies
+from semievol_ray.stages.along import Along
 from semievol_ray.stages.answering import (
     ShardJob,
     Voter,
@@ -101,6 +103,16 @@ def run(context: Context, round_number: int) -> Outcome:
     return Outcome(outputs, total.as_dict() | budget.spent_here)
 
 
+def along(context: Context, round_number: int) -> Along:
+    """How replicas that host the warm model justify what they have just answered."""
+    planned = plan(context, round_number)
+    return Along(planned.base, planned.shards(context), partial(_justify, planned))
+
+
+async def _justify(planned: Justification, engine: Engine, source: str) -> tuple[str, Counts]:
+    return await justify_shard(engine, planned, planned.pair(source))
+
+
 def _settings(config: Config, _: int) -> dict[str, Any]:
     also = {"labeled": config.selection.percentile_over == "labeled"}
     asked = {"justify": of_result(config.justify) | also}
@@ -115,6 +127,7 @@ STAGE = Stage(
     writes=("shard-*.parquet", TALLIES, "labeled/*", "replies/*"),
     works_with="engines",
     wanted=lambda config: config.justify.when != "never",
+    along=along,
 )
 
 

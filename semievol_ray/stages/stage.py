@@ -14,6 +14,7 @@ from semievol_ray.tasks import PROMPTS_VERSION
 from semievol_ray.touches import of_result
 
 if TYPE_CHECKING:
+    from semievol_ray.stages.along import Along
     from semievol_ray.stages.context import Context
 
 
@@ -47,8 +48,10 @@ class Stage:
     works_with: Literal["nothing", "tasks", "engines", "training"] = "tasks"
     # Whether it is part of a run with this config.
     wanted: Callable[[Config], bool] = field(default=lambda config: True)
-    # The stage that comes next, part of whose work this one does on the way.
-    prepares: Stage | None = None
+    # A later stage of the round, part of whose work this one's replicas do: its name.
+    prepares: str | None = None
+    # How the replicas of another stage can do this one's work.
+    along: Callable[[Context, int], Along] | None = None
 
     def full_name(self, round_number: int) -> str:
         """Its name in a run."""

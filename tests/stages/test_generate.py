@@ -70,19 +70,25 @@ def tables(context: Context) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*.parquet"))}
 
 
+def answer(context: Context) -> Outcome:
+    wanted = justify.STAGE.wanted(context.config)
+    context.along = justify.along(context, 1) if wanted else None  # as the pipeline does
+    return generate.run(context, 1)
+
+
 def run_both(context: Context) -> tuple[Outcome, Outcome]:
-    return generate.run(context, 1), justify.run(context, 1)
+    return answer(context), justify.run(context, 1)
 
 
 def test_replicas_that_host_the_warm_model_justify_at_once(new_context) -> None:
     one_pass = new_context("one-pass")
-    generate.run(one_pass, 1)
+    answer(one_pass)
     justified = one_pass.run.files(JUSTIFIED, ".parquet")
     assert len(justified) == 4
     # A pass of its own gives the same bytes and the same counts.
     two_passes = new_context("two-passes")
     context = new_context("two-passes", justify={"when": "never"})
-    generate.run(context, 1)
+    answer(context)
     assert not two_passes.run.files(JUSTIFIED, ".parquet")
     apart = justify.run(two_passes, 1)
     together = justify.run(one_pass, 1)
@@ -95,7 +101,7 @@ def test_a_second_base_model_leaves_justification_to_a_pass_of_its_own(new_conte
     voters = [{"model": "warm"}, {"model": "other"}]
     other = {"other": {"name": "sim2", "engine": "simulated"}}
     context = new_context(collaborators=voters, models=other)
-    generated = generate.run(context, 1)
+    generated = answer(context)
     assert not context.run.files(JUSTIFIED, ".parquet")
     assert generated.statistics["rows"] == 2 * ROWS
     assert justify.run(context, 1).statistics["rows"] == ROWS
@@ -142,7 +148,7 @@ def test_a_classifier_votes_beside_a_language_model(new_context, tmp_path) -> No
         data={"labeled": str(labeled), "unlabeled": str(unlabeled)},
         collaborators=[{"model": "warm"}, {"model": "probe"}],
     )
-    generate.run(context, 1)
+    answer(context)
     folder = context.folder("round-1/generate")
     (name,) = context.run.files(folder, ".parquet")
     table = context.run.read_table(name).to_pylist()

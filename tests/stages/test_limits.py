@@ -10,11 +10,11 @@ import pytest
 
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import Sampling
+from semievol_ray.progress import Silent
 from semievol_ray.stages import ingest
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts, tell_cut_off
 from semievol_ray.stages.limits import fit_window, response_tokens
-from semievol_ray.stages.progress import Silent
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory, StageLedger
 

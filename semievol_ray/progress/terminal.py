@@ -17,7 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from semievol_ray.engines import FleetState
-from semievol_ray.stages.live import fleet_words
+from semievol_ray.progress.live import fleet_words
 
 _PLAIN_EVERY_SECONDS = 10.0
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from semievol_ray.engines import FleetState
 from semievol_ray.errors import SemiEvolError
-from semievol_ray.stages.progress import Progress
+from semievol_ray.progress import Progress
 from semievol_ray.store import RunDirectory, layout
 
 _EVERY_SECONDS = 5.0

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray.sources import find_files
-from semievol_ray.stages.planner import estimate_rows, plan_shard_rows
+from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from semievol_ray import SemiEvolError
 from semievol_ray.cli import main
 from semievol_ray.engines import FleetState
+from semievol_ray.progress import Silent
+from semievol_ray.progress.live import LiveProgress, live_line
 from semievol_ray.results import Run
-from semievol_ray.stages.live import LiveProgress, live_line
-from semievol_ray.stages.progress import Silent
 from semievol_ray.store import RunDirectory, StageLedger, layout
 
 
