@@ -1,0 +1,101 @@
+"""What evolution is trained on: the selected rows alone, as sure as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from semievol_ray import UserError, pipeline
+from semievol_ray.config_file import load_config
+from semievol_ray.schema import SELECTION
+from semievol_ray.stages import evolve
+from semievol_ray.stages.context import Context
+from semievol_ray.store import StageLedger, layout
+
+
+def selected(example_id: str, answer: str, distribution: list[float], kept: bool) -> dict[str, Any]:
+    blank = {field.name: None for field in SELECTION}
+    return blank | {
+        "example_id": example_id,
+        "pseudo_answer": answer,
+        "pseudo_answer_text": answer.upper(),
+        "distribution": distribution,
+        "n_valid": 1,
+        "agreement": 1.0,
+        "vote_entropy": 0.0,
+        "margin": 1.0,
+        "selected": kept,
+        "reason": "selected" if kept else "outside_quota",
+    }
+
+
+@pytest.fixture
+def context(tmp_path: Path, tiny_model: Path) -> Context:
+    (tmp_path / "labeled.csv").write_text("id,question,answer\nl,a label,red\n")
+    rows = "".join(f"u{i},question {i}\n" for i in range(5))
+    (tmp_path / "unlabeled.csv").write_text("id,question\n" + rows)
+    config = load_config(
+        {
+            "run_dir": str(tmp_path / "run"),
+            "model": {"name": str(tiny_model), "engine": "transformers"},
+            "task": {"kind": "label", "labels": ["red", "blue"]},
+            "data": {
+                "labeled": str(tmp_path / "labeled.csv"),
+                "unlabeled": str(tmp_path / "unlabeled.csv"),
+                "columns": {"id": "id"},
+                "shard_rows": 2,
+            },
+        }
+    )
+    directory = pipeline.run(config, until="ingest")
+    found = Context(config, directory, StageLedger(directory))
+    name = layout.round_stage(1, "select")
+    folder = found.ledger.begin(name, {}, {}).folder
+    # Of three shards one has nothing that is trusted.
+    chosen = {"u0": ("red", True), "u1": ("blue", False), "u4": ("blue", True)}
+    for source in found.shards("unlabeled"):
+        ids = found.run.read_table(source)["example_id"].to_pylist()
+        rows = [
+            selected(i, chosen[i][0], [0.3, 0.7] if chosen[i][0] == "blue" else [0.8, 0.2],
+                     chosen[i][1])
+            for i in ids
+            if i in chosen
+        ]  # fmt: skip
+        table = pa.Table.from_pylist(
+            rows, schema=pa.schema([f.with_nullable(True) for f in SELECTION])
+        )
+        found.run.write_table(layout.same_shard(source, folder), table)
+    return found
+
+
+def trained_on(context: Context) -> dict[str, dict[str, float]]:
+    """Each trained row's candidates with their weights."""
+    written = list(evolve._write_selected(context, 1, "into"))
+    assert [rows for _, rows in written] == [1, 1]
+    rows = [row for name, _ in written for row in context.run.read_table(name).to_pylist()]
+    return {
+        row["example_id"]: dict(
+            zip(map(str.strip, row["candidates"]), row["candidate_weights"], strict=True)
+        )
+        for row in rows
+    }
+
+
+def test_only_what_was_trusted_is_trained_on_as_it_is_written(context: Context) -> None:
+    assert trained_on(context) == {"u0": {"RED": 1.0}, "u4": {"BLUE": 1.0}}
+
+
+def test_soft_targets_keep_the_doubt(context: Context) -> None:
+    soft = context.config.evolve.model_copy(update={"soft_targets": True})
+    context.config = context.config.model_copy(update={"evolve": soft})
+    found = trained_on(context)
+    assert found["u0"] == pytest.approx({"red": 0.8, "blue": 0.2})
+    assert found["u4"] == pytest.approx({"red": 0.3, "blue": 0.7})
+
+
+def test_nothing_to_train_on_is_one_line(context: Context) -> None:
+    with pytest.raises(UserError, match="round 1: no pseudo-answer was selected"):
+        evolve.raise_nothing_selected(context, 1)
