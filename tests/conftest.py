@@ -1,4 +1,4 @@
-"""What many tests share: the real data, the demo's tiny model, one Ray session."""
+"""What many tests share: public data sets, the demo's tiny model, one Ray session."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 ROOT = Path(__file__).parent.parent
 
+# Public data sets: a few rows of our own in the form of each, and the whole sets, which are no part
+# of the project, where they are at hand.
+PUBLISHED = Path(__file__).parent / "published"
+WHOLE = Path(os.environ.get("SEMIEVOL_DATA", ROOT.parent / "shared" / "data"))
 
-@pytest.fixture(scope="session")
-def real_data() -> Path:
-    """The folder of the public data sets; the test is skipped, saying so, where it is absent."""
-    folder = Path(os.environ.get("SEMIEVOL_DATA", ROOT.parent / "shared" / "data"))
-    if not folder.is_dir():
-        pytest.skip(f"no real data at {folder}; set SEMIEVOL_DATA")
-    return folder
+
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(PUBLISHED, id="few"), *[pytest.param(WHOLE, id="whole")] * WHOLE.is_dir()],
+)
+def published(request) -> Path:
+    """A folder of public data sets: fpb, arc and banking77."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

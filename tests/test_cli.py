@@ -153,12 +153,12 @@ def test_init_writes_a_config_that_loads(tmp_path, capsys) -> None:
     assert "already there" in capsys.readouterr().err
 
 
-def test_init_knows_real_files(real_data, tmp_path) -> None:
+def test_init_knows_published_files(published, tmp_path) -> None:
     for name, kind, question in (("fpb", "multiple_choice", "question"),
                                  ("banking77", "label", "text")):  # fmt: skip
         file = {"fpb": "labeled.csv", "banking77": "train.csv"}[name]
         output = tmp_path / f"{name}.yaml"
-        where = str(real_data / name / file)
+        where = str(published / name / file)
         arguments = ["--labeled", where, "--unlabeled", where, "--output", str(output)]
         assert main(["init", *arguments]) == 0
         config = load_config(output)

@@ -6,11 +6,13 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from typing import Any
 
-from scipy.stats import binomtest, t
+from scipy.stats import t
 
 from benchmarks.common.report import Row, row
+from semievol_ray.stages.statistics import mcnemar_exact
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,13 @@ class Study:
         seeds = sorted(self.correct[first].keys() & self.correct[second].keys())
         pairs = [(self.correct[first][s], self.correct[second][s]) for s in seeds]
         differences = [100 * (statistics.fmean(b) - statistics.fmean(a)) for a, b in pairs]
-        rows = [(x, y) for a, b in pairs for x, y in zip(a, b, strict=True)]
-        lost, won = sum(x and not y for x, y in rows), sum(y and not x for x, y in rows)
+        lost, won, p = mcnemar_exact(*(list(chain(*rows)) for rows in zip(*pairs, strict=True)))
         mean = statistics.fmean(differences)
         low = high = None
         if len(seeds) > 1:
             error = statistics.stdev(differences) / math.sqrt(len(seeds))
             half = float(t.ppf(0.975, len(seeds) - 1)) * error
             low, high = mean - half, mean + half
-        p = float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
         better = sum(d > 0 for d in differences)
         return Comparison(first, second, differences, mean, low, high, better, lost, won, p)
 

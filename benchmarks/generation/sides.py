@@ -26,7 +26,7 @@ from semievol_ray.engines import Batch, Engine, EnginePool, Request, Sampling
 from semievol_ray.engines.vllm_engine import VllmEngine, _Answer
 from semievol_ray.stages.answering import ShardJob, answer_shard
 from semievol_ray.stages.counts import Counts
-from semievol_ray.store import RunDirectory
+from semievol_ray.store import RunDirectory, layout
 
 # What our engine asks of vLLM on a CPU; every side is given the same.
 ENGINE: dict[str, Any] = {
@@ -116,7 +116,7 @@ class Ours:
         shards = job(self.folder, score_options=score_options)
         out = f"out-{uuid.uuid4().hex}"
         sources = shards.run.files("data/unlabeled", ".parquet")
-        pairs = [(s, s.replace("data/unlabeled", out)) for s in sources]
+        pairs = [(source, layout.same_shard(source, out)) for source in sources]
         self.forget()
         start = time.perf_counter()
         tokens = sum(counts.tokens for _, counts in self.pool.map(work, pairs, shards))

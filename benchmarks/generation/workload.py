@@ -12,7 +12,7 @@ from semievol_ray.config import ModelConfig, TaskConfig
 from semievol_ray.engines import Request, Sampling, request_seed
 from semievol_ray.schema import DEMONSTRATIONS, EXAMPLE
 from semievol_ray.stages.answering import ShardJob, Voter
-from semievol_ray.store import RunDirectory
+from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
 
 VOTERS = 4
@@ -96,7 +96,7 @@ def requests_of(folder: Path, voters: range = range(VOTERS)) -> list[Request]:
     found = []
     for name in run.files("data/unlabeled", ".parquet"):
         rows = run.read_table(name).to_pylist()
-        shown = run.read_table(name.replace("data/", "retrieve/")).to_pylist()
+        shown = run.read_table(layout.same_shard(name, "retrieve/unlabeled")).to_pylist()
         for shots in voters:
             for row, near in zip(rows, shown, strict=True):
                 nearest = [labeled[i] for i in near["demonstration_ids"][:shots]]

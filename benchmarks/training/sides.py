@@ -38,25 +38,28 @@ LABELS = ("w1 w2", "w3", "w4 w5 w6")
 def write_model(folder: Path, hidden: int = 256, layers: int = 4, heads: int = 8) -> Path:
     """A Llama with random weights, and a tokenizer to which a word is a token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
+
+    from semievol_ray.demo.model import make_llama
 
     words = ["<s>", "</s>", "<pad>", *(f"w{i}" for i in range(WORDS - 3))]
     raw = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="w0"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
-    config = LlamaConfig(
-        vocab_size=WORDS,
-        hidden_size=hidden,
+    torch.manual_seed(0)
+    make_llama(
+        WORDS,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        context=2048,
         intermediate_size=hidden * 11 // 4,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
         num_key_value_heads=heads // 2,
+        tie_word_embeddings=False,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    ).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=raw, **special).save_pretrained(folder)
     return folder
 

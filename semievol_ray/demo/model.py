@@ -43,25 +43,29 @@ def make_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
     )
 
 
-def make_llama(vocabulary: int, *, hidden: int, layers: int, heads: int, context: int) -> Any:
-    """A Llama with random weights; seed torch beforehand."""
+def make_llama(
+    vocabulary: int, *, hidden: int, layers: int, heads: int, context: int, **others: Any
+) -> Any:
+    """A Llama with random weights; seed torch beforehand. `others` are fields of LlamaConfig.
+
+    Without them its special tokens are those of `make_tokenizer`.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            intermediate_size=hidden * 8 // 3 // 32 * 32,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            max_position_embeddings=context,
-            tie_word_embeddings=True,
-            eos_token_id=0,
-            bos_token_id=None,
-            pad_token_id=1,
-        )
-    )
+    shape = {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": hidden * 8 // 3 // 32 * 32,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": context,
+        "tie_word_embeddings": True,
+        "eos_token_id": 0,
+        "bos_token_id": None,
+        "pad_token_id": 1,
+    }
+    return LlamaForCausalLM(LlamaConfig(**(shape | others)))
 
 
 def pretrain(

@@ -15,7 +15,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 
 # Deaths with an item after which it is done in isolation: the first may have been another's fault.
-_DEATHS_BEFORE_CARE = 2
+_DEATHS_BEFORE_ISOLATION = 2
 
 # One shard is worked on while the next is read, so that the engine never waits.
 IN_FLIGHT_PER_REPLICA = 2
@@ -124,7 +124,7 @@ class Fleet:
 
     def needs_isolation(self, item: Hashable) -> bool:
         """Whether replicas died of this item alone."""
-        return self.attempts.get(item, 0) >= _DEATHS_BEFORE_CARE
+        return self.attempts.get(item, 0) >= _DEATHS_BEFORE_ISOLATION
 
     def completed(self, replica: int, item: Hashable) -> None:
         """An item's work is committed."""

@@ -1,11 +1,11 @@
-"""An engine under suspicion: finds the requests that kill it, and lives without them.
+"""Isolation of poison requests: which of them kill an engine is found, and they are left out.
 
 A work item whose replicas died twice is done again behind this wrapper. It lets few requests at a
-time to the engine and writes down which, before; who comes after its death reads that, looks more
-closely at those, and knows which one kills when there was only one, twice: a single death may have
-been a machine's. Each death leaves a sixteenth: of a shard of 4096 rows the one that kills is found
-in four, costs itself alone, and is never asked again. What the others answer is what they always
-do: a request's seed is its own.
+time to the engine and records which, before; the next replica reads the record, divides those
+further, and knows the poison when an engine died of one request alone, twice: a single death may
+have been a machine's. Each death leaves a sixteenth: of a shard of 4096 rows the poison is found in
+four, costs itself alone, and is never asked again. What the others answer is what they always do: a
+request's seed is its own.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _PARTS = 16
 
 
 class IsolatingEngine(Engine):
-    """An engine whose requests in flight are always written down in a journal of the run."""
+    """An engine whose requests in flight are always on record in the run."""
 
-    def __init__(self, engine: Engine, run: RunDirectory, journal: str) -> None:
+    def __init__(self, engine: Engine, run: RunDirectory, record: str) -> None:
         self.tokenizer, self.max_model_len = engine.tokenizer, engine.max_model_len
         self.charges = engine.charges
-        self._engine, self._run, self._journal = engine, run, journal
+        self._engine, self._run, self._record = engine, run, record
         self._one_at_a_time = asyncio.Lock()
-        found: dict[str, list[str]] = run.read_json(journal) or {}
-        died_with = found.get("in_flight", [])
-        before = found.get("died_alone", [])
+        before: dict[str, list[str]] = run.read_json(record) or {}
+        died_with = before.get("in_flight", [])
+        died_alone = before.get("died_alone", [])
         alone = died_with if len(died_with) == 1 else []
-        self._killers = {*found.get("killers", []), *(key for key in alone if key in before)}
-        self._died_alone = sorted({*before, *alone} - self._killers)
-        self._suspects = set(died_with) - self._killers
+        self._poison = {*before.get("poison", []), *(key for key in alone if key in died_alone)}
+        self._died_alone = sorted({*died_alone, *alone} - self._poison)
+        self._suspects = set(died_with) - self._poison
 
     async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer; a request that kills the engine fails with "engine_crash"."""
@@ -55,7 +55,7 @@ class IsolatingEngine(Engine):
 
     def _groups(self, keys: list[str]) -> Iterator[list[int]]:
         suspects = [i for i, key in enumerate(keys) if key in self._suspects]
-        others = [i for i, key in enumerate(keys) if key not in self._suspects | self._killers]
+        others = [i for i, key in enumerate(keys) if key not in self._suspects | self._poison]
         for indices in (suspects, others):
             size = max(1, -(-len(indices) // _PARTS))
             for start in range(0, len(indices), size):
@@ -63,9 +63,9 @@ class IsolatingEngine(Engine):
 
     def _write(self, in_flight: list[str]) -> None:
         self._run.write_json(
-            self._journal,
+            self._record,
             {
-                "killers": sorted(self._killers),
+                "poison": sorted(self._poison),
                 "died_alone": self._died_alone,
                 "in_flight": in_flight,
             },

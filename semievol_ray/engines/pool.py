@@ -161,7 +161,7 @@ class EnginePool:
                         fleet.settled_on(replica, result)
                     else:
                         if fleet.needs_isolation(item):
-                            self.run.delete_file(_journal(self.model, work, item))
+                            self.run.delete_file(_poison_record(self.model, work, item))
                         fleet.completed(replica, item)
                         self._pass_on(result.notes)
                         yield result.result
@@ -202,8 +202,8 @@ class EnginePool:
         actor = self._living[replica].actor
         if not fleet.needs_isolation(item):
             return actor.run.remote(work, *arguments, item)
-        journal = _journal(self.model, work, item)
-        return actor.run_isolated.remote(self.run, journal, work, *arguments, item)
+        record = _poison_record(self.model, work, item)
+        return actor.run_isolated.remote(self.run, record, work, *arguments, item)
 
     def _send_off(self, fleet: Fleet) -> None:
         """Replicas on machines that are going finish what they hold, and end."""
@@ -227,7 +227,7 @@ class EnginePool:
             living.end()
         isolated = item is not None and fleet.needs_isolation(item)
         lost = fleet.died(replica, with_its_machine=_machine_is_gone(error))
-        if isolated and not self.run.exists(_journal(self.model, work, item)):
+        if isolated and not self.run.exists(_poison_record(self.model, work, item)):
             # It died before any request was made: no row is to blame.
             lost = [item]
         self._check_losses(fleet, lost, error)
@@ -286,9 +286,9 @@ class EnginePool:
         )
 
 
-def _journal(model: ModelConfig, work: Work, item: Hashable) -> str:
+def _poison_record(model: ModelConfig, work: Work, item: Hashable) -> str:
     """Where the requests in flight of an item under suspicion are written down."""
-    return f"{layout.JOURNALS}/{digest([model.name, work.__name__, str(item)])}.json"
+    return f"{layout.ISOLATION}/{digest([model.name, work.__name__, str(item)])}.json"
 
 
 def _cause(error: Any) -> Exception:

@@ -78,10 +78,10 @@ class Replica:
         return Done(await work(self.engine, *arguments), self.engine.notes())
 
     async def run_isolated(
-        self, run: RunDirectory, journal: str, work: Work, *arguments: Any
+        self, run: RunDirectory, record: str, work: Work, *arguments: Any
     ) -> Done:
         """The same for work that replicas died of: what kills is found, and left out."""
-        isolating = IsolatingEngine(self.engine, run, journal)
+        isolating = IsolatingEngine(self.engine, run, record)
         return Done(await work(isolating, *arguments), self.engine.notes())
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ LIVE = "live.json"
 DEVICES = "devices.json"
 MANIFESTS = "manifests"
 LOGS = "logs"
-JOURNALS = "journal"
+ISOLATION = "isolation"
 
 # A reference to something that the run made itself, where a user's path or hub id may stand too.
 _SCHEME = "run:"

@@ -70,8 +70,8 @@ def results(run: Path) -> dict[str, bytes]:
 class Storm:
     """Starts a run again and again, and kills what it started."""
 
-    def __init__(self, path: Path, dice: random.Random) -> None:
-        self.path, self.dice = path, dice
+    def __init__(self, path: Path, rng: random.Random) -> None:
+        self.path, self.rng = path, rng
         self.kills: Counter[str] = Counter()
         self.refused = self.redone = 0
 
@@ -99,19 +99,19 @@ class Storm:
         """Kill at random until the driver is dead or done."""
         while True:
             stage = self.stage()
-            pause = self.dice.expovariate(1 / PAUSES.get(stage, 6.0))
+            pause = self.rng.expovariate(1 / PAUSES.get(stage, 6.0))
             with contextlib.suppress(subprocess.TimeoutExpired):
                 return driver.wait(timeout=pause)
-            if self.dice.random() < 0.03:
+            if self.rng.random() < 0.03:
                 self.rival()
-            if self.dice.random() < 0.12:
+            if self.rng.random() < 0.12:
                 self.kills[f"driver in {self.stage()}"] += 1
                 driver.kill()
                 return driver.wait()
             victims = workers(driver.pid)
             if victims:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self.dice.choice(victims), signal.SIGKILL)
+                    os.kill(self.rng.choice(victims), signal.SIGKILL)
                     self.kills[f"worker in {self.stage()}"] += 1
 
     def rival(self) -> None:
@@ -176,6 +176,6 @@ def test_a_run_that_is_killed_everywhere_is_the_one_that_nobody_touched(tmp_path
               f" {dict(storm.kills.most_common())}", flush=True)  # fmt: skip
         if total >= KILLS or time.monotonic() > deadline:
             break
-        redo = storm.dice.choice(STAGES)
+        redo = storm.rng.choice(STAGES)
     out = (storm.path.parent / "out.txt").read_text()
     assert "Traceback" not in out

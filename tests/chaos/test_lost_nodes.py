@@ -145,16 +145,16 @@ def test_what_is_killed_at_random_leaves_the_same_bytes(cluster, tmp_path) -> No
     """Replicas and whole nodes, while they load, answer or commit: wherever the moment falls."""
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    dice, count = random.Random(0), 40 * KILLS
+    rng, count = random.Random(0), 40 * KILLS
     for name, kills in (("calm", 0), ("storm", KILLS)):
         run = tmp_path / name
         pool = make_pool(run, 2, max_restarts=2 * KILLS + 2)
         done, left, lost_nodes = [], kills, 0
         for item, worker in pool.map(answer, range(count), RunDirectory(str(run))):
             done.append(item)
-            if not left or dice.random() > 1 / 20:
+            if not left or rng.random() > 1 / 20:
                 continue
-            if dice.random() < 1 / 4:
+            if rng.random() < 1 / 4:
                 cluster.remove_node(nodes.pop(0), allow_graceful=False)
                 nodes.append(cluster.add_node(num_cpus=1))
                 left, lost_nodes = left - 1, lost_nodes + 1

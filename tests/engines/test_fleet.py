@@ -111,24 +111,24 @@ def test_no_more_replicas_than_work() -> None:
 
 
 def test_a_storm_of_deaths_loses_nothing() -> None:
-    dice = random.Random(7)
+    rng = random.Random(7)
     state = Fleet(range(500), max_deaths=10**9, max_attempts=10**9)
     done: set[object] = set()
     while not state.finished:
         for _ in range(state.wanted(1, 5)):
             state.start()
         for number in list(state.starting):
-            if dice.random() < 0.1:
+            if rng.random() < 0.1:
                 state.died(number)
             else:
                 state.became_ready(number)
         while state.next_assignment() is not None:
             pass
         for replica, held in list(state.ready.items()):
-            if dice.random() < 0.2:
+            if rng.random() < 0.2:
                 state.died(replica)
             elif held:
-                item = dice.choice(held)
+                item = rng.choice(held)
                 state.completed(replica, item)
                 assert item not in done
                 done.add(item)

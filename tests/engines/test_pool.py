@@ -103,7 +103,7 @@ def test_rows_that_kill_their_engine_cost_themselves_alone(pool, tmp_path) -> No
         )
         differing = [i for i, (a, b) in enumerate(zip(fine, poisoned, strict=True)) if a != b]
         assert differing == ([17, 50] if item == 2 else [])
-    assert not list((tmp_path / "run").rglob("*.json")), "a journal stayed behind"
+    assert not list((tmp_path / "run").rglob("*.json")), "a record stayed behind"
 
 
 async def answer_slowly(engine, item: int) -> int:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray.config import TrainingConfig
+from semievol_ray.demo.model import make_llama
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import Progress, TrainingJob, TrainingResult, train
 
@@ -37,10 +38,10 @@ WORDS = [
 LABELS = ("positive", "negative", "neutral")
 
 
-def build_tiny_model(folder: Path, hidden: int = 64, layers: int = 2, **options: Any) -> Path:
+def build_tiny_model(folder: Path, hidden: int = 64) -> Path:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     special = ["<s>", "</s>", "<pad>"]
@@ -51,21 +52,20 @@ def build_tiny_model(folder: Path, hidden: int = 64, layers: int = 2, **options:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
     )
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=hidden,
+    torch.manual_seed(0)
+    make_llama(
+        len(vocabulary),
+        hidden=hidden,
+        layers=2,
+        heads=4,
+        context=512,
         intermediate_size=2 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        tie_word_embeddings=False,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=2,
-        **options,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
+    ).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
