@@ -1,4 +1,4 @@
-"""Models on disk and on the hub: is it there, its tokenizer, its adapters."""
+"""Models on disk and on the hub, and the library that loads them."""
 
 from __future__ import annotations
 
@@ -44,6 +44,28 @@ def _newest(folder: Path) -> int:
 @lru_cache
 def _fingerprint(folder: Path, _newest_ns: int) -> str:
     return model_fingerprint(folder)
+
+
+def import_transformers() -> None:
+    """Import transformers' models without scikit-learn and SciPy: a seventh of what it takes.
+
+    For processes of ours alone: assisted generation, which learns its threshold with scikit-learn,
+    keeps a fixed one afterwards. Whoever else asks for the two finds them.
+    """
+    import transformers.utils as utils
+
+    kept = (utils.is_sklearn_available, utils.is_scipy_available)
+    utils.is_sklearn_available = utils.is_scipy_available = _never
+    try:
+        # What a lazy module holds back is imported here too: the first model would bring it.
+        import transformers.generation.utils
+        import transformers.modeling_utils  # noqa: F401
+    finally:
+        utils.is_sklearn_available, utils.is_scipy_available = kept
+
+
+def _never() -> bool:
+    return False
 
 
 def load_tokenizer(model: ModelConfig) -> Any:

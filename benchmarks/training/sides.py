@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 import torch
 
 from semievol_ray.config import TrainingConfig
+from semievol_ray.model_files import import_transformers
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import TrainingJob, batches, metrics, zero
 from semievol_ray.training.batches import Indices, Layout, Sequence
 from semievol_ray.training.token_cache import TokenizedExamples
-from semievol_ray.training.world import World, import_transformers, joined
+from semievol_ray.training.world import World, joined
 
 WORDS = 4096
 EXAMPLES = 512

@@ -27,7 +27,7 @@ from semievol_ray.engines.sampling import Sampler
 from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.errors import SemiEvolError
-from semievol_ray.model_files import check_adapter, check_model_exists, load_tokenizer
+from semievol_ray.model_files import check_adapter, import_transformers, load_tokenizer
 from semievol_ray.tokens import Tokens
 
 # Logits that one scoring pass may hold: 1 GiB of float32.
@@ -93,9 +93,10 @@ class TransformersEngine(Engine):
 
     def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         import torch
+
+        import_transformers()
         from transformers import AutoModelForCausalLM
 
-        check_model_exists(model.name)
         torch.set_num_threads(options.threads)
         self.tokenizer = load_tokenizer(model)
         self.tokens = Tokens(self.tokenizer)

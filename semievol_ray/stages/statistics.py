@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from scipy.stats import binomtest
-
 
 def wilson_interval(correct: int, rows: int, confidence: float) -> tuple[float, float]:
     """Wilson's interval of a proportion: honest for few rows and near 0 and 1."""
+    # Late, here and below: SciPy takes a second, and every command and worker imports the stages.
+    from scipy.stats import binomtest
+
     found = binomtest(correct, rows).proportion_ci(confidence, method="wilson")
     return float(found.low), float(found.high)
 
@@ -18,6 +19,8 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, i
 
     The models answer the same rows, so the test is paired: only rows they differ on count.
     """
+    from scipy.stats import binomtest
+
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     differing = only_first + only_second

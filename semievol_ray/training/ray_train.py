@@ -178,7 +178,8 @@ def _work(job: TrainingJob, depot: Depot | None, rank: int) -> Outcome | None:
 
 
 def _train(job: TrainingJob, depot: Depot | None, log_file: Path) -> Outcome | None:
-    from semievol_ray.training.world import import_transformers, prepare_environment
+    from semievol_ray.model_files import import_transformers
+    from semievol_ray.training.world import prepare_environment
 
     with _output_in(log_file):
         prepare_environment()

@@ -111,26 +111,6 @@ def prepare_environment() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
-def import_transformers() -> None:
-    """Import transformers' models without scikit-learn and SciPy, which take 4 of its 14 seconds.
-
-    They serve assisted generation and object detection, and are found again by whoever asks later.
-    """
-    import transformers.utils as utils
-
-    kept = (utils.is_sklearn_available, utils.is_scipy_available)
-    utils.is_sklearn_available = utils.is_scipy_available = _never
-    try:
-        import transformers.generation
-        import transformers.modeling_utils  # noqa: F401
-    finally:
-        utils.is_sklearn_available, utils.is_scipy_available = kept
-
-
-def _never() -> bool:
-    return False
-
-
 @contextmanager
 def joined(log_file: Path, timeout_seconds: float) -> Iterator[World]:
     """The world that this process is part of; DeepSpeed's messages go to `log_file`.
