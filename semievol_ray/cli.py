@@ -99,6 +99,8 @@ def _select(args: argparse.Namespace) -> int:
     from semievol_ray.reselection import reselect
 
     found = reselect(args.run, tuple(args.set), args.round)
+    for line in found.lines:
+        print(line)
     for reason, count in found.reasons.items():
         print(f"{reason:<18} {count}")
     print(f"written to {found.folder}")

@@ -60,5 +60,6 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
     risky = semievol("select", str(run), "--set", "selection.policy=risk",
                      "--set", "selection.options.alpha=0.4")  # fmt: skip
     assert risky.returncode == 0, risky.stderr
+    assert "6 held-out labels" in risky.stdout
     again = semievol("run", str(config), "--until", "round-1/select")
     assert again.returncode == 0 and again.stderr.count("already done") == 7, again.stderr
