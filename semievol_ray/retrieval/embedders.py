@@ -19,6 +19,8 @@ Vectors = NDArray[np.float32]
 _DEFAULT_SENTENCE_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 _TFIDF_TERMS = 4096
 _MODEL_TOKENS = 512
+# Of an endpoint that is busy or away: some twenty seconds in all.
+_RETRIES = 6
 
 
 class Embedder(Protocol):
@@ -110,7 +112,7 @@ class OpenAIEmbedder:
 
         # The key is read where it is used: it is part of no object that is sent or stored.
         key = os.environ.get(self.config.api_key_env) or "none"
-        client = openai.OpenAI(base_url=self.config.base_url, api_key=key, max_retries=6)
+        client = openai.OpenAI(base_url=self.config.base_url, api_key=key, max_retries=_RETRIES)
         try:
             reply = client.embeddings.create(model=self.config.model or "", input=list(texts))
         except (openai.AuthenticationError, openai.PermissionDeniedError):

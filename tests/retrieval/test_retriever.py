@@ -13,7 +13,7 @@ import pytest
 
 from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import ModelConfig, RetrievalConfig
-from semievol_ray.retrieval import Retriever, create_embedder
+from semievol_ray.retrieval import Retriever, create_embedder, embedders
 from semievol_ray.schema import EXAMPLE
 from semievol_ray.stages.retrieve import demonstrations
 
@@ -98,7 +98,7 @@ def test_missing_models_are_one_line(tiny_model) -> None:
         create_embedder(RetrievalConfig(embedder="openai"), TEXTS, base)
 
 
-def test_vectors_of_an_endpoint(tiny_model) -> None:
+def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
     """An OpenAI-compatible server on loopback; its vectors count letters."""
     locked: list[bool] = []
 
@@ -136,6 +136,7 @@ def test_vectors_of_an_endpoint(tiny_model) -> None:
     with pytest.raises(UserError, match="refuses the API key"):
         Retriever.build(examples(TEXTS), config, model)
     server.shutdown()
+    monkeypatch.setattr(embedders, "_RETRIES", 1)
     with pytest.raises(SemiEvolError, match="no embeddings"):
         Retriever.build(
             examples(TEXTS), config.model_copy(update={"base_url": "http://127.0.0.1:9/v1"}), model
