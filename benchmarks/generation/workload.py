@@ -11,7 +11,7 @@ import pyarrow as pa
 from semievol_ray.config import ModelConfig, TaskConfig
 from semievol_ray.engines import Request, Sampling, request_seed
 from semievol_ray.schema import DEMONSTRATIONS, EXAMPLE
-from semievol_ray.stages.answering import ShardJob, Voter
+from semievol_ray.stages.answering import ResolvedCollaborator, ShardJob
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
 
@@ -72,7 +72,7 @@ def job(folder: Path, *, score_options: bool = False) -> ShardJob:
     run = RunDirectory(str(folder / "run"))
     model = model_config(folder, "vllm")
     voters = tuple(
-        Voter(f"shots-{shots}", model, None, shots, Sampling(1.0, 1.0, MAX_TOKENS))
+        ResolvedCollaborator(f"shots-{shots}", model, None, shots, Sampling(1.0, 1.0, MAX_TOKENS))
         for shots in range(VOTERS)
     )
     labeled = ("data/labeled/shard-00000.parquet",)

@@ -38,7 +38,7 @@ from semievol_ray.tasks import PromptRenderer, Task
 
 
 @dataclass(frozen=True)
-class Voter:
+class ResolvedCollaborator:
     """A collaborator with its model resolved; `adapter` may be a `layout.reference`."""
 
     name: str
@@ -60,7 +60,7 @@ class Voter:
         shots: int,
         sampling: Sampling,
         collaborator: Collaborator | None = None,
-    ) -> Voter:
+    ) -> ResolvedCollaborator:
         """A model as it is asked: as its config has it, or as a collaborator's.
 
         A thought has room of its own, beside the answer's. What this run trained has never been
@@ -89,7 +89,7 @@ class ShardJob:
 
     run: RunDirectory
     task: Task
-    voters: tuple[Voter, ...]
+    voters: tuple[ResolvedCollaborator, ...]
     seed: int
     score_options: bool
     labeled_shards: tuple[str, ...] = ()
@@ -126,7 +126,7 @@ async def answer_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> 
 async def _answer(
     engine: Engine,
     job: ShardJob,
-    voter: Voter,
+    voter: ResolvedCollaborator,
     rows: Sequence[Mapping[str, Any]],
     shown: Sequence[Sequence[Mapping[str, Any]]],
     examples: pa.Table,
@@ -173,7 +173,7 @@ def fit_request(
         shown.pop()
 
 
-def renderer_for(engine: Engine, task: Task, voter: Voter) -> PromptRenderer:
+def renderer_for(engine: Engine, task: Task, voter: ResolvedCollaborator) -> PromptRenderer:
     """What makes a voter's prompts."""
     return PromptRenderer(
         engine.tokenizer,
@@ -198,7 +198,7 @@ def make_request(renderer: PromptRenderer, messages: list[Message], seed: int) -
 async def ask(
     engine: Engine,
     job: ShardJob,
-    voter: Voter,
+    voter: ResolvedCollaborator,
     rows: Sequence[Mapping[str, Any]],
     requests: list[Request],
 ) -> tuple[pa.Table, pa.Array | None]:

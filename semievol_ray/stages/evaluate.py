@@ -20,8 +20,8 @@ from semievol_ray.engines import Batch, Engine, Sampling, request_seed
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.schema import PREDICTION
 from semievol_ray.stages.answering import (
+    ResolvedCollaborator,
     ShardJob,
-    Voter,
     ask,
     demonstrations_of,
     fit_request,
@@ -205,7 +205,7 @@ def _job(context: Context, name: str, model: ModelRef) -> ShardJob:
     return ShardJob(
         context.run,
         context.task,
-        (Voter.of(name, model, evaluation.shots, sampling),),
+        (ResolvedCollaborator.of(name, model, evaluation.shots, sampling),),
         context.config.seed,
         score_options=False,
         labeled_shards=tuple(context.shards("labeled")),

@@ -12,8 +12,8 @@ from semievol_ray.config import Config
 from semievol_ray.engines import Engine, Sampling
 from semievol_ray.stages.along import Along
 from semievol_ray.stages.answering import (
+    ResolvedCollaborator,
     ShardJob,
-    Voter,
     answer_shard,
     interleave,
     take,
@@ -99,7 +99,7 @@ STAGE = Stage(
 def _answer(
     context: Context,
     round_number: int,
-    voters: Sequence[Voter],
+    voters: Sequence[ResolvedCollaborator],
     shards: Shards,
     budget: Budget,
     along: Along | None = None,
@@ -137,7 +137,7 @@ def _answer(
 def _answer_in_parts(
     context: Context,
     round_number: int,
-    pools: Sequence[Sequence[Voter]],
+    pools: Sequence[Sequence[ResolvedCollaborator]],
     shards: Shards,
     budget: Budget,
 ) -> Counts:
@@ -173,7 +173,9 @@ async def answer_and_more(
     return target, answered, None if more is None else await more(engine, source)
 
 
-def _job(context: Context, round_number: int, members: tuple[Voter, ...]) -> ShardJob:
+def _job(
+    context: Context, round_number: int, members: tuple[ResolvedCollaborator, ...]
+) -> ShardJob:
     mined = context.config.iteration.mode == "mine"
     earlier = range(1, round_number) if mined else ()
     return ShardJob(
@@ -188,7 +190,7 @@ def _job(context: Context, round_number: int, members: tuple[Voter, ...]) -> Sha
     )
 
 
-def voters(context: Context, model_of: Callable[[str], ModelRef]) -> list[Voter]:
+def voters(context: Context, model_of: Callable[[str], ModelRef]) -> list[ResolvedCollaborator]:
     """The collaborators with their models, as `model_of` gives these by name."""
     found = []
     for collaborator in context.config.collaborators:
@@ -198,13 +200,17 @@ def voters(context: Context, model_of: Callable[[str], ModelRef]) -> list[Voter]
         limit = response_tokens(context, model, context.config.generation.max_tokens)
         sampling = Sampling(max_tokens=limit, **chosen)
         assert collaborator.name is not None  # config names every one
-        found.append(Voter.of(collaborator.name, model, collaborator.shots, sampling, collaborator))
+        found.append(
+            ResolvedCollaborator.of(
+                collaborator.name, model, collaborator.shots, sampling, collaborator
+            )
+        )
     return found
 
 
-def pools(asked: Sequence[Voter]) -> list[list[Voter]]:
+def pools(asked: Sequence[ResolvedCollaborator]) -> list[list[ResolvedCollaborator]]:
     """The voters by the base model whose replicas host them."""
-    found: dict[str, list[Voter]] = {}
+    found: dict[str, list[ResolvedCollaborator]] = {}
     for voter in asked:
         found.setdefault(voter.base.model_dump_json(), []).append(voter)
     return list(found.values())

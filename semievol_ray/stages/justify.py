@@ -12,8 +12,8 @@ from semievol_ray.engines import Engine, Sampling, request_seed
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.stages.along import Along
 from semievol_ray.stages.answering import (
+    ResolvedCollaborator,
     ShardJob,
-    Voter,
     answer_shard,
     ask,
     make_request,
@@ -66,7 +66,7 @@ def plan(context: Context, round_number: int) -> Justification:
     job = ShardJob(
         context.run,
         context.task,
-        (Voter.of(COLLABORATOR, warm, 0, sampling),),
+        (ResolvedCollaborator.of(COLLABORATOR, warm, 0, sampling),),
         config.seed + round_number - 1,
         score_options=False,
     )

@@ -19,7 +19,13 @@ from semievol_ray.schema import SCORE
 from semievol_ray.selection import Groups
 from semievol_ray.selection.policies import POLICIES
 from semievol_ray.stages import justify
-from semievol_ray.stages.answering import ShardJob, Voter, make_request, renderer_for, take
+from semievol_ray.stages.answering import (
+    ResolvedCollaborator,
+    ShardJob,
+    make_request,
+    renderer_for,
+    take,
+)
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts
 from semievol_ray.stages.shards import TALLIES, Shards
@@ -46,7 +52,7 @@ class Scoring:
 def run(context: Context, round_number: int) -> Outcome:
     """Write shards in the SCORE schema: the agreed answers that were not justified."""
     warm = context.model("warm", round_number)
-    voter = Voter.of(_NAME, warm, 0, _NOTHING_IS_WRITTEN)
+    voter = ResolvedCollaborator.of(_NAME, warm, 0, _NOTHING_IS_WRITTEN)
     job = ShardJob(context.run, context.task, (voter,), context.config.seed, score_options=False)
     verdicts = layout.round_stage(round_number, justify.STAGE.name)
     scoring = Scoring(

@@ -12,7 +12,7 @@ from semievol_ray.config_file import load_config
 from semievol_ray.engines import EnginePool, Sampling
 from semievol_ray.results import Run
 from semievol_ray.stages import ingest
-from semievol_ray.stages.answering import ShardJob, Voter, answer_shard
+from semievol_ray.stages.answering import ResolvedCollaborator, ShardJob, answer_shard
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
@@ -66,7 +66,7 @@ def test_an_engine_is_a_file_and_a_line(values, monkeypatch, ray_session) -> Non
     checked = load_config(values | {"model": model})
     directory = pipeline.run(checked, until="ingest")
     task = Task.from_config(checked.task)
-    voter = Voter.of("echo", ModelRef(checked.model), 0, Sampling(0.0, 1.0, 8))
+    voter = ResolvedCollaborator.of("echo", ModelRef(checked.model), 0, Sampling(0.0, 1.0, 8))
     job = ShardJob(RunDirectory(directory.uri), task, (voter,), 0, score_options=False)
     sources = Run(checked.run_dir).manifests[0].outputs
     pairs = [(name, f"echoed/{i}.parquet") for i, name in enumerate(sources) if "unlabeled" in name]

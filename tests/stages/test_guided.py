@@ -10,7 +10,7 @@ from semievol_ray import UserError
 from semievol_ray.config import ModelConfig, TaskConfig
 from semievol_ray.engines import Request, Sampling
 from semievol_ray.engines.transformers_engine import TransformersEngine
-from semievol_ray.stages.answering import ShardJob, Voter, ask
+from semievol_ray.stages.answering import ResolvedCollaborator, ShardJob, ask
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
 from tests.engines.asking import options
@@ -27,7 +27,7 @@ def test_every_response_of_a_guided_voter_is_a_label(tiny_model, tmp_path, score
     requests = [Request(f"nonsense {i}\nQuite free:", i) for i in range(12)]
 
     def answers(guided: bool) -> list[str]:
-        voter = Voter("v", model, None, 0, Sampling(1.0, 1.0, 12), guided=guided)
+        voter = ResolvedCollaborator("v", model, None, 0, Sampling(1.0, 1.0, 12), guided=guided)
         job = ShardJob(RunDirectory(str(tmp_path)), task, (voter,), 0, score_options=scored)
         engine = TransformersEngine(model, options())
         generated, scores = asyncio.run(ask(engine, job, voter, rows, requests))

@@ -14,7 +14,7 @@ from semievol_ray.config_file import load_config
 from semievol_ray.engines.protocol import Sampling
 from semievol_ray.schema import EXAMPLE, RESPONSE
 from semievol_ray.stages import justify, score
-from semievol_ray.stages.answering import ShardJob, Voter
+from semievol_ray.stages.answering import ResolvedCollaborator, ShardJob
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
 from tests.engines.asking import options
@@ -54,7 +54,7 @@ def test_winners_are_scored_as_they_are_written_and_verdicts_left_alone(
     run = RunDirectory(str(tmp_path / "run"))
     written(run)
     base = ModelConfig(name=str(tiny_model), engine="transformers")
-    voter = Voter("score", base, None, 0, Sampling(0.0, 1.0, 1))
+    voter = ResolvedCollaborator("score", base, None, 0, Sampling(0.0, 1.0, 1))
     job = ShardJob(run, TASK, (voter,), 0, score_options=False)
     scoring = score.Scoring(job, "generated", "justified")
     pair = ("ingest/shard-00000.parquet", "scored/shard-00000.parquet")

@@ -11,7 +11,7 @@ from semievol_ray import UserError, load_config
 from semievol_ray.config import Collaborator, ModelConfig, TaskConfig
 from semievol_ray.engines import GENERATION, Request, Sampling
 from semievol_ray.engines.protocol import failed_generation
-from semievol_ray.stages.answering import Voter, make_request, renderer_for, respond
+from semievol_ray.stages.answering import ResolvedCollaborator, make_request, renderer_for, respond
 from semievol_ray.stages.finetune import Target, training_table
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef
@@ -35,15 +35,15 @@ def test_training_and_generation_show_one_prompt(name, tmp_path, monkeypatch) ->
     monkeypatch.setattr("semievol_ray.stages.rendering.load_tokenizer", lambda _: tokenizer)
     renderer = make_renderer(SimpleNamespace(task=TASK, base=base))
     taught = training_table(TASK, renderer, [(EXAMPLE, Target.hard("B"))]).to_pylist()[0]
-    warm = Voter.of("warm", ModelRef(base, "adapter"), 0, SAMPLING)
+    warm = ResolvedCollaborator.of("warm", ModelRef(base, "adapter"), 0, SAMPLING)
     assert prompt(tokenizer, warm) == taught["prompt"] and taught["chat"]
     assert not warm.thinks and warm.sampling == SAMPLING
     # A base model that does not think is asked in the same way.
-    quiet = Voter.of(
+    quiet = ResolvedCollaborator.of(
         "base", ModelRef(base), 0, SAMPLING, Collaborator(model="base", thinking_tokens=0)
     )
     assert prompt(tokenizer, quiet) == taught["prompt"]
-    thinks = Voter.of("base", ModelRef(base), 0, SAMPLING)
+    thinks = ResolvedCollaborator.of("base", ModelRef(base), 0, SAMPLING)
     assert thinks.thinks and thinks.sampling.max_tokens == 16 + 64
     if name in ("qwen3", "deepseek-r1-distill", "gpt-oss"):
         assert prompt(tokenizer, thinks) != taught["prompt"]
@@ -52,7 +52,7 @@ def test_training_and_generation_show_one_prompt(name, tmp_path, monkeypatch) ->
 def test_a_collaborators_own_word_goes_before_its_models() -> None:
     base = ModelConfig(name="m", thinking_tokens=64, chat_template_kwargs={"effort": "low"})
     own = Collaborator(model="base", thinking_tokens=8, chat_template_kwargs={"effort": "high"})
-    voter = Voter.of("x", ModelRef(base), 0, SAMPLING, own)
+    voter = ResolvedCollaborator.of("x", ModelRef(base), 0, SAMPLING, own)
     assert (voter.template_kwargs, voter.sampling.max_tokens) == ({"effort": "high"}, 24)
     tokenizer = make_tokenizer("gpt-oss")
     tokenizer.chat_template = tokenizer.chat_template.replace("reasoning_effort", "effort")
