@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 PROGRAM = """
 import sys
 from semievol_ray.model_files import import_transformers
@@ -17,6 +19,7 @@ print(is_sklearn_available())
 """
 
 
+@pytest.mark.e2e
 def test_a_worker_loads_a_model_without_what_it_does_not_need(tiny_model) -> None:
     """In a process of its own: this one has imported everything."""
     done = subprocess.run(
