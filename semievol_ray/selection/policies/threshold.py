@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +40,44 @@ class ThresholdPolicy(Policy):
     def decide(self, passes: Passes) -> Decision:
         """See Policy.decide."""
         return partial(_below_threshold, self, self.threshold(passes))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyPolicy(ThresholdPolicy):
+    """A threshold of entropies, which may be taken of others: those of the labels.
+
+    `labeled_entropies` are the model's own responses' to the labels, in nats; None: the percentile
+    is over the examples that are ranked.
+    """
+
+    labeled_entropies: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.labeled_entropies is not None:
+            known = tuple(x for x in map(float, self.labeled_entropies) if not np.isnan(x))
+            if not known:
+                raise ValueError(
+                    "labeled_entropies: none of them is a number, so no threshold follows"
+                )
+            object.__setattr__(self, "labeled_entropies", known)
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any], facts: Facts) -> Self:
+        """See Policy.of."""
+        over: Literal["labeled", "unlabeled"] = settings.get("percentile_over", "unlabeled")
+        entropies = None
+        if over == "labeled":
+            entropies = tuple(facts.labeled_entropies().drop_null().to_pylist())
+        return cls(percentile=settings["percentile"], labeled_entropies=entropies)
+
+    def threshold(self, passes: Passes) -> float:
+        """See ThresholdPolicy.threshold."""
+        if self.labeled_entropies is None:
+            return super().threshold(passes)
+        passes.note()
+        keys = rising_bits(np.asarray(self.labeled_entropies))
+        return percentile_of(lambda *window: [keys_within(keys, *window)], self.percentile)
 
 
 def _costs(

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from semievol_ray.selection.examples import Examples, Floats, Mask
 from semievol_ray.selection.judged import CODE, Judged, choose, first_of, valid
-from semievol_ray.selection.policies.threshold import ThresholdPolicy
+from semievol_ray.selection.policies.threshold import EntropyPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
-class Upstream(ThresholdPolicy):
+class Upstream(EntropyPolicy):
     """Unanimous answers are selected, with the first one's entropy.
 
     Of the justified ones those with H < tau are, the percentile of H over the justified ones.
