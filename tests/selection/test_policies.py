@@ -222,6 +222,9 @@ def test_risk_selects_what_the_labels_vouch_for():
     assert got["000"]["selected"] and got["001"]["reason"] == "too_risky"
     nothing = Risk.of({"percentile": 50, "alpha": 0.001}, Facts(Calibration(table(rows), answers)))
     assert not any(select(table(rows), None, policy=nothing, **CHOICE)["selected"].to_pylist())
+    for wrong in ("many", [0.1], None):
+        with pytest.raises(ValueError, match="alpha: .* is no number"):
+            Risk.of({"percentile": 50, "alpha": wrong}, Facts(Calibration(table(rows), answers)))
     with pytest.raises(ValueError, match="alpha: 2.0"):
         Risk.of({"percentile": 50, "alpha": 2}, Facts(Calibration(table(rows), answers)))
 

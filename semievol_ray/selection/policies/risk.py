@@ -53,7 +53,7 @@ class Risk(Balanced):
     @classmethod
     def of(cls, settings: Mapping[str, Any], facts: Facts) -> Self:
         """See Policy.of."""
-        alpha, delta = float(settings.get("alpha", 0.05)), float(settings.get("delta", 0.1))
+        alpha, delta = (_share(settings, *of) for of in (("alpha", 0.05), ("delta", 0.1)))
         known = common({**settings, "align_prior": False}, facts)
         open_to_all = cls(**known, alpha=alpha, delta=delta, score=0.0)
         scores, right = _held_out(open_to_all, facts)
@@ -79,6 +79,14 @@ class Risk(Balanced):
         """See Policy.decide."""
         passes.note()
         return partial(_sure_enough, self)
+
+
+def _share(settings: Mapping[str, Any], name: str, usual: float) -> float:
+    given = settings.get(name, usual)
+    try:
+        return float(given)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: {given!r} is no number") from None
 
 
 def threshold(scores: npt.ArrayLike, right: npt.ArrayLike, alpha: float, delta: float) -> float:

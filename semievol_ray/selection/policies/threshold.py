@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from semievol_ray import _native
-from semievol_ray.selection.examples import Examples, Floats, Mask
-from semievol_ray.selection.judged import Judged, table_of
+from semievol_ray.selection.examples import Floats, Mask
+from semievol_ray.selection.judged import table_of
 from semievol_ray.selection.policies.policy import Decision, Facts, Passes, Policy, Shard
 from semievol_ray.selection.thresholds import Keys, keys_within, percentile_of, rising_bits
 
@@ -92,7 +92,7 @@ def _costs(
 
 
 def _below_threshold(policy: ThresholdPolicy, threshold: float, shard: Shard) -> pa.Table:
-    examples: Examples = shard()
-    judged: Judged = policy.judge(examples)
+    examples = shard()
+    judged = policy.judge(examples)
     trusted = policy.is_within(-judged.score, threshold)
     return table_of(examples, judged, trusted, "above_threshold")
