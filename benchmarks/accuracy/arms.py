@@ -95,8 +95,9 @@ def run_arms(
             continue
         run_dir = folder / arm
         redo = None
-        if arm in _SHARES_UNTIL and not run_dir.exists():
-            shutil.copytree(folder / "paper", run_dir)
+        shared = folder / "paper"
+        if arm in _SHARES_UNTIL and shared.exists() and not run_dir.exists():
+            shutil.copytree(shared, run_dir)
             redo = _SHARES_UNTIL[arm]
         config = _config(values, ARMS[arm], run_dir)
         pipeline.run(config, redo=redo)

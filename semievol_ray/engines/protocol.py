@@ -43,7 +43,7 @@ GENERATION = pa.schema(
 )
 # In the fingerprint of every stage that asks an engine: whoever changes what a row of GENERATION or
 # SCORES holds for the same request raises it.
-REPLIES_VERSION = 2
+REPLIES_VERSION = 3
 
 SCORES = pa.list_(pa.float32())
 

@@ -6,13 +6,13 @@ A batch's prompts are computed once, for what is generated after them and for wh
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.credentials import resolve
+from semievol_ray.engines.adapters import Adapters
 from semievol_ray.engines.candidates import Tokens as Ids
 from semievol_ray.engines.candidates import Tree, stack, tree_of
 from semievol_ray.engines.protocol import (
@@ -26,8 +26,7 @@ from semievol_ray.engines.protocol import (
 from semievol_ray.engines.sampling import Sampler
 from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
-from semievol_ray.errors import SemiEvolError
-from semievol_ray.model_files import check_adapter, import_transformers, load_tokenizer
+from semievol_ray.model_files import import_transformers, load_tokenizer
 from semievol_ray.tokens import Tokens
 
 # Logits that one scoring pass may hold: 1 GiB of float32.
@@ -122,8 +121,8 @@ class TransformersEngine(Engine):
         self.max_model_len = min(model.max_model_len or limit, limit)
         self.batch_rows = options.batch_rows
         self._takes_trees = _takes_trees(self.model, self.max_model_len)
-        self._adapters: dict[str, str] = {}
-        self._busy = asyncio.Lock()  # which adapter is on is a property of the one model
+        self._adapters = Adapters(self.model, merges=self.device.type == "cpu")
+        self._busy = asyncio.Lock()  # `model` is the one that answers the batch at hand
 
     async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer."""
@@ -132,11 +131,19 @@ class TransformersEngine(Engine):
 
     async def close(self) -> None:
         """See Engine.close."""
-        del self.model
+        del self.model, self._adapters
 
     # -- batches -----------------------------------------------------------------------------------
 
     def _answer(self, batch: Batch) -> Replies:
+        base = self.model
+        with self._adapters.using(batch.adapter) as self.model:
+            try:
+                return self._reply(batch)
+            finally:
+                self.model = base  # holds on to no copy that an adapter was merged into
+
+    def _reply(self, batch: Batch) -> Replies:
         """A request whose prompt leaves no room for its answer gets a failed row and a null."""
         requests, sampling, candidates = batch.requests, batch.sampling, batch.candidates
         chats = [request.chat for request in requests]
@@ -157,27 +164,26 @@ class TransformersEngine(Engine):
             for i, ids in enumerate(prompts)
             if len(ids) + max(generated, max(map(len, tails[i]), default=0)) <= self.max_model_len
         ]
-        with self._using(batch.adapter):
-            for part in self._batches(fits, prompts, tails):
-                self.beats += 1
-                ids = [prompts[i] for i in part]
-                prefix = self._prefill(ids)
-                if sampling is not None:
-                    chosen = None if choices is None else [choices[i] for i in part]
-                    seeds = [requests[i].seed for i in part]
-                    sampler = Sampler(sampling, ids, seeds, chosen, self.device)
-                    stops = [self._stop_ids(requests[i].chat) for i in part]
-                    written = self._continue(prefix, sampler, sampling, stops)
-                    responses = [
-                        said.written(requests[i].prompt, len(prompts[i]))
-                        for i, said in zip(part, written, strict=True)
-                    ]
-                    for index, row in zip(part, self.reader.rows(responses), strict=True):
-                        rows[index] = row
-                if candidates is not None:
-                    found = self._score_batch(prefix, ids, [tails[i] for i in part])
-                    for index, score in zip(part, found, strict=True):
-                        scores[index] = score
+        for part in self._batches(fits, prompts, tails):
+            self.beats += 1
+            ids = [prompts[i] for i in part]
+            prefix = self._prefill(ids)
+            if sampling is not None:
+                chosen = None if choices is None else [choices[i] for i in part]
+                seeds = [requests[i].seed for i in part]
+                sampler = Sampler(sampling, ids, seeds, chosen, self.device)
+                stops = [self._stop_ids(requests[i].chat) for i in part]
+                written = self._continue(prefix, sampler, sampling, stops)
+                responses = [
+                    said.written(requests[i].prompt, len(prompts[i]))
+                    for i, said in zip(part, written, strict=True)
+                ]
+                for index, row in zip(part, self.reader.rows(responses), strict=True):
+                    rows[index] = row
+            if candidates is not None:
+                found = self._score_batch(prefix, ids, [tails[i] for i in part])
+                for index, score in zip(part, found, strict=True):
+                    scores[index] = score
         return Replies.of(batch, zip(rows, scores, strict=True))
 
     def _batches(
@@ -336,40 +342,6 @@ class TransformersEngine(Engine):
         configured = self.model.generation_config.eos_token_id
         stops = configured if isinstance(configured, list) else [configured]
         return {i for i in stops if i is not None} | self.tokens.stops(chat)
-
-    @contextlib.contextmanager
-    def _using(self, adapter: str | None) -> Iterator[None]:
-        """The model with one adapter switched on, or with none."""
-        if adapter is None:
-            if not self._adapters:
-                yield
-                return
-            with self.model.disable_adapter():
-                yield
-            return
-        self._load_adapter(adapter)
-        self.model.set_adapter(self._adapters[adapter])
-        yield
-
-    def _load_adapter(self, folder: str) -> None:
-        if folder in self._adapters:
-            return
-        check_adapter(folder)
-        from peft import PeftModel
-
-        name = f"adapter{len(self._adapters)}"
-        try:
-            if self._adapters:
-                self.model.load_adapter(folder, adapter_name=name, autocast_adapter_dtype=False)
-            else:
-                self.model = PeftModel.from_pretrained(
-                    self.model, folder, adapter_name=name, autocast_adapter_dtype=False
-                )
-        except (OSError, ValueError) as error:
-            message = " ".join(str(error).split())
-            raise SemiEvolError(f"{folder}: adapter cannot be loaded: {message}") from error
-        self.model.eval()
-        self._adapters[folder] = name
 
 
 def _contiguous(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:

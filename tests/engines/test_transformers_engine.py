@@ -13,6 +13,7 @@ from semievol_ray import UserError
 from semievol_ray.config import ModelConfig
 from semievol_ray.demo.model import make_llama
 from semievol_ray.engines import Batch, Request, Sampling, request_seed
+from semievol_ray.engines.adapters import Adapters
 from semievol_ray.engines.transformers_engine import TransformersEngine
 from tests.engines.asking import generate, options, score_all
 from tests.tasks.chat_models import make_tokenizer
@@ -203,7 +204,9 @@ def test_an_over_long_prompt_costs_itself_alone(engine) -> None:
     assert scores[0] is None and scores[1] is not None
 
 
-def test_adapters_are_switched_and_the_base_stays_itself(tiny_model, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def adapters(tiny_model, tmp_path_factory) -> list[str]:
+    """Folders of two adapters that change what the model says."""
     from peft import LoraConfig, get_peft_model
 
     folders = []
@@ -211,19 +214,35 @@ def test_adapters_are_switched_and_the_base_stays_itself(tiny_model, tmp_path) -
         torch.manual_seed(number)
         base = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
         config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-        get_peft_model(base, config).save_pretrained(tmp_path / str(number))
-        folders.append(str(tmp_path / str(number)))
+        folders.append(str(tmp_path_factory.mktemp("adapter")))
+        get_peft_model(base, config).save_pretrained(folders[-1])
+    return folders
+
+
+def first_scores(engine, adapter: str | None) -> list[list[float]]:
+    return asyncio.run(score_all(engine, requests(), [[" sales"]] * 3, adapter)).to_pylist()
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_adapters_are_switched_and_the_base_stays_itself(tiny_model, adapters, merges) -> None:
     engine = TransformersEngine(ModelConfig(name=str(tiny_model)), options())
-
-    def first_scores(adapter):
-        return asyncio.run(score_all(engine, requests(), [[" sales"]] * 3, adapter)).to_pylist()
-
-    before = first_scores(None)
-    by_adapter = [first_scores(folder) for folder in folders]
+    engine._adapters = Adapters(engine.model, merges=merges)
+    before = first_scores(engine, None)
+    by_adapter = [first_scores(engine, folder) for folder in adapters]
     assert by_adapter[0] != by_adapter[1] != before
-    for again, first in zip(first_scores(None), before, strict=True):
-        assert again == pytest.approx(first, abs=1e-5)
-    assert first_scores(folders[0]) == by_adapter[0]
+    assert first_scores(engine, None) == before
+    assert first_scores(engine, adapters[0]) == by_adapter[0]
+
+
+def test_merged_or_not_an_adapter_says_the_same(tiny_model, adapters) -> None:
+    engine = TransformersEngine(ModelConfig(name=str(tiny_model)), options())
+    found = []
+    for merges in (True, False):
+        engine._adapters = Adapters(engine.model, merges=merges)
+        found.append(first_scores(engine, adapters[0]))
+    assert found[0] != first_scores(engine, None)
+    for merged, switched in zip(*found, strict=True):
+        assert merged == pytest.approx(switched, abs=1e-4)
 
 
 def test_the_head_gets_its_states_in_one_piece(tiny_model) -> None:
