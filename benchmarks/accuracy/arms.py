@@ -179,7 +179,7 @@ def _baselines(config: Config) -> Iterator[tuple[str, list[bool]]]:
     folder = context.ledger.begin("baselines", {}, {}, ("*",)).folder
     try:
         for name, model in (("vanilla", ModelRef(context.base)), ("SFT", context.model("warm", 1))):
-            predicted = evaluate.predict(context, name, model, f"{folder}/{name}")
+            predicted = evaluate.predict_test(context, name, model, f"{folder}/{name}")
             yield name, _right(pa.concat_tables(predicted.values()))
     finally:
         context.release_engines()
@@ -208,7 +208,7 @@ def _with_all_labels(config: Config) -> pa.Table:
     finetune.finetune(context, "evolve", folder, names, start=start, seed=config.seed)
     model = context.trained(ALL_LABELS_STAGE)
     try:
-        predicted = evaluate.predict(context, ALL_LABELS, model, f"{folder}/predictions")
+        predicted = evaluate.predict_test(context, ALL_LABELS, model, f"{folder}/predictions")
         return pa.concat_tables(predicted.values())
     finally:
         context.release_engines()

@@ -7,36 +7,20 @@ predictions are kept, so that anyone can count again.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config
-from semievol_ray.engines import Batch, Engine, Sampling, request_seed
-from semievol_ray.engines.paid_replies import keeping_paid_replies
-from semievol_ray.schema import PREDICTION
-from semievol_ray.stages.answering import (
-    ResolvedCollaborator,
-    ShardJob,
-    ask,
-    demonstrations_of,
-    fit_request,
-    renderer_for,
-    respond,
-    scored,
-)
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off
+from semievol_ray.stages.predictions import predict
 from semievol_ray.stages.run_view import ModelRef, labeller
-from semievol_ray.stages.shards import TALLIES, Shards
+from semievol_ray.stages.shards import TALLIES
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
 from semievol_ray.store import layout
-from semievol_ray.tasks import Task, convfinqa_correct
+from semievol_ray.tasks import convfinqa_correct
 from semievol_ray.touches import of_result
 
 METRICS = "metrics.json"
@@ -60,7 +44,7 @@ def run(context: Context, round_number: int) -> Outcome:
     outputs: dict[str, int] = {}
     tables: dict[str, pa.Table] = {}
     for name, model in compared.items():
-        parts = predict(context, name, model, f"{folder}/{folder_of(name)}")
+        parts = predict_test(context, name, model, f"{folder}/{folder_of(name)}")
         outputs |= {target: len(part) for target, part in parts.items()}
         tables[name] = pa.concat_tables(parts.values())
     metrics = compare(tables, context.config.evaluation.confidence)
@@ -93,82 +77,10 @@ def folder_of(model: str) -> str:
     return model.replace(" ", "-")
 
 
-def predict(context: Context, name: str, model: ModelRef, folder: str) -> dict[str, pa.Table]:
+def predict_test(context: Context, name: str, model: ModelRef, folder: str) -> dict[str, pa.Table]:
     """A model's answers to the test set: PREDICTION tables by the shard they are kept in."""
-    job = _job(context, name, model)
-    closed = context.config.evaluation.closed_answers == "score" and context.task.is_closed
-    shards = Shards(context.run, context.shards("test"), folder)
-    context.progress.advance("evaluate", shards.total.rows)
-    work = context.map("evaluate", model.base, evaluate_shard, shards.missing, job, closed)
-    for counts in shards.recording(work):
-        context.progress.advance("evaluate", counts.rows, counts.tokens)
-    tell_cut_off(context.progress, f"evaluate {name}", shards.total, "evaluation.max_tokens")
-    return {target: context.run.read_table(target) for target in shards.outputs()}
-
-
-async def evaluate_shard(
-    engine: Engine, job: ShardJob, closed: bool, pair: tuple[str, str]
-) -> tuple[str, Counts]:
-    """Answer one test shard and commit its PREDICTION table.
-
-    With `closed` the most probable option is the answer: nothing is written, and nothing parsed.
-    """
-    source, target = pair
-    voter, task = job.voters[0], job.task
-    examples = job.run.read_table(source)
-    rows = examples.to_pylist()
-    requests = []
-    # The options follow a bare prompt: behind one that asks for a thought there is none yet.
-    renderer = renderer_for(engine, task, replace(voter, thinks=voter.thinks and not closed))
-    for row, shown in zip(rows, demonstrations_of(job, source, rows), strict=True):
-        seed = request_seed(job.seed, row["example_id"], voter.name)
-        near = shown[: voter.shots]
-        request, _ = fit_request(engine, renderer, task, row, near, seed, voter.sampling)
-        requests.append(request)
-    with keeping_paid_replies(engine, job.run, target) as asked:
-        if closed:
-            adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-            batch = scored(Batch(requests, adapter=adapter), renderer, task, rows)
-            scores = (await asked.answer(batch)).scores
-            assert scores is not None  # there are candidates
-            best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
-            names = [None if index is None else task.candidates(row)[index] for index, row in best]
-            texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())
-            counts = Counts(rows=len(rows))
-        else:
-            generated, scores = await ask(asked, job, voter, rows, requests)
-            responses = respond(task, examples, voter.name, requests, generated, scores)
-            texts, answers = responses["text"], responses["answer"].combine_chunks()
-            counts = count_responses(responses)
-        table = _predictions(task, examples, voter.name, texts, answers, scores)
-        job.run.write_table(target, table)
-    return target, counts
-
-
-def _predictions(
-    task: Task,
-    examples: pa.Table,
-    model: str,
-    texts: pa.Array | pa.ChunkedArray,
-    answers: pa.Array,
-    scores: pa.Array | None,
-) -> pa.Table:
-    """The PREDICTION table of a model's answers."""
-    gold = examples["answer"].combine_chunks()
-    nothing = pa.nulls(len(examples), PREDICTION.field("option_logprobs").type)
-    return pa.table(
-        {
-            "example_id": examples["example_id"],
-            "model": pa.array([model] * len(examples), pa.string()),
-            "text": texts,
-            "answer": answers,
-            "gold": gold,
-            "correct": task.correct(answers, gold),
-            "subject": examples["subject"],
-            "option_logprobs": nothing if scores is None else scores,
-        },
-        schema=PREDICTION,
-    )
+    sources, neighbours = context.shards("test"), context.neighbours("test")
+    return predict(context, "evaluate", name, model, sources, neighbours, folder)
 
 
 def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:
@@ -197,20 +109,6 @@ def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:
             }
         )
     return metrics
-
-
-def _job(context: Context, name: str, model: ModelRef) -> ShardJob:
-    evaluation = context.config.evaluation
-    sampling = Sampling(evaluation.temperature, 1.0, evaluation.max_tokens)
-    return ShardJob(
-        context.run,
-        context.task,
-        (ResolvedCollaborator.of(name, model, evaluation.shots, sampling),),
-        context.config.seed,
-        score_options=False,
-        labeled_shards=tuple(context.shards("labeled")),
-        neighbours=context.neighbours("test") if evaluation.shots else None,
-    )
 
 
 def _accuracy(table: pa.Table, confidence: float) -> dict[str, Any]:
@@ -262,10 +160,3 @@ def _pseudo_answer_accuracy(context: Context, rounds: int) -> list[dict[str, Any
             counts["selected_correct"] += pc.sum(pc.and_(right, kept)).as_py() or 0
         found.append(counts)
     return found
-
-
-def _argmax(row: Sequence[float] | None) -> int | None:
-    """The most probable option; null where the engine can tell of none."""
-    if not row or max(row) == -math.inf:
-        return None
-    return max(range(len(row)), key=row.__getitem__)

@@ -11,8 +11,8 @@ from semievol_ray.config import TaskConfig
 from semievol_ray.engines import GENERATION, Request
 from semievol_ray.stages.answering import respond
 from semievol_ray.stages.counts import count_responses
-from semievol_ray.stages.evaluate import _argmax
 from semievol_ray.stages.evolve import _target
+from semievol_ray.stages.predictions import _argmax
 from semievol_ray.tasks import Task
 
 
