@@ -178,8 +178,8 @@ def _print_result(run: object) -> None:
         print()
         print("\n".join(metric_lines(run.metrics)))
     print(f"\nthe run: {run.uri}")
-    if run.models:
-        print(f"the model: {run.models[-1]}")
+    if run.has_model:
+        print(f"the model: {run.model_path()}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """The order of the stages, and resume; nothing else.
 
     ingest -> warmup -> retrieve (-> holdout -> calibrate)
-        -> (generate -> justify -> score -> select -> evolve) x rounds -> evaluate
+        -> (generate -> justify -> score -> select -> evolve -> guard) x rounds -> evaluate
 
 What is to be done of it is decided before anything is (`steps.py`).
 """
@@ -19,6 +19,7 @@ from semievol_ray.stages import (
     evaluate,
     evolve,
     generate,
+    guard,
     holdout,
     ingest,
     justify,
@@ -30,10 +31,12 @@ from semievol_ray.stages import (
 from semievol_ray.stages.along import Along
 from semievol_ray.stages.context import Context
 from semievol_ray.steps import Step, find, input_fingerprints, plan
-from semievol_ray.store import Lease, RunDirectory, StageLedger, layout
+from semievol_ray.store import Lease, Manifest, RunDirectory, StageLedger, layout
 
 FIRST = (ingest.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.STAGE)
-EACH_ROUND = (generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE)
+EACH_ROUND = (
+    generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE, guard.STAGE,
+)  # fmt: skip
 LAST = (evaluate.STAGE,)
 
 
@@ -77,8 +80,12 @@ def run(
         context.ledger.sweep()
         directory.write_json(layout.CONFIG, config.model_dump(mode="json"))
         try:
+            last_round = None
             for step in order[: last + 1]:
-                do(context, step)
+                if not step.is_past(last_round):
+                    done = do(context, step)
+                    if step.stage.ends(done.statistics):
+                        last_round = step.round_number
         finally:
             context.release_engines()
             if not had_ray:
@@ -86,12 +93,12 @@ def run(
     return directory
 
 
-def do(context: Context, step: Step) -> None:
+def do(context: Context, step: Step) -> Manifest:
     """Do a step, or the rest of it, unless its work stands."""
     found = context.ledger.get(step.name)
     if found is not None and found.state == "done":
         context.progress.finish(step.name, "already done")
-        return
+        return found
     begin(context, step)
     if step.stage.works_with != "nothing":
         connect(context.config.ray)
@@ -106,6 +113,7 @@ def do(context: Context, step: Step) -> None:
         step.name, outcome.outputs, outcome.files, outcome.statistics, seconds
     )
     context.progress.finish(step.name, f"{done.seconds:.1f} s")
+    return done
 
 
 def prepared(context: Context, step: Step) -> Along | None:

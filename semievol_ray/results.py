@@ -13,6 +13,7 @@ from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
 from semievol_ray.progress.live import live_line
 from semievol_ray.stages import evaluate, ingest
+from semievol_ray.stages.run_view import accepted_round, labeller
 from semievol_ray.store import Manifest, RunDirectory, StageLedger, layout
 
 
@@ -88,16 +89,21 @@ class Run:
         )
         return found
 
-    def model_path(self, round_number: int = 1) -> str:
-        """The evolved model: a PEFT adapter, or a whole model."""
-        folder = self._folder(layout.round_stage(round_number, "evolve"))
+    def model_path(self, round_number: int | None = None) -> str:
+        """Where a round's model is, a PEFT adapter or a whole model; 0 is the warm one.
+
+        None: that of the last round that counts, which the guard, if there is one, let pass.
+        """
+        if round_number is None:
+            iteration = self.config().iteration
+            round_number = accepted_round(self._ledger, iteration.rounds, guarded=iteration.guard)
+        folder = self._folder(labeller(round_number + 1))
         return self.directory.full_path(f"{folder}/model")
 
     @property
-    def models(self) -> list[str]:
-        """Where the models lie that were trained so far: warm, then each round's."""
-        trained = [m for m in self.manifests if m.stage.endswith(("warmup", "evolve"))]
-        return [self.directory.full_path(f"{m.folder}/model") for m in trained if m.state == "done"]
+    def has_model(self) -> bool:
+        """Whether anything was trained yet."""
+        return self._ledger.is_done(labeller(1))
 
     @property
     def _evaluation(self) -> str:

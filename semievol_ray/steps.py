@@ -35,6 +35,11 @@ class Step:
             tuple(stage.inputs(config, round_number)),
         )
 
+    def is_past(self, last_round: int | None) -> bool:
+        """Whether it belongs to a round after the last; None: that is not known yet."""
+        in_round = self.stage.in_round and not self.stage.follows_rounds
+        return last_round is not None and in_round and self.round_number > last_round
+
 
 def plan(context: Context, order: Sequence[Step], first_redone: int | None) -> list[Step]:
     """The steps whose work does not count any more. Nothing is changed.
@@ -43,7 +48,12 @@ def plan(context: Context, order: Sequence[Step], first_redone: int | None) -> l
     """
     dropped: list[Step] = []
     undone: set[str] = set()
+    last_round = None
     for number, step in enumerate(order):
+        if step.is_past(last_round):
+            if number == first_redone:
+                raise UserError(f"stage {step.name}: the rounds ended with round {last_round}")
+            continue
         found = context.ledger.get(step.name)
         verdict = "redo" if number == first_redone else judge(context, step, found, undone)
         if verdict in ("begin", "redo"):
@@ -52,6 +62,8 @@ def plan(context: Context, order: Sequence[Step], first_redone: int | None) -> l
                 ingest.sources(context.config)
         if verdict == "redo" and found is not None:
             dropped.append(step)
+        if verdict == "stands" and found is not None and step.stage.ends(found.statistics):
+            last_round = step.round_number
     return dropped
 
 

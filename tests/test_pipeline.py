@@ -24,6 +24,7 @@ from semievol_ray import UserError, pipeline
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.stages.stage import Outcome, Stage
+from semievol_ray.steps import Step
 from semievol_ray.store import RunDirectory, StageLedger, digest, layout
 
 SEQUENCES = int(os.environ.get("SEMIEVOL_SEQUENCES", "150"))
@@ -66,7 +67,13 @@ def world(monkeypatch) -> Iterator[Any]:
             return write_shards(context, stage, number, current[-1])
 
         along = None if stage.along is None else lambda context, number: None
-        return dataclasses.replace(stage, run=work, works_with="nothing", along=along)
+        return dataclasses.replace(
+            stage,
+            run=work,
+            works_with="nothing",
+            along=along,
+            ends=lambda statistics: statistics.get("ends", False),
+        )
 
     for name in ("FIRST", "EACH_ROUND", "LAST"):
         monkeypatch.setattr(pipeline, name, tuple(map(stub, getattr(pipeline, name))))
@@ -115,26 +122,40 @@ def write_shards(context: Any, stage: Stage, number: int, world: World) -> Outco
     step = next(s for s in pipeline.steps(context.config) if s.name == name)
     read = {}
     for source in step.inputs:
+        if context.ledger.get(source) is None:
+            continue  # the rounds ended before it
         folder = context.folder(source)
         texts = [context.run.read_json(f"{folder}/shard-{i:05d}.parquet") for i in range(SHARDS)]
         read[source] = texts[0]
         assert texts[0] is not None and texts[0] == texts[1], f"{source} is mixed or not done"
-    outputs = {}
+    outputs, content = {}, digest([name, step.settings, read])
     for i in range(SHARDS):
         shard = f"{context.folder(name)}/{layout.shard(i)}"
         if context.run.read_json(shard) is None:
-            context.run.write_json(shard, digest([name, step.settings, read]))
+            context.run.write_json(shard, content)
         outputs[shard] = 1
-    statistics = {"source_files": {}} if name == "ingest" else {}
+    statistics: dict[str, Any] = {"source_files": {}} if name == "ingest" else {}
+    statistics["ends"] = ends_the_rounds(step, content)
     return Outcome(outputs, statistics)
+
+
+def ends_the_rounds(step: Step, content: str) -> bool:
+    """Whether no round follows: one in four guards says so, and selections that have a limit."""
+    limited = step.stage.name == "select" and step.settings.get("selection.stop_below")
+    return (limited or step.stage.name == "guard") and int(content, 16) % 4 == 0
 
 
 def expected(config: Config) -> dict[str, str]:
     """What each stage of a finished run holds: the reference."""
     found: dict[str, str] = {}
+    last = None
     for step in pipeline.steps(config):
-        read = {name: found[name] for name in step.inputs}
+        if last is not None and step.round_number > last and step.stage.name != "evaluate":
+            continue
+        read = {name: found[name] for name in step.inputs if name in found}
         found[step.name] = digest([step.name, step.settings, read])
+        if ends_the_rounds(step, found[step.name]):
+            last = step.round_number
     return found
 
 
@@ -143,8 +164,9 @@ def held(world: World, config: Config) -> dict[str, set[str]]:
     run = RunDirectory(str(world.run))
     ledger = StageLedger(run)
     return {
-        step.name: {run.read_json(name) for name in ledger.done(step.name).outputs}
+        step.name: {run.read_json(name) for name in manifest.outputs}
         for step in pipeline.steps(config)
+        if (manifest := ledger.get(step.name)) is not None and manifest.state == "done"
     }
 
 
@@ -169,7 +191,12 @@ def make_config(world: World, command: dict[str, Any]) -> Config:
             "training": {"learning_rate": command["learning_rate"], "workers": command["workers"]},
             "selection": {"percentile": command["percentile"]},
             "justify": {"when": command["justify"]},
-            "iteration": {"rounds": command["rounds"], "mode": command["mode"]},
+            "iteration": {
+                "rounds": command["rounds"],
+                "mode": command["mode"],
+                "guard": command.get("guard", False),
+                "stop_below": command.get("stop_below", 0.0),
+            },
         }
     )
 
@@ -181,6 +208,8 @@ COMMAND = st.fixed_dictionaries(
         "justify": st.sampled_from(["always", "always", "always", "never"]),
         "rounds": st.integers(1, 3),
         "mode": st.sampled_from(["mine", "mine", "relabel"]),
+        "guard": st.sampled_from([True, True, True, False]),
+        "stop_below": st.sampled_from([0.1, 0.1, 0.0]),
         "workers": st.sampled_from([1, 2]),  # a matter of speed: it may change at any time
         "redo": st.sampled_from(
             [None, None, None, "ingest", "warmup", "retrieve", "round-1/generate", "round-1/select",
@@ -196,8 +225,7 @@ COMMAND = st.fixed_dictionaries(
 def execute(world: World, command: dict[str, Any], redo: str | None, kill: int | None) -> str:
     """One `semievol run`: "done", "killed", or what it refuses."""
     config = make_config(world, command)
-    names = [step.name for step in pipeline.steps(config)]
-    redo = redo if redo in names else None
+    redo = redo if redo in expected(config) else None
     before, stood = files_of(world.run), standing(world, config, redo)
     world.worked.clear()
     world.writes_left = kill
@@ -212,7 +240,8 @@ def execute(world: World, command: dict[str, Any], redo: str | None, kill: int |
     finally:
         world.writes_left = None
     assert not stood & world.worked.keys(), "what stood was done again"
-    assert dependants(config, redo) <= world.worked.keys(), "what was made from it was left"
+    made_of_it = dependants(config, redo) & expected(config).keys()
+    assert made_of_it <= world.worked.keys(), "what was made from it was left"
     assert held(world, config) == {name: {value} for name, value in expected(config).items()}
     return "done"
 

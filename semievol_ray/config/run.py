@@ -42,6 +42,18 @@ class IterationConfig(Section):
     mode: Literal["mine", "relabel"] = Field(
         "mine", description="mine: only rows not selected yet; relabel: every row anew"
     )
+    guard: bool = Field(
+        False,
+        description="hold calibration.share of the labels out of every evolution, and roll a round "
+        "back whose model is significantly worse on them than the one before; none follows it",
+    )
+    stop_below: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="let no round follow one, from the second on, that selects fewer than this "
+        "share of the rows anew or with another answer; 0: all rounds are done",
+    )
 
 
 class EvaluationConfig(Section):

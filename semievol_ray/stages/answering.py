@@ -32,7 +32,7 @@ from semievol_ray.retrieval import example_texts
 from semievol_ray.schema import RESPONSE
 from semievol_ray.stages.counts import Counts, count_responses
 from semievol_ray.stages.limits import fit_window
-from semievol_ray.stages.run_view import ModelRef, selected_ids
+from semievol_ray.stages.run_view import ModelRef, selected_answers
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
 
@@ -268,7 +268,7 @@ def respond(
 
 def _settled_ids(job: ShardJob, source: str) -> set[str]:
     names = (layout.same_shard(source, folder) for folder in job.settled_by)
-    return set().union(*(selected_ids(job.run, name) for name in names))
+    return set().union(*(selected_answers(job.run, name) for name in names))
 
 
 def demonstrations_of(

@@ -10,27 +10,23 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from semievol_ray.config import Config
-from semievol_ray.retrieval import Retriever
 from semievol_ray.stages import generate, holdout
 from semievol_ray.stages.answering import ShardJob, answer_shard
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.facts import CALIBRATE, RunFacts, policy_of
-from semievol_ray.stages.retrieve import demonstrations
+from semievol_ray.stages.held_out import WRITES, write_held_out, write_neighbours
 from semievol_ray.stages.shards import Shards
 from semievol_ray.stages.stage import Outcome, Stage
-from semievol_ray.store import layout
 from semievol_ray.touches import of_result
 
 
 def run(context: Context, _: int) -> Outcome:
     """Write `part-<n>/shard-*.parquet` in the RESPONSE schema, a part for each base model."""
     folder = context.folder(CALIBRATE)
-    sources = _write_held_out(context, folder)
-    neighbours = _write_neighbours(context, folder, sources)
+    sources = write_held_out(context, folder)
+    shots = max(collaborator.shots for collaborator in context.config.collaborators)
+    neighbours = write_neighbours(context, folder, sources, shots)
     outputs = dict(sources)
     pools = generate.pools(generate.voters(context, context.held_out_model))
     context.progress.start(CALIBRATE, len(pools) * len(sources), "shards")
@@ -66,34 +62,8 @@ STAGE = Stage(
     run,
     _settings,
     lambda config, number: ["retrieve", holdout.NAME],
-    writes=("labels/*", "neighbours/*", "part-*/*", "replies/*"),
+    writes=(*WRITES, "part-*/*", "replies/*"),
     in_round=False,
     works_with="engines",
     wanted=lambda config: config.selection.calibrates,
 )
-
-
-def _write_held_out(context: Context, folder: str) -> dict[str, int]:
-    """The held-out labels as shards of their own, with their rows."""
-    held = pa.array(sorted(context.held_out), pa.string())
-    written = {}
-    for shard in context.shards("labeled"):
-        table = context.run.read_table(shard)
-        table = table.filter(pc.is_in(table["example_id"], held))
-        if len(table):
-            name = layout.same_shard(shard, f"{folder}/labels")
-            written[name] = context.run.write_table(name, table)
-    return written
-
-
-def _write_neighbours(context: Context, folder: str, sources: dict[str, int]) -> str | None:
-    """The demonstrations that each held-out label may be shown, where any voter sees some."""
-    config = context.config
-    if not config.retrieval.k or not any(c.shots for c in config.collaborators):
-        return None
-    retriever = Retriever.build(context.labeled, config.retrieval, context.base)
-    for source in sources:
-        examples = context.run.read_table(source, ["example_id", "question", "context"])
-        name = layout.same_shard(source, f"{folder}/neighbours")
-        context.run.write_table(name, demonstrations(examples, retriever))
-    return f"{folder}/neighbours"

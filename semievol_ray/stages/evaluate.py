@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from semievol_ray.config import Config
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import predict
-from semievol_ray.stages.run_view import ModelRef, labeller
+from semievol_ray.stages.run_view import GUARD, ModelRef, labeller
 from semievol_ray.stages.shards import TALLIES
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
@@ -29,9 +29,13 @@ METRICS = "metrics.json"
 def models(context: Context, round_number: int) -> dict[str, ModelRef]:
     """The models that are compared, by the names the report gives them."""
     found = {"vanilla": ModelRef(context.base), "SFT": context.model("warm", 1)}
+    accepted = context.accepted_round(round_number)
     for number in range(1, round_number + 1):
-        name = "SemiEvol" if number == round_number else f"SemiEvol round {number}"
-        found[name] = context.trained(layout.round_stage(number, "evolve"))
+        stage = layout.round_stage(number, "evolve")
+        if number != accepted and context.ledger.is_done(stage):
+            undone = " rolled back" if number > accepted else ""
+            found[f"SemiEvol round {number}{undone}"] = context.trained(stage)
+    found["SemiEvol"] = context.trained(labeller(accepted + 1))
     return found
 
 
@@ -65,10 +69,16 @@ STAGE = Stage(
     "evaluate",
     run,
     _settings,
-    lambda config, number: ["warmup", "retrieve", labeller(number + 1)],
+    lambda config, number: [
+        "warmup",
+        "retrieve",
+        *(layout.round_stage(n, "evolve") for n in range(1, number + 1)),
+        *(layout.round_stage(n, GUARD) for n in range(1, number + 1) if config.iteration.guard),
+    ],
     writes=("*/shard-*.parquet", f"*/{TALLIES}", "*/replies/*", METRICS),
     works_with="engines",
     wanted=lambda config: config.data.test is not None,
+    follows_rounds=True,
 )
 
 
@@ -141,6 +151,8 @@ def _pseudo_answer_accuracy(context: Context, rounds: int) -> list[dict[str, Any
         return None
     found = []
     for number in range(1, rounds + 1):
+        if not context.ledger.is_done(layout.round_stage(number, "select")):
+            break  # the rounds ended before it
         selections = context.folder(layout.round_stage(number, "select"))
         counts = {"round": number, "rows": 0, "correct": 0, "selected": 0, "selected_correct": 0}
         for name in withheld:

@@ -7,6 +7,7 @@ from typing import Any
 
 from semievol_ray.config import Config
 from semievol_ray.errors import UserError
+from semievol_ray.stages import holdout
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import (
     TRAINING_WRITES,
@@ -29,7 +30,10 @@ def run(context: Context, round_number: int) -> Outcome:
     """
     config = context.config
     folder = context.folder(layout.round_stage(round_number, "evolve"))
-    shards = write_labeled(context, folder) if config.evolve.include_labeled else []
+    # Labels that the guard compares by have to be new to the model.
+    left_out = context.held_out if config.iteration.guard else frozenset()
+    with_labels = config.evolve.include_labeled
+    shards = write_labeled(context, folder, without=left_out) if with_labels else []
     mined = config.iteration.mode == "mine"
     first = 1 if mined else round_number
     selected = 0
@@ -40,6 +44,8 @@ def run(context: Context, round_number: int) -> Outcome:
     if not selected and not config.evolve.include_labeled:
         raise_nothing_selected(context, round_number)
     start = context.model(config.evolve.start, round_number)
+    if config.iteration.guard and config.evolve.start == "warm" and round_number == 1:
+        start = context.held_out_model("warm")
     outcome = finetune(
         context, "evolve", folder, shards, start=start, seed=config.seed + round_number
     )
@@ -51,6 +57,8 @@ def _settings(config: Config, round_number: int) -> dict[str, Any]:
     evolve = of_result(config.evolve, without=("training",))
     # In the first round all selections are this one's: it is the same in either mode.
     later = {"iteration": {"mode": config.iteration.mode}} if round_number > 1 else {}
+    if config.iteration.guard:
+        later["calibration"] = of_result(config.calibration)
     return trained_settings(config, config.training_for("evolve")) | {"evolve": evolve} | later
 
 
@@ -58,7 +66,10 @@ STAGE = Stage(
     "evolve",
     run,
     _settings,
-    lambda config, number: [layout.round_stage(number, "select")],
+    lambda config, number: [
+        layout.round_stage(number, "select"),
+        *([holdout.NAME] if config.iteration.guard else []),
+    ],
     writes=TRAINING_WRITES,
     works_with="training",
 )

@@ -1,7 +1,8 @@
-"""Holdout: a warm model that has not seen some of the labels, so that these can judge voters.
+"""Holdout: a warm model that has not seen some of the labels, so that these can judge.
 
 M_warm knows every label, and what it says of them is no sign of what it is worth. This one is
-fine-tuned as M_warm is, on all labels but a share of each class, and answers for it in `calibrate`.
+fine-tuned as M_warm is, on all labels but a share of each class, and answers for it in `calibrate`
+and before the `guard`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ def run(context: Context, _: int) -> Outcome:
     if not held:
         raise UserError(
             f"calibration.share ({context.config.calibration.share}) of {len(context.labeled)} "
-            "labels holds none out to judge the voters by; raise it, or choose a policy that "
-            "needs none"
+            "labels holds none out to judge by; raise it, or choose a policy that needs "
+            "none, and iteration.guard: false"
         )
     shards = write_labeled(context, folder, without=context.held_out)
     start, seed = ModelRef(context.base), context.config.seed
@@ -45,9 +46,10 @@ STAGE = Stage(
     NAME,
     run,
     settings,
-    lambda config, number: ["ingest"],
+    # It reads nothing of the warm-up's, but is what that one would be: done anew together.
+    lambda config, number: ["ingest", "warmup"],
     writes=TRAINING_WRITES,
     in_round=False,
     works_with="training",
-    wanted=lambda config: config.selection.calibrates,
+    wanted=lambda config: config.selection.calibrates or config.iteration.guard,
 )

@@ -18,6 +18,8 @@ from semievol_ray.selection import hash_ids
 from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.tasks import Task
 
+# The stage that compares a round's model with the one before it.
+GUARD = "guard"
 # How a classifier is known that has not seen the held-out labels.
 _HELD_OUT = " without the held-out labels"
 
@@ -160,6 +162,10 @@ class RunView:
             return ModelRef(self.base, name)
         return ModelRef(self.base.model_copy(update={"name": name, "revision": None}))
 
+    def accepted_round(self, rounds: int) -> int:
+        """The last of the rounds that are done whose model counts; 0: the warm model is as good."""
+        return accepted_round(self.ledger, rounds, guarded=self.config.iteration.guard)
+
     def labels_for(self, classifier: ModelConfig) -> list[tuple[str, str]]:
         """Labelled questions with what their answers are called, for a classifier of them."""
         labeled = self.labeled
@@ -192,6 +198,17 @@ def labeller(round_number: int) -> str:
     return "warmup" if round_number == 1 else layout.round_stage(round_number - 1, "evolve")
 
 
+def accepted_round(ledger: StageLedger, rounds: int, *, guarded: bool) -> int:
+    """The last of a run's rounds that are done and that the guard, if there is one, let pass."""
+    for number in range(1, rounds + 1):
+        name = layout.round_stage(number, GUARD if guarded else "evolve")
+        if not ledger.is_done(name):
+            return number - 1
+        if guarded and not ledger.done(name).statistics["kept"]:
+            return number - 1
+    return rounds
+
+
 def held_out_ids(labeled: pa.Table, share: float) -> set[str]:
     """Ids of the labels that are held out: the same share of each class, drawn by hash."""
     order = pa.table(
@@ -205,7 +222,9 @@ def held_out_ids(labeled: pa.Table, share: float) -> set[str]:
     return {name for i, name in enumerate(ids) if int((i + 1) * share) > int(i * share)}
 
 
-def selected_ids(run: RunDirectory, name: str) -> set[str]:
-    """Ids of the examples that a selection shard keeps."""
-    table = run.read_table(name, ["example_id", "selected"])
-    return set(table.filter(pc.field("selected"))["example_id"].to_pylist())
+def selected_answers(run: RunDirectory, name: str) -> dict[str, str]:
+    """Pseudo-answers of the examples that a selection shard keeps, by id."""
+    table = run.read_table(name, ["example_id", "pseudo_answer", "selected"])
+    table = table.filter(pc.field("selected"))
+    ids, answers = table["example_id"].to_pylist(), table["pseudo_answer"].to_pylist()
+    return dict(zip(ids, answers, strict=True))

@@ -14,6 +14,7 @@ from semievol_ray.stages import calibrate, justify, score
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts
 from semievol_ray.stages.facts import RunFacts, policy_of
+from semievol_ray.stages.run_view import selected_answers
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import layout
@@ -33,6 +34,8 @@ def settings(config: Config, round_number: int) -> dict[str, Any]:
     """All that a selection depends on besides the responses."""
     selection = of_result(config.selection, without=("percentile",))
     selection["percentile"] = config.selection.percentile_of(round_number)
+    if round_number > 1:
+        selection["stop_below"] = config.iteration.stop_below
     return {"selection": selection, "code": {"selection": SELECTION_VERSION}}
 
 
@@ -46,6 +49,7 @@ STAGE = Stage(
         *([calibrate.STAGE.name] if calibrate.STAGE.wanted(config) else []),
     ],
     writes=("shard-*.parquet", TALLIES),
+    ends=lambda statistics: statistics.get("settles", False),
 )
 
 
@@ -77,6 +81,7 @@ def select_into(
     answered = context.ledger.done(layout.round_stage(round_number, "generate"))
     reasons: Counter[str] = Counter()
     answers: Counter[str] = Counter()
+    changed = 0
     context.progress.start("select", len(sources), "shards")
     for source, table in zip(sources, tables, strict=True):
         target = layout.same_shard(source, folder)
@@ -89,21 +94,37 @@ def select_into(
         if classes is not None:
             kept = table.filter(pc.field("selected"))
             answers.update(kept["pseudo_answer"].to_pylist())
+        if round_number > 1:
+            changed += _changed_rows(context, round_number, source, target)
         context.progress.advance("select", 1)
     statistics: dict[str, Any] = {"reasons": dict(reasons.most_common())} | policy.statistics()
     if note := policy.note():
         context.progress.say("select", note)
+    if round_number > 1:
+        share = changed / max(1, sum(sources.values()))
+        settles = share < config.iteration.stop_below
+        statistics |= {"changed_rows": changed, "settles": settles}
+        said = "; no round follows" if settles else ""
+        context.progress.say(
+            "select", f"{changed} rows selected anew or with another answer ({share:.1%}){said}"
+        )
     if classes is not None:
         statistics["selected_answers"] = dict(sorted(answers.items()))
     return Outcome(shards.outputs(), statistics)
+
+
+def _changed_rows(context: Context, round_number: int, source: str, target: str) -> int:
+    """How many rows of a shard are selected that the round before did not select as they are."""
+    before = context.folder(layout.round_stage(round_number - 1, "select"))
+    known = selected_answers(context.run, layout.same_shard(source, before))
+    return len(selected_answers(context.run, target).items() - known.items())
 
 
 def _is_scored(context: Context, round_number: int) -> bool:
     """Whether entropies are all of the warm model; says so where they should be and are not."""
     if not score.STAGE.wanted(context.config):
         return False
-    found = context.ledger.get(layout.round_stage(round_number, score.STAGE.name))
-    is_done = found is not None and found.state == "done"
+    is_done = context.ledger.is_done(layout.round_stage(round_number, score.STAGE.name))
     if not is_done:
         context.progress.finish(
             "select",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,6 +48,10 @@ class Stage:
     works_with: Literal["nothing", "tasks", "engines", "training"] = "tasks"
     # Whether it is part of a run with this config.
     wanted: Callable[[Config], bool] = field(default=lambda config: True)
+    # Whether it follows all the rounds, and is known by the last of them.
+    follows_rounds: bool = False
+    # Whether, by the statistics of a round's manifest, no round follows that one.
+    ends: Callable[[Mapping[str, Any]], bool] = field(default=lambda statistics: False)
     # A later stage of the round, part of whose work this one's replicas do: its name.
     prepares: str | None = None
     # How the replicas of another stage can do this one's work.

@@ -19,10 +19,21 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, i
 
     The models answer the same rows, so the test is paired: only rows they differ on count.
     """
+    return _mcnemar(first, second, "two-sided")
+
+
+def mcnemar_worse(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
+    """The same with the one-sided p: how often chance alone makes the second look as bad."""
+    return _mcnemar(first, second, "less")
+
+
+def _mcnemar(
+    first: Sequence[bool], second: Sequence[bool], alternative: str
+) -> tuple[int, int, float]:
     from scipy.stats import binomtest
 
     only_first = sum(a and not b for a, b in zip(first, second, strict=True))
     only_second = sum(b and not a for a, b in zip(first, second, strict=True))
     differing = only_first + only_second
-    p = binomtest(only_second, differing, 0.5).pvalue if differing else 1.0
-    return only_first, only_second, float(p)
+    found = binomtest(only_second, differing, 0.5, alternative) if differing else None
+    return only_first, only_second, 1.0 if found is None else float(found.pvalue)

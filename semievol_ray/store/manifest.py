@@ -85,6 +85,11 @@ class StageLedger:
         assert found is not None and found.state == "done", f"{stage} is not done"
         return found
 
+    def is_done(self, stage: str) -> bool:
+        """Whether a stage is done, and not dropped since."""
+        found = self.get(stage)
+        return found is not None and found.state == "done"
+
     def begin(
         self,
         stage: str,
