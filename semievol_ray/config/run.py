@@ -47,6 +47,10 @@ class IterationConfig(Section):
         description="hold calibration.share of the labels out of every evolution, and roll a round "
         "back whose model is significantly worse on them than the one before; none follows it",
     )
+    refit: bool = Field(
+        False,
+        description="let classifiers among the collaborators learn from what was selected before",
+    )
     stop_below: float = Field(
         0.0,
         ge=0,

@@ -12,6 +12,7 @@ from semievol_ray.config import ModelConfig
 from semievol_ray.engines import EnginePool, Work, with_gpus
 from semievol_ray.progress import Progress, Silent
 from semievol_ray.stages.along import Along
+from semievol_ray.stages.known_answers import known_answers
 from semievol_ray.stages.run_view import RunView
 from semievol_ray.stages.window import asks_for_window, window_tokens
 from semievol_ray.store import layout
@@ -43,7 +44,7 @@ class Context(RunView):
                 with_gpus(self.config.generation, base, gpus=self.has_gpus),
                 self.run,
                 window=window_tokens(self) if asks_for_window(base) else None,
-                labels=self.labels_for(base) if base.is_classifier else (),
+                labels=known_answers(self, base) if base.is_classifier else (),
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,
             )

@@ -81,8 +81,8 @@ def settings(config: Config, round_number: int) -> dict[str, Any]:
         "generation": of_result(config.generation),
     }
     # The first round has no selection before it: it is the same in either mode.
-    later = {"iteration": {"mode": config.iteration.mode}} if round_number > 1 else {}
-    return answering_settings(config) | asked | later
+    later = of_result(config.iteration, without=("rounds", "guard", "stop_below"))
+    return answering_settings(config) | asked | ({"iteration": later} if round_number > 1 else {})
 
 
 STAGE = Stage(

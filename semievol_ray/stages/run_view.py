@@ -13,15 +13,15 @@ import pyarrow.compute as pc
 from semievol_ray.config import CLASSIFIERS, Config, ModelConfig
 from semievol_ray.engines import resolve_engine
 from semievol_ray.ray_session import most_gpus
-from semievol_ray.retrieval import example_texts
 from semievol_ray.selection import hash_ids
 from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.tasks import Task
 
 # The stage that compares a round's model with the one before it.
 GUARD = "guard"
-# How a classifier is known that has not seen the held-out labels.
-_HELD_OUT = " without the held-out labels"
+# How classifiers are known that have not seen all labels, or more than these (known_answers.py).
+HELD_OUT = " without the held-out labels"
+AFTER_ROUND = " after round "
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,12 @@ class RunView:
 
     def model(self, name: str, round_number: int) -> ModelRef:
         """A collaborator's model: base, warm (of that round), one of `models`, or a path."""
+        found = self._model(name, round_number)
+        if found.base.is_classifier and self.config.iteration.refit and round_number > 1:
+            return _known_as(found, f"{AFTER_ROUND}{round_number - 1}")
+        return found
+
+    def _model(self, name: str, round_number: int) -> ModelRef:
         if name == "base":
             return ModelRef(self.base)
         if name == "warm":
@@ -149,9 +155,7 @@ class RunView:
         if name == "warm":
             return self.trained("holdout")
         model = self.model(name, 1)
-        if not model.base.is_classifier:
-            return model
-        return ModelRef(model.base.model_copy(update={"name": model.base.name + _HELD_OUT}))
+        return _known_as(model, HELD_OUT) if model.base.is_classifier else model
 
     def trained(self, stage: str) -> ModelRef:
         """What a training stage left in the run: an adapter, or a whole model."""
@@ -166,15 +170,6 @@ class RunView:
         """The last of the rounds that are done whose model counts; 0: the warm model is as good."""
         return accepted_round(self.ledger, rounds, guarded=self.config.iteration.guard)
 
-    def labels_for(self, classifier: ModelConfig) -> list[tuple[str, str]]:
-        """Labelled questions with what their answers are called, for a classifier of them."""
-        labeled = self.labeled
-        if classifier.name.endswith(_HELD_OUT):
-            held = pa.array(sorted(self.held_out), pa.string())
-            labeled = labeled.filter(pc.invert(pc.is_in(labeled["example_id"], held)))
-        names = map(self.task.class_of, labeled.to_pylist())
-        return list(zip(example_texts(labeled), names, strict=True))
-
     @cached_property
     def has_gpus(self) -> bool:
         """Whether this run works on GPUs: where its cluster has some, or once had, or may scale to.
@@ -187,6 +182,12 @@ class RunView:
             known = {"gpus": True}
             self.run.write_json(layout.DEVICES, known)
         return bool(known["gpus"])
+
+
+def _known_as(classifier: ModelRef, what_it_saw: str) -> ModelRef:
+    """One that is fitted to other answers is another model, with replicas of its own."""
+    name = classifier.base.name + what_it_saw
+    return ModelRef(classifier.base.model_copy(update={"name": name}))
 
 
 def labeller(round_number: int) -> str:

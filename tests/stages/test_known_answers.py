@@ -1,0 +1,103 @@
+"""What a classifier is fitted to: all labels, all but those held out, or what was selected too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from semievol_ray import pipeline
+from semievol_ray.config_file import load_config
+from semievol_ray.schema import SELECTION
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.known_answers import from_selections, known_answers
+from semievol_ray.store import StageLedger, layout
+
+ROWS = 200
+LABELS = [("a label", "red"), ("another", "blue"), ("a third", "red"), ("a fourth", "blue")]
+
+
+@pytest.fixture
+def values(tmp_path: Path) -> dict:
+    labels = "".join(f"l{i},{text},{answer}\n" for i, (text, answer) in enumerate(LABELS))
+    (tmp_path / "labeled.csv").write_text("id,question,answer\n" + labels)
+    rows = "".join(f"u{i},question {i}\n" for i in range(ROWS))
+    (tmp_path / "unlabeled.csv").write_text("id,question\n" + rows)
+    return {
+        "run_dir": str(tmp_path / "run"),
+        "model": {"name": "any", "engine": "simulated"},
+        "task": {"kind": "label", "labels": ["red", "blue"]},
+        "data": {
+            "labeled": str(tmp_path / "labeled.csv"),
+            "unlabeled": str(tmp_path / "unlabeled.csv"),
+            "columns": {"id": "id"},
+            "shard_rows": 64,
+        },
+        "calibration": {"share": 0.5},
+        "iteration": {"rounds": 3, "mode": "relabel", "refit": True},
+        "collaborators": [{"model": "probe"}, {"model": "warm"}],
+    }
+
+
+def begun(values: dict) -> Context:
+    """A run whose two first rounds selected even rows as red, and every third one as blue."""
+    directory = pipeline.run(load_config(values), until="ingest")
+    context = Context(load_config(values), directory, StageLedger(directory))
+    for number, step, answer in ((1, 2, "red"), (2, 3, "blue")):
+        name = layout.round_stage(number, "select")
+        folder = context.ledger.begin(name, {}, {}).folder
+        outputs, count = {}, 0
+        for source in context.shards("unlabeled"):
+            ids = directory.read_table(source)["example_id"].to_pylist()
+            blank = {field.name: None for field in SELECTION}
+            rows = [
+                blank
+                | {
+                    "example_id": i,
+                    "pseudo_answer": answer,
+                    "selected": int(i[1:]) % step == 0,
+                }
+                for i in ids
+            ]
+            schema = pa.schema([field.with_nullable(True) for field in SELECTION])
+            target = layout.same_shard(source, folder)
+            outputs[target] = directory.write_table(target, pa.Table.from_pylist(rows, schema))
+            count += sum(row["selected"] for row in rows)
+        context.ledger.finish(name, outputs, [], {"reasons": {"selected": count}}, 0.0)
+    return context
+
+
+def expected(step: int, answer: str) -> list[tuple[str, str]]:
+    return [(f"question {i}", answer) for i in range(0, ROWS, step)]
+
+
+def test_a_later_round_shows_a_classifier_what_the_one_before_selected(values) -> None:
+    context = begun(values)
+    assert known_answers(context, context.model("probe", 1).base) == LABELS
+    held_out = known_answers(context, context.held_out_model("probe").base)
+    assert len(held_out) == 2 and set(held_out) < set(LABELS)
+    second = known_answers(context, context.model("probe", 2).base)
+    assert sorted(second) == sorted(LABELS + expected(2, "red"))
+    third = known_answers(context, context.model("probe", 3).base)
+    assert sorted(third) == sorted(LABELS + expected(3, "blue"))
+
+
+def test_what_was_mined_before_stays(values) -> None:
+    values["iteration"]["mode"] = "mine"
+    context = begun(values)
+    third = known_answers(context, context.model("probe", 3).base)
+    assert len(third) == len(LABELS) + len({i for i in range(ROWS) if not (i % 2 and i % 3)})
+
+
+def test_unless_asked_for_a_classifier_knows_the_labels_alone(values) -> None:
+    values["iteration"]["refit"] = False
+    context = begun(values)
+    assert known_answers(context, context.model("probe", 3).base) == LABELS
+
+
+def test_of_many_rows_a_part_is_drawn(values) -> None:
+    context = begun(values)
+    drawn = from_selections(context, [1], most=30)
+    assert 15 <= len(drawn) <= 50 and set(drawn) < set(expected(2, "red"))
+    assert drawn == from_selections(context, [1], most=30)
