@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from semievol_ray.errors import SemiEvolError, UserError
 
 if TYPE_CHECKING:
+    from semievol_ray.classifiers import Classifier
     from semievol_ray.config import Config
     from semievol_ray.config_file import load_config
 
-__all__ = ["Config", "SemiEvolError", "UserError", "load_config", "run"]
+__all__ = ["Config", "SemiEvolError", "UserError", "load_classifier", "load_config", "run"]
 
 
 def __getattr__(name: str) -> Any:
@@ -26,6 +27,13 @@ def __getattr__(name: str) -> Any:
 
         return load_config
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def load_classifier(folder: str | Path, *, trust_remote_code: bool = False) -> Classifier:
+    """A classifier that a run left, from its folder on this machine. See Classifier.load."""
+    from semievol_ray.classifiers import Classifier
+
+    return Classifier.load(folder, trust_remote_code=trust_remote_code)
 
 
 def run(config: Config | str | Path | Mapping[str, Any], **options: Any) -> Any:

@@ -107,6 +107,28 @@ def _select(args: argparse.Namespace) -> int:
     return 0
 
 
+def _labels(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from semievol_ray.label_audit import audit_labels, write_csv
+
+    found = audit_labels(args.run, tuple(args.set))
+    who = " and ".join(found.classifiers)
+    rows = found.contradicted.to_pylist()
+    print(f"{len(rows)} of {found.labels} labels are contradicted by {who}, fitted without them")
+    for row in rows[: args.most]:
+        question = " ".join(row["question"].split())
+        shown = question if len(question) <= 100 else f"{question[:99]}…"
+        print(
+            f"{row['example_id']}: {row['label']} ({row['p_label']:.2f}), expected "
+            f"{row['expected']} ({row['p_expected']:.2f}): {shown}"
+        )
+    if args.csv:
+        write_csv(found.contradicted, Path(args.csv))
+        print(f"all of them: {args.csv}")
+    return 0
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     from semievol_ray import pipeline
     from semievol_ray.progress.terminal import terminal_progress
@@ -180,6 +202,8 @@ def _print_result(run: object) -> None:
     print(f"\nthe run: {run.uri}")
     if run.has_model:
         print(f"the model: {run.model_path()}")
+    for name, folder in run.classifiers.items():
+        print(f"a classifier, {name}: {folder}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -228,6 +252,11 @@ def _parser() -> argparse.ArgumentParser:
     select.add_argument("run", help="the run directory")
     select.add_argument("--round", type=int, default=1, help="whose responses (default 1)")
     add_set(select)
+    labels = add("labels", _labels, "which labels look wrong to classifiers that had not seen them")
+    labels.add_argument("run", help="the run directory; its stage ingest is enough")
+    labels.add_argument("--csv", metavar="FILE", help="write all of them there")
+    labels.add_argument("--most", type=int, default=20, help="how many to print (default 20)")
+    add_set(labels)
     evaluate = add("evaluate", _evaluate, "compare a run's models on its test set")
     evaluate.add_argument("run", help="the run directory")
     add_set(evaluate)

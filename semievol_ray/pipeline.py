@@ -1,7 +1,8 @@
 """The order of the stages, and resume; nothing else.
 
     ingest -> warmup -> retrieve (-> holdout -> calibrate)
-        -> (generate -> justify -> score -> select -> evolve -> guard) x rounds -> evaluate
+        -> (generate -> justify -> score -> select -> evolve -> guard) x rounds
+        (-> classifiers) -> evaluate
 
 What is to be done of it is decided before anything is (`steps.py`).
 """
@@ -16,6 +17,7 @@ from semievol_ray.progress.live import LiveProgress
 from semievol_ray.ray_session import connect, disconnect, is_connected
 from semievol_ray.stages import (
     calibrate,
+    classifiers,
     evaluate,
     evolve,
     generate,
@@ -37,7 +39,7 @@ FIRST = (ingest.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.ST
 EACH_ROUND = (
     generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE, guard.STAGE,
 )  # fmt: skip
-LAST = (evaluate.STAGE,)
+LAST = (classifiers.STAGE, evaluate.STAGE)
 
 
 def steps(config: Config) -> list[Step]:

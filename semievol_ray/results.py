@@ -12,7 +12,7 @@ from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
 from semievol_ray.progress.live import live_line
-from semievol_ray.stages import evaluate, ingest
+from semievol_ray.stages import classifiers, evaluate, ingest
 from semievol_ray.stages.run_view import accepted_round, labeller
 from semievol_ray.store import Manifest, RunDirectory, StageLedger, layout
 
@@ -101,6 +101,16 @@ class Run:
         return self.directory.full_path(f"{folder}/model")
 
     @property
+    def classifiers(self) -> dict[str, str]:
+        """Folders of the classifiers that learnt from what was selected, by collaborator."""
+        rounds = self.config().iteration.rounds
+        found = self._ledger.get(layout.round_stage(rounds, classifiers.NAME))
+        if found is None or found.state != "done":
+            return {}
+        folders = dict.fromkeys(name.rpartition("/")[0] for name in found.files)
+        return {f.rpartition("/")[2]: self.directory.full_path(f) for f in folders}
+
+    @property
     def has_model(self) -> bool:
         """Whether anything was trained yet."""
         return self._ledger.is_done(labeller(1))
@@ -128,6 +138,13 @@ class Run:
 
 def metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     """The comparison as lines of text: a row for each model, a row for each pair."""
+    for name, p in evaluate.as_good_as_evolved(metrics).items():
+        shares = (metrics["models"][who]["accuracy"] for who in (name, "SemiEvol"))
+        yield "{}: {:.1%} right, SemiEvol {:.1%}".format(name, *shares)
+        yield (
+            f"  no worse than by chance (McNemar p = {p:.2g}): where the name of an answer is all "
+            "that is needed, this classifier gives it at a fraction of the cost\n"
+        )
     yield f"{'model':<18} {'accuracy':>8}   {'interval':>14}   {'right':>11}"
     for name, found in metrics["models"].items():
         interval = f"{100 * found['low']:.1f} – {100 * found['high']:.1f}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,15 +35,7 @@ class TfidfEmbedder:
     """TF-IDF over words and word pairs; it knows the vocabulary of the labelled questions."""
 
     def __init__(self, texts: Sequence[str]) -> None:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-
-        self.vectorizer = TfidfVectorizer(
-            sublinear_tf=True,
-            ngram_range=(1, 2),
-            max_features=_TFIDF_TERMS,
-            token_pattern=r"(?u)\b\w+\b",
-            dtype=np.float32,
-        )
+        self.vectorizer = _tfidf_vectorizer(max_features=_TFIDF_TERMS)
         try:
             self.vectorizer.fit(texts)
         except ValueError:
@@ -52,9 +44,39 @@ class TfidfEmbedder:
                 "use sentence-transformers or model"
             ) from None
 
+    @classmethod
+    def of(cls, terms: Sequence[str], inverse_frequencies: NDArray[np.float32]) -> Self:
+        """One that knows these terms already."""
+        found = cls.__new__(cls)
+        found.vectorizer = _tfidf_vectorizer(vocabulary=terms)
+        found.vectorizer.idf_ = inverse_frequencies
+        return found
+
+    @property
+    def terms(self) -> list[str]:
+        """Words and word pairs, one for each dimension."""
+        return [str(term) for term in self.vectorizer.get_feature_names_out()]
+
+    @property
+    def inverse_frequencies(self) -> NDArray[np.float32]:
+        """What each dimension is multiplied by."""
+        return np.asarray(self.vectorizer.idf_, np.float32)
+
     def embed(self, texts: Sequence[str]) -> Vectors:
         """See Embedder.embed."""
         return np.asarray(self.vectorizer.transform(texts).toarray(), np.float32)
+
+
+def _tfidf_vectorizer(**terms: Any) -> Any:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(
+        sublinear_tf=True,
+        ngram_range=(1, 2),
+        token_pattern=r"(?u)\b\w+\b",
+        dtype=np.float32,
+        **terms,
+    )
 
 
 class SentenceTransformerEmbedder:

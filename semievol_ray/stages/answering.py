@@ -123,6 +123,20 @@ async def answer_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> 
     return target, count_responses(table, dropped, settled, ambiguous)
 
 
+def with_questions(
+    requests: list[Request], task: Task, base: ModelConfig, examples: pa.Table
+) -> list[Request]:
+    """The requests with what a classifier reads instead of a prompt, where that is who answers."""
+    if not (base.is_classifier and task.is_closed):
+        return requests
+    return [
+        replace(request, question=question, classes=task.classes(row))
+        for request, question, row in zip(
+            requests, example_texts(examples), examples.to_pylist(), strict=True
+        )
+    ]
+
+
 async def _answer(
     engine: Engine,
     job: ShardJob,
@@ -142,11 +156,7 @@ async def _answer(
         )
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
-    if voter.base.is_classifier and job.task.is_closed:
-        requests = [
-            replace(request, question=question, classes=job.task.classes(row))
-            for request, question, row in zip(requests, example_texts(examples), rows, strict=True)
-        ]
+    requests = with_questions(requests, job.task, voter.base, examples)
     generated, scores = await ask(engine, job, voter, rows, requests)
     return respond(job.task, examples, voter.name, requests, generated, scores), dropped
 

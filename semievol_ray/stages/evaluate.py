@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config
+from semievol_ray.stages import classifiers
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import predict
 from semievol_ray.stages.run_view import GUARD, ModelRef, labeller
@@ -24,6 +25,10 @@ from semievol_ray.tasks import convfinqa_correct
 from semievol_ray.touches import of_result
 
 METRICS = "metrics.json"
+# What the report calls a classifier that has learnt from what was selected.
+REFITTED = ", refitted"
+# Models whose difference is no more significant than this are as good as each other.
+_SIGNIFICANCE = 0.05
 
 
 def models(context: Context, round_number: int) -> dict[str, ModelRef]:
@@ -36,6 +41,9 @@ def models(context: Context, round_number: int) -> dict[str, ModelRef]:
             undone = " rolled back" if number > accepted else ""
             found[f"SemiEvol round {number}{undone}"] = context.trained(stage)
     found["SemiEvol"] = context.trained(labeller(accepted + 1))
+    if classifiers.STAGE.wanted(context.config):
+        fitted = classifiers.fitted(context, round_number)
+        found |= {who + REFITTED: model for who, model in fitted.items()}
     return found
 
 
@@ -74,6 +82,7 @@ STAGE = Stage(
         "retrieve",
         *(layout.round_stage(n, "evolve") for n in range(1, number + 1)),
         *(layout.round_stage(n, GUARD) for n in range(1, number + 1) if config.iteration.guard),
+        *([layout.round_stage(number, classifiers.NAME)] if classifiers.named(config) else []),
     ],
     writes=("*/shard-*.parquet", f"*/{TALLIES}", "*/replies/*", METRICS),
     works_with="engines",
@@ -84,7 +93,7 @@ STAGE = Stage(
 
 def folder_of(model: str) -> str:
     """Where a compared model's predictions lie, within the stage's folder."""
-    return model.replace(" ", "-")
+    return model.replace(", ", "-").replace(" ", "-")
 
 
 def predict_test(context: Context, name: str, model: ModelRef, folder: str) -> dict[str, pa.Table]:
@@ -119,6 +128,17 @@ def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:
             }
         )
     return metrics
+
+
+def as_good_as_evolved(metrics: dict[str, Any]) -> dict[str, float]:
+    """Classifiers that are not significantly worse than the evolved model, with McNemar's p."""
+    return {
+        pair["second"]: pair["mcnemar_p"]
+        for pair in metrics["pairs"]
+        if pair["first"] == "SemiEvol"
+        and pair["second"].endswith(REFITTED)
+        and (pair["difference"] >= 0 or pair["mcnemar_p"] >= _SIGNIFICANCE)
+    }
 
 
 def _accuracy(table: pa.Table, confidence: float) -> dict[str, Any]:

@@ -25,6 +25,8 @@ Known = list[tuple[str, str]]
 
 def known_answers(view: RunView, classifier: ModelConfig) -> Known:
     """(question, class) pairs of all that a classifier may see, by its name."""
+    if layout.referred(classifier.name) is not None:
+        return []  # it is fitted already
     if classifier.name.endswith(HELD_OUT):
         return from_labels(view, without=view.held_out)
     _, _, after = classifier.name.partition(AFTER_ROUND)

@@ -20,6 +20,7 @@ from semievol_ray.stages.answering import (
     renderer_for,
     respond,
     scored,
+    with_questions,
 )
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off
@@ -62,6 +63,7 @@ async def predict_shard(
     """
     source, target = pair
     voter, task = job.voters[0], job.task
+    closed = closed or voter.base.is_classifier
     examples = job.run.read_table(source)
     rows = examples.to_pylist()
     requests = []
@@ -72,6 +74,7 @@ async def predict_shard(
         near = shown[: voter.shots]
         request, _ = fit_request(engine, renderer, task, row, near, seed, voter.sampling)
         requests.append(request)
+    requests = with_questions(requests, task, voter.base, examples)
     with keeping_paid_replies(engine, job.run, target) as asked:
         if closed:
             adapter = None if voter.adapter is None else job.run.localise(voter.adapter)

@@ -124,8 +124,8 @@ class RunView:
     def model(self, name: str, round_number: int) -> ModelRef:
         """A collaborator's model: base, warm (of that round), one of `models`, or a path."""
         found = self._model(name, round_number)
-        if found.base.is_classifier and self.config.iteration.refit and round_number > 1:
-            return _known_as(found, f"{AFTER_ROUND}{round_number - 1}")
+        if found.base.is_classifier and self.config.iteration.refit:
+            return self.refitted(name, round_number - 1)
         return found
 
     def _model(self, name: str, round_number: int) -> ModelRef:
@@ -149,6 +149,11 @@ class RunView:
             return ModelRef(resolve_engine(self.config.models[name]))
         other = self.config.model.model_copy(update={"name": name, "revision": None})
         return ModelRef(resolve_engine(other))
+
+    def refitted(self, name: str, round_number: int) -> ModelRef:
+        """A classifier as it is after what a round selected; 0: it knows the labels alone."""
+        found = self._model(name, 1)
+        return _known_as(found, f"{AFTER_ROUND}{round_number}") if round_number else found
 
     def held_out_model(self, name: str) -> ModelRef:
         """A collaborator's model as it is without the labels that are held out."""

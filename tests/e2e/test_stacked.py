@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from semievol_ray import load_classifier
 from semievol_ray.results import Run
 from tests.e2e.conftest import semievol
 
@@ -63,3 +64,22 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
     assert "6 held-out labels" in risky.stdout
     again = semievol("run", str(config), "--until", "round-1/select")
     assert again.returncode == 0 and again.stderr.count("already done") == 7, again.stderr
+
+    # To the end: the classifiers that voted have learnt what was selected, and are left to be used.
+    ended = semievol("run", str(config))
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    left, metrics = Run(str(run)).classifiers, Run(str(run)).metrics
+    assert left.keys() == {"probe-0shot", "neighbours-0shot"} and metrics is not None
+    assert all(f"a classifier, {who}: {folder}" in ended.stdout for who, folder in left.items())
+    test = Run(str(run)).examples("test")
+    for who, folder in left.items():
+        assert sorted(p.suffix for p in Path(folder).iterdir()) == [".json", ".safetensors"]
+        said = load_classifier(folder).classify(test["question"].to_pylist())
+        gold = map(str.casefold, test["answer"].to_pylist())
+        right = [a.casefold() == b for a, b in zip(said, gold, strict=True)]
+        predicted = found.predictions(f"{who}, refitted")
+        assert predicted["correct"].to_pylist() == right
+        assert metrics["models"][f"{who}, refitted"]["correct"] == sum(right)
+    (fitted,) = [m for m in found.manifests if m.stage == "round-1/classifiers"]
+    chosen = pc.sum(selection["selected"]).as_py()
+    assert fitted.statistics == {"after_round": 1, "examples": 24 + chosen}

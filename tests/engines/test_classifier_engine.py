@@ -74,11 +74,11 @@ def test_a_class_without_a_label_is_never_likely(probe) -> None:
 
 def test_it_is_the_plain_classifier(probe) -> None:
     """Over the embedder's vectors as they are, at the same penalty."""
-    vectors = probe._embed([text for text, _ in LABELS])
-    penalty = probe._classifier.C
+    embed, penalty = probe._classifier.embedder.embed, probe._classifier.head.penalty
+    vectors = embed([text for text, _ in LABELS])
     plain = LogisticRegression(C=penalty, max_iter=1000).fit(vectors, [name for _, name in LABELS])
     found = np.array(scores(probe, tuple(plain.classes_)))
-    wanted = plain.predict_proba(probe._embed([m.text for m in ASKED]))
+    wanted = plain.predict_proba(embed([m.text for m in ASKED]))
     assert np.allclose(np.exp(found), wanted, atol=5e-3)
 
 

@@ -7,8 +7,9 @@ import math
 import pyarrow as pa
 import pytest
 
+from semievol_ray.results import metric_lines
 from semievol_ray.schema import PREDICTION
-from semievol_ray.stages.evaluate import compare
+from semievol_ray.stages.evaluate import as_good_as_evolved, compare
 from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
 
 
@@ -67,3 +68,16 @@ def test_models_are_compared_pair_by_pair() -> None:
     first = pairs["vanilla", "SFT"]
     assert (first["only_first_right"], first["only_second_right"]) == (0, 2)
     assert first["difference"] == 0.5 and first["mcnemar_p"] == pytest.approx(0.5)
+
+
+def test_a_classifier_that_is_as_good_is_said_first() -> None:
+    evolved, gold = "1" * 30 + "0" * 10, "A" * 40
+    equal = "0" * 4 + "1" * 26 + "1" * 2 + "0" * 8
+    worse = "0" * 6 + "1" * 24 + "0" * 10
+    models = {"SFT": equal, "SemiEvol": evolved, "probe, refitted": equal, "near, refitted": worse}
+    found = compare({name: predictions(right, gold) for name, right in models.items()}, 0.95)
+    # Four lost and two won are chance, six lost and none won are none; SFT is no classifier.
+    assert as_good_as_evolved(found) == {"probe, refitted": pytest.approx(0.6875)}
+    first, second, *_ = metric_lines(found)
+    assert first == "probe, refitted: 70.0% right, SemiEvol 75.0%"
+    assert "McNemar p = 0.69" in second and "classifier" in second

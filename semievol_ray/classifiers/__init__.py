@@ -1,0 +1,5 @@
+"""Classifiers over a frozen embedder: fitted in seconds, kept as safetensors and JSON."""
+
+from semievol_ray.classifiers.classifier import Classifier
+
+__all__ = ["Classifier"]

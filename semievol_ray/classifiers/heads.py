@@ -1,0 +1,174 @@
+"""What stands on the vectors: logistic regression, and votes of the nearest labels.
+
+A head is arrays and numbers, so that it is kept and loaded without pickle. `vectors` are float32
+[rows, dimensions] of unit length, `gold` the class of each row; probabilities are float64 [rows,
+classes].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from semievol_ray.retrieval import Vectors
+
+Probabilities = NDArray[np.float64]
+
+# What is tried, and chosen by log loss on rows left out.
+_PENALTIES = np.logspace(-1, 3, 5)
+_NEIGHBOURS = (5, 15, 50)
+_TEMPERATURES = (0.03, 0.1, 0.3)
+_FOLDS = 5
+# A probability that a classifier gives is never so small that it rules an answer out.
+SMALLEST = 1e-6
+
+
+class Head(Protocol):
+    """Vectors to probabilities."""
+
+    kind: ClassVar[str]
+
+    @classmethod
+    def fit(cls, vectors: Vectors, gold: NDArray[np.intp], classes: int) -> Self:
+        """The candidate whose log loss on rows left out is the least, fitted to all rows."""
+        ...
+
+    @classmethod
+    def of(cls, arrays: dict[str, NDArray[Any]], settings: dict[str, Any]) -> Self:
+        """What `arrays` and `settings` of another one describe."""
+        ...
+
+    def probabilities(self, vectors: Vectors) -> Probabilities:
+        """Of every class, for each row."""
+        ...
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """What it holds."""
+        ...
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Its numbers."""
+        ...
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Logistic regression: weights [dimensions, classes] and bias [classes]."""
+
+    weights: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    # The inverse of the regularisation strength that was chosen.
+    penalty: float
+    kind: ClassVar[str] = "probe"
+
+    @classmethod
+    def fit(cls, vectors: Vectors, gold: NDArray[np.intp], classes: int) -> Self:
+        """See Head.fit; by cross-validation."""
+        from sklearn.base import clone
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import KFold, cross_val_predict
+
+        # No solution leaves the space that the rows span: where they are fewer than dimensions,
+        # in it the fit is the same and takes a fraction of the time.
+        basis = np.linalg.qr(vectors.T)[0] if len(vectors) < vectors.shape[1] else None
+        inputs = vectors if basis is None else vectors @ basis
+        folds = KFold(min(_FOLDS, len(gold)), shuffle=True, random_state=0)
+
+        def loss(model: Any) -> float:
+            found = cross_val_predict(model, inputs, gold, cv=folds, method="predict_proba")
+            return _log_loss(found, gold)
+
+        candidates = [LogisticRegression(C=penalty, max_iter=1000) for penalty in _PENALTIES]
+        best = clone(min(candidates, key=loss)).fit(inputs, gold)
+        weights, bias = best.coef_.T, best.intercept_
+        if classes == 2:  # one column says both
+            weights, bias = np.hstack([0 * weights, weights]), np.append(0.0, bias)
+        weights = weights if basis is None else basis @ weights
+        return cls(weights.astype(np.float32), bias.astype(np.float32), float(best.C))
+
+    @classmethod
+    def of(cls, arrays: dict[str, NDArray[Any]], settings: dict[str, Any]) -> Self:
+        """See Head.of."""
+        return cls(arrays["weights"], arrays["bias"], settings["penalty"])
+
+    def probabilities(self, vectors: Vectors) -> Probabilities:
+        """See Head.probabilities."""
+        logits = (vectors @ self.weights + self.bias).astype(np.float64)
+        odds = np.exp(logits - logits.max(axis=1, keepdims=True))
+        found: Probabilities = odds / odds.sum(axis=1, keepdims=True)
+        return found
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See Head.arrays."""
+        return {"weights": self.weights, "bias": self.bias}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See Head.settings."""
+        return {"penalty": self.penalty}
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Votes of the `count` nearest rows, each weighed by exp(cosine / temperature)."""
+
+    vectors: NDArray[np.float32]
+    gold: NDArray[np.intp]
+    classes: int
+    count: int
+    temperature: float
+    kind: ClassVar[str] = "neighbours"
+
+    @classmethod
+    def fit(cls, vectors: Vectors, gold: NDArray[np.intp], classes: int) -> Self:
+        """See Head.fit; each row is left out of its own vote."""
+        similar = vectors @ vectors.T
+        np.fill_diagonal(similar, -np.inf)
+        candidates = [
+            cls(vectors, gold, classes, count, temperature)
+            for count in dict.fromkeys(min(k, len(gold) - 1) for k in _NEIGHBOURS)
+            for temperature in _TEMPERATURES
+        ]
+        return min(candidates, key=lambda head: _log_loss(head._votes(similar), gold))
+
+    @classmethod
+    def of(cls, arrays: dict[str, NDArray[Any]], settings: dict[str, Any]) -> Self:
+        """See Head.of."""
+        return cls(arrays["vectors"], arrays["gold"], **settings)
+
+    def probabilities(self, vectors: Vectors) -> Probabilities:
+        """See Head.probabilities."""
+        return self._votes(vectors @ self.vectors.T)
+
+    def _votes(self, similar: NDArray[np.float32]) -> Probabilities:
+        nearest = np.argpartition(-similar, self.count - 1, axis=1)[:, : self.count]
+        cosines = np.take_along_axis(similar, nearest, axis=1).astype(np.float64)
+        weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / self.temperature)
+        votes = np.zeros((len(similar), self.classes))
+        np.add.at(votes, (np.arange(len(similar))[:, None], self.gold[nearest]), weights)
+        found: Probabilities = votes / votes.sum(axis=1, keepdims=True)
+        return found
+
+    @property
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """See Head.arrays."""
+        return {"vectors": self.vectors, "gold": self.gold}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """See Head.settings."""
+        return {"classes": self.classes, "count": self.count, "temperature": self.temperature}
+
+
+HEADS: dict[str, type[Probe] | type[Neighbours]] = {head.kind: head for head in (Probe, Neighbours)}
+
+
+def _log_loss(probabilities: Probabilities, gold: NDArray[np.intp]) -> float:
+    taken = probabilities[np.arange(len(gold)), gold]
+    return -float(np.log(np.maximum(taken, SMALLEST)).mean())

@@ -1,0 +1,106 @@
+"""Classifiers: those among the collaborators, fitted to the labels and to what was selected.
+
+Where one of them is as good as the language model, whoever needs no more than an answer's name has
+it at a thousandth of the cost: `semievol_ray.load_classifier(folder)`. Loading runs no code of the
+folder's. `evaluate` compares them with the models.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from semievol_ray.config import Config, ModelConfig
+from semievol_ray.engines.classifier_engine import fit
+from semievol_ray.ray_session import shard_map
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.known_answers import Known, known_answers
+from semievol_ray.stages.run_view import GUARD, ModelRef
+from semievol_ray.stages.stage import Outcome, Stage, engine_settings, task_settings
+from semievol_ray.store import RunDirectory, layout
+from semievol_ray.touches import of_result
+
+NAME = "classifiers"
+# In the fingerprint: whoever changes what is fitted to the same answers raises it.
+CLASSIFIERS_VERSION = 1
+
+
+def run(context: Context, round_number: int) -> Outcome:
+    """Write `<collaborator>/classifier.json` and `.safetensors` for each classifier that votes."""
+    folder = context.folder(layout.round_stage(round_number, NAME))
+    accepted = context.accepted_round(round_number)
+    work = {}
+    for who, name in named(context.config).items():
+        model = context.refitted(name, accepted).base
+        work[f"{folder}/{who}"] = (model, known_answers(context, model))
+    context.progress.start(NAME, len(work), "classifiers")
+    # In tasks: what embeds may be a model, whose memory is no business of the driver's.
+    tasks = shard_map(context.config.ray, len(work), always_ray=True)
+    files: list[str] = []
+    for written in tasks(
+        partial(_fit_one, context.run), [(to, *what) for to, what in work.items()]
+    ):
+        files += written
+        context.progress.advance(NAME, 1)
+    statistics = {"after_round": accepted}
+    return Outcome(
+        {}, statistics | {"examples": max(len(k) for _, k in work.values())}, tuple(files)
+    )
+
+
+def named(config: Config) -> dict[str, str]:
+    """Names of the models that are classifiers, by the first collaborator that asks each."""
+    found: dict[str, str] = {}
+    for collaborator in config.collaborators:
+        is_classifier = config.classifier_of(collaborator) is not None
+        if is_classifier and collaborator.model not in found.values():
+            assert collaborator.name is not None  # config names every one
+            found[collaborator.name] = collaborator.model
+    return found
+
+
+def fitted(context: Context, round_number: int) -> dict[str, ModelRef]:
+    """What the stage left, as models that answer, by collaborator."""
+    folder = context.folder(layout.round_stage(round_number, NAME))
+    found = {}
+    for who, name in named(context.config).items():
+        model = context.model(name, 1).base
+        there = layout.reference(f"{folder}/{who}")
+        found[who] = ModelRef(model.model_copy(update={"name": there}))
+    return found
+
+
+def _fit_one(run: RunDirectory, work: tuple[str, ModelConfig, Known]) -> list[str]:
+    folder, model, known = work
+    names = []
+    for name, content in fit(model, known).files().items():
+        names.append(f"{folder}/{name}")
+        run.write_bytes(names[-1], content)
+    return names
+
+
+def _settings(config: Config, _: int) -> dict[str, Any]:
+    models = {
+        who: engine_settings(config.models[name]) if name in config.models else name
+        for who, name in named(config).items()
+    }
+    chosen = {"models": models, "iteration": {"mode": config.iteration.mode}}
+    common = task_settings(config)
+    common["code"] |= {"classifiers": CLASSIFIERS_VERSION}
+    return common | chosen | {"retrieval": of_result(config.retrieval)}
+
+
+STAGE = Stage(
+    NAME,
+    run,
+    _settings,
+    lambda config, number: [
+        "retrieve",
+        *(layout.round_stage(n, "select") for n in range(1, number + 1)),
+        *(layout.round_stage(n, "evolve") for n in range(1, number + 1)),
+        *(layout.round_stage(n, GUARD) for n in range(1, number + 1) if config.iteration.guard),
+    ],
+    writes=("*/classifier.json", "*/classifier.safetensors"),
+    wanted=lambda config: bool(named(config)),
+    follows_rounds=True,
+)
