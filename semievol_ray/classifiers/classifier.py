@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from semievol_ray.classifiers.heads import HEADS, Head, Probabilities
 from semievol_ray.config import ModelConfig, RetrievalConfig
@@ -48,7 +49,11 @@ class Classifier:
         index = {name: i for i, name in enumerate(classes)}
         embedder = create_embedder(retrieval, texts, model)
         gold = np.array([index[name] for name in names])
-        head = HEADS[kind].fit(_embed(embedder, texts, retrieval.batch_rows), gold, len(classes))
+        vectors = _embed(embedder, texts, retrieval.batch_rows)
+        # The threads of so small matrices wait for one another longer than they work: where
+        # somebody else has a core, a fit takes six times as long with two as with one.
+        with threadpool_limits(1):
+            head = HEADS[kind].fit(vectors, gold, len(classes))
         return cls(embedder, head, classes, retrieval, model.revision)
 
     def probabilities(self, questions: Sequence[str]) -> Probabilities:
