@@ -191,7 +191,7 @@ def _context(directory: RunDirectory, config: Config) -> Context:
 
 def _with_all_labels(config: Config) -> pa.Table:
     """Predictions of the base fine-tuned on the labels and on the answers that were withheld."""
-    directory = RunDirectory(config.run_dir)
+    directory = pipeline.run(config, until="ingest")
     context = _context(directory, config)
     writes = finetune.TRAINING_WRITES
     folder = context.ledger.begin(ALL_LABELS_STAGE, {}, {}, writes).folder

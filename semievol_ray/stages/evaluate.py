@@ -98,8 +98,8 @@ def folder_of(model: str) -> str:
 
 def predict_test(context: Context, name: str, model: ModelRef, folder: str) -> dict[str, pa.Table]:
     """A model's answers to the test set: PREDICTION tables by the shard they are kept in."""
-    sources, neighbours = context.shards("test"), context.neighbours("test")
-    return predict(context, "evaluate", name, model, sources, neighbours, folder)
+    neighbours = context.neighbours("test") if context.config.evaluation.shots else None
+    return predict(context, "evaluate", name, model, context.shards("test"), neighbours, folder)
 
 
 def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:
