@@ -264,11 +264,14 @@ def _part_groups(optimizer: Any, weight_decays: list[float]) -> None:
     """Undo what loading a universal ZeRO-3 checkpoint leaves shared between parameter groups.
 
     DeepSpeed 0.19 gives them all one `step` tensor, which AdamW then counts up once for each of
-    them, and the settings of the first.
+    them, and the settings of the first. And it leaves that tensor on the CPU, where a fused AdamW
+    cannot have it.
     """
-    for state in optimizer.optimizer.state.values():
-        if isinstance(state.get("step"), torch.Tensor):
-            state["step"] = state["step"].clone()
+    fused = {id(p): g.get("fused") for g in optimizer.optimizer.param_groups for p in g["params"]}
+    for parameter, state in optimizer.optimizer.state.items():
+        if isinstance(step := state.get("step"), torch.Tensor):
+            device = parameter.device if fused.get(id(parameter)) else step.device
+            state["step"] = step.to(device, copy=True)
     for group, decay in zip(optimizer.param_groups, weight_decays, strict=True):
         group["weight_decay"] = decay
 

@@ -44,7 +44,8 @@ def train_worker(
     started = time.monotonic()
     rank = os.environ.get("RANK", "0")
     log_file = job.logs / f"deepspeed-{rank}.log"
-    with joined(log_file, job.config.timeout_seconds) as world, Notice() as notice:
+    timeout, gpus = job.config.timeout_seconds, job.config.gpus_per_worker
+    with joined(log_file, timeout, gpus) as world, Notice() as notice:
         try:
             training = _Training(job, world, on_progress, remote(depot), notice)
             training.resume()

@@ -179,10 +179,14 @@ def _work(job: TrainingJob, depot: Depot | None, rank: int) -> Outcome | None:
 
 def _train(job: TrainingJob, depot: Depot | None, log_file: Path) -> Outcome | None:
     from semievol_ray.model_files import import_transformers
-    from semievol_ray.training.world import prepare_environment
+    from semievol_ray.training.world import prepare_environment, uses_gpu
 
     with _output_in(log_file):
-        prepare_environment()
+        try:
+            gpu = uses_gpu(job.config.gpus_per_worker)
+        except UserError as error:
+            return error
+        prepare_environment(gpu=gpu)
         import_transformers()
 
         import torch

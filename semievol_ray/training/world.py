@@ -95,33 +95,53 @@ class World:
         return found
 
 
-def prepare_environment() -> None:
+def uses_gpu(gpus_per_worker: float | None) -> bool:
+    """Whether a worker trains on a GPU: as its job says, else where there is one.
+
+    One that is given none keeps off those that its machine has, which others may have been given.
+    Raises UserError where it was given one and sees none.
+    """
+    import torch
+
+    there = torch.cuda.is_available()
+    if gpus_per_worker is None:
+        return there
+    if gpus_per_worker > 0 and not there:
+        raise UserError(
+            f"training.gpus_per_worker: {gpus_per_worker:g}, but this worker sees no GPU: torch "
+            f"{torch.__version__} finds none"
+        )
+    return gpus_per_worker > 0
+
+
+def prepare_environment(*, gpu: bool) -> None:
     """What must be in the environment before `deepspeed` is imported.
 
     Without a GPU it must be told so, and it finds the `ninja` that its compiled ops need only on
     PATH, where a virtual environment that was not activated does not have it.
     """
-    import torch
-
     bin_folder = str(Path(sys.executable).parent)
     path = os.environ.get("PATH", "")
     if bin_folder not in path.split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([bin_folder, path])
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not gpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
 
 
 @contextmanager
-def joined(log_file: Path, timeout_seconds: float) -> Iterator[World]:
+def joined(
+    log_file: Path, timeout_seconds: float, gpus_per_worker: float | None = None
+) -> Iterator[World]:
     """The world that this process is part of; DeepSpeed's messages go to `log_file`.
 
     A collective that lasts longer than the time-out fails; a group that exists keeps its own.
+    `gpus_per_worker` decides the device (`uses_gpu`).
     """
     import torch
     import torch.distributed as dist
 
-    prepare_environment()
-    gpu = torch.cuda.is_available()
+    gpu = uses_gpu(gpus_per_worker)
+    prepare_environment(gpu=gpu)
     ours = not dist.is_initialized()
     if ours:
         _start_group("nccl" if gpu else "gloo", timedelta(seconds=timeout_seconds))
@@ -140,7 +160,7 @@ def _start_group(backend: str, timeout: timedelta) -> None:
 
     if "RANK" in os.environ and "MASTER_ADDR" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
-        if torch.cuda.is_available():
+        if backend == "nccl":
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

@@ -68,6 +68,21 @@ def test_two_workers_checkpoint_resumes_on_one(
     check_continuous(all_steps, steps, whole, result)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_in_16_bits_too_another_number_of_workers_goes_on(
+    make_job: MakeJob, two_workers: Workers, tmp_path: Path, stage: int
+) -> None:
+    job = make_job(zero_stage=stage, precision="bf16", **SIX_STEPS)
+    whole, all_steps = two_workers.train(job, copy_at=3, copy_to=tmp_path / "left")
+    result, steps = train_here(resumed(job, tmp_path, tmp_path / "left", "one"))
+    assert [p.step for p in steps] == [4, 5, 6]
+    assert [p.loss for p in steps] == pytest.approx([p.loss for p in all_steps[3:]], abs=0.02)
+    expected = weights(whole)
+    for name, tensor in weights(result).items():
+        # The last digit of 16 bits, and no step as large as those of an optimizer that begins anew.
+        assert torch.allclose(tensor, expected[name], rtol=2**-7, atol=1e-4), name
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_one_workers_checkpoint_resumes_on_two(
     make_job: MakeJob, two_workers: Workers, tmp_path: Path, stage: int
