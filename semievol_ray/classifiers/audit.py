@@ -1,9 +1,8 @@
 """Labels that classifiers contradict which had not seen them: confident learning.
 
 Northcutt, Jiang and Chuang, "Confident Learning" (JAIR 2021, arXiv 1911.00068), section 3.1: a
-class has a threshold of its own, the mean probability that rows labelled with it have of it. A row
-that reaches another class's, and is likelier of that class than of its own, is counted against its
-label.
+class has a threshold of its own, the mean probability that rows labelled with it have of it; those
+that reach another class's say how many labels are wrong.
 """
 
 from __future__ import annotations
@@ -75,14 +74,31 @@ def out_of_fold(
 
 
 def contradicted(p: Probabilities, gold: NDArray[np.intp]) -> NDArray[np.intp]:
-    """The class that each row is counted for: its label, where nothing speaks against it."""
-    own = p[np.arange(len(gold)), gold]
-    totals = np.bincount(gold, weights=own, minlength=p.shape[1])
-    counts = np.bincount(gold, minlength=p.shape[1])
+    """The class that each row is counted for: its label, where nothing speaks against it.
+
+    How many rows of a class belong to another is estimated from those that reach the thresholds
+    (the confident joint); as many are taken, by the largest margin ("prune by noise rate").
+    """
+    rows, classes = np.arange(len(gold)), p.shape[1]
+    counts = np.bincount(gold, minlength=classes)
+    totals = np.bincount(gold, weights=p[rows, gold], minlength=classes)
     thresholds = np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
     reached = np.where(p >= thresholds, p, -1.0)
-    best = reached.argmax(axis=1)
-    return np.where(reached.max(axis=1) > own, best, gold)
+    sure = reached.max(axis=1) >= 0
+    joint = np.zeros((classes, classes))
+    np.add.at(joint, (gold[sure], reached.argmax(axis=1)[sure]), 1)
+    joint *= (counts / np.maximum(joint.sum(axis=1), 1))[:, None]
+    found, margins = gold.copy(), np.zeros(len(gold))
+    for label, other in zip(*np.nonzero(joint), strict=True):
+        if label == other:
+            continue
+        own = rows[gold == label]
+        margin = p[own, other] - p[own, label]
+        most = np.argsort(-margin, kind="stable")[: round(joint[label, other])]
+        for row, by in zip(own[most], margin[most], strict=True):
+            if by > margins[row]:
+                found[row], margins[row] = other, by
+    return found
 
 
 def _folds(gold: NDArray[np.intp]) -> NDArray[np.intp]:

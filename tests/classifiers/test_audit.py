@@ -35,7 +35,7 @@ def turned_over(share: float) -> tuple[list[tuple[str, str]], set[int]]:
 def test_a_class_has_a_threshold_of_its_own() -> None:
     p = np.array([[0.9, 0.1], [0.7, 0.3], [0.35, 0.65], [0.2, 0.8], [0.45, 0.55], [0.1, 0.9]])
     gold = np.array([0, 0, 0, 1, 1, 1])
-    # Class 0 is held at (0.9 + 0.7 + 0.35) / 3 = 0.65, class 1 at 0.75: 0.65 is not enough for it.
+    # Class 0 is reached at (0.9 + 0.7 + 0.35) / 3 = 0.65, class 1 at 0.75: 0.65 is not enough.
     assert contradicted(p, gold).tolist() == gold.tolist()
     p[2] = [0.2, 0.8]  # enough
     assert contradicted(p, gold).tolist() == [0, 0, 1, 1, 1, 1]
