@@ -106,11 +106,11 @@ class Checkpoints:
         if self._world.sum(self._failure is not None)[0]:
             raise SemiEvolError(f"{self._folder}: {self._reason()}")
         tag = f"step-{state.step:08d}"
-        if self._world.is_first or self._depot is not None:
-            shutil.rmtree(self._folder / tag, ignore_errors=True)
-        if self._world.is_first and self._depot is not None:
-            self._depot.remove(f"{_IN_DEPOT}/{tag}")
-        self._world.barrier()
+        with self._world.together():
+            if self._world.is_first or self._depot is not None:
+                shutil.rmtree(self._folder / tag, ignore_errors=True)
+            if self._world.is_first and self._depot is not None:
+                self._depot.remove(f"{_IN_DEPOT}/{tag}")
         copies = _Snapshot()
         engine.checkpoint_engine = copies
         engine.save_checkpoint(
@@ -206,9 +206,9 @@ class Checkpoints:
         tag = saved.folder.name
         if saved.needs_conversion(self._world.size):
             tag = f"universal-{tag}"
-            if self._world.is_first or self._depot is not None:
-                _convert(saved.folder, self._folder / tag)
-            self._world.barrier()
+            with self._world.together():
+                if self._world.is_first or self._depot is not None:
+                    _convert(saved.folder, self._folder / tag)
         decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
         engine.checkpoint_engine = _Snapshot()
         engine.load_checkpoint(
@@ -219,11 +219,11 @@ class Checkpoints:
 
     def _verify(self, saved: Saved) -> None:
         mine = sorted(saved.files)[self._world.rank :: self._world.size]
-        damaged = [name for name in mine if file_digest(saved.folder / name) != saved.files[name]]
-        if self._world.sum(len(damaged))[0]:
-            raise SemiEvolError(
-                f"{saved.folder}: the checkpoint is damaged; remove it to train from the start"
-            )
+        with self._world.together():
+            if any(_digest(saved.folder / name) != saved.files[name] for name in mine):
+                raise SemiEvolError(
+                    f"{saved.folder}: the checkpoint is damaged; remove it to train from the start"
+                )
 
     def remove(self) -> None:
         """Remove them all: the training is done."""
@@ -313,6 +313,10 @@ def _convert(source: Path, target: Path) -> None:
             inject_missing_state=True,
         )
     )
+
+
+def _digest(path: Path) -> str | None:
+    return file_digest(path) if path.is_file() else None
 
 
 def _write_json(path: Path, value: Any) -> None:

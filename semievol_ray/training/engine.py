@@ -43,16 +43,25 @@ def build(job: TrainingJob, world: World, *, load_universal: bool) -> TrainingMo
     # transformers partitions weights as it reads them, and peft gathers those that it looks at,
     # only for as long as this object lives.
     partitioned = _partitioned_construction(settings) if config.zero_stage == 3 else None
-    base = _load_base(job)
-    layout = Layout(
-        packed=config.packing and can_pack(base, config.max_length),
-        micro_batch_size=config.micro_batch_size,
-        max_length=config.max_length,
-    )
-    if layout.packed:
-        use_packed_attention(base)
-    model = _with_adapter(base, job) if config.method == "lora" else base
-    del partitioned
+    try:
+        with world.together():
+            # Where they are partitioned, reading them is a collective: only what they are read
+            # from may fail here.
+            models.load_config(job.base_model, job.revision, job.trust_remote_code)
+            base = _load_base(job) if partitioned is None else None
+        if base is None:
+            base = _load_base(job)
+        layout = Layout(
+            packed=config.packing and can_pack(base, config.max_length),
+            micro_batch_size=config.micro_batch_size,
+            max_length=config.max_length,
+        )
+        if layout.packed:
+            use_packed_attention(base)
+        model = _with_adapter(base, job) if config.method == "lora" else base
+    finally:
+        # An error's traceback would keep it, and partition the next training of this process.
+        partitioned = None
     model.train()
     engine, *_ = deepspeed.initialize(
         model=model,

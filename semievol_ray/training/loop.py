@@ -74,7 +74,10 @@ class _Training:
         self.depot, self.notice = depot, notice or Notice()
         # Whether the machine of some worker is going, and a checkpoint was taken for that.
         self.is_going = self.has_left_word = False
-        self.tokenizer = models.load_tokenizer(job.base_model, job.revision, job.trust_remote_code)
+        with world.together():
+            self.tokenizer = models.load_tokenizer(
+                job.base_model, job.revision, job.trust_remote_code
+            )
         pad_id = self.tokenizer.pad_token_id
         self.pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
         self.examples = tokenized(job, job.examples, self.tokenizer, world, depot)
@@ -90,7 +93,8 @@ class _Training:
         self.state = TrainingState()
         folder = job.scratch_dir / "checkpoints"
         self.checkpoints = Checkpoints(folder, fingerprint(job), world, depot)
-        self.saved = self.checkpoints.newest()
+        with world.together():
+            self.saved = self.checkpoints.newest()
         other_size = self.saved is not None and self.saved.needs_conversion(world.size)
         self.model = engine.build(merged_start(job, world, depot), world, load_universal=other_size)
         self.meter = Meter(self.model, world, self.total_steps)
@@ -101,8 +105,9 @@ class _Training:
         if self.saved is not None:
             self.checkpoints.load(self.model.engine, self.saved)
             self.state = replace(self.saved.state)
-            if self.depot is not None and self.world.is_first:
-                self.depot.fetch("scratch/best", self.best_folder)
+            with self.world.together():
+                if self.depot is not None and self.world.is_first:
+                    self.depot.fetch("scratch/best", self.best_folder)
 
     def run(self) -> None:
         """All the steps that are left."""
@@ -229,12 +234,13 @@ class _Training:
         weights = export.gather_weights(
             module, self.world, trainable_only=self.config.method == "lora"
         )
-        if self.world.is_first:
-            partial = folder.with_name(f".{folder.name}.partial")
-            export.save_weights(module, weights, self.tokenizer, self.job, partial)
-            export.commit(partial, folder)
-            if self.depot is not None:
-                self.depot.put(folder, f"scratch/{folder.name}")
+        with self.world.together():
+            if self.world.is_first:
+                partial = folder.with_name(f".{folder.name}.partial")
+                export.save_weights(module, weights, self.tokenizer, self.job, partial)
+                export.commit(partial, folder)
+                if self.depot is not None:
+                    self.depot.put(folder, f"scratch/{folder.name}")
 
     def finish(self, started: float) -> TrainingResult | None:
         """Put the result in its place and remove what was only there to resume."""
@@ -256,9 +262,10 @@ class _Training:
         )
         if self.state.best_loss is None:
             self.export(self.best_folder)
-        if self.world.is_first:
-            export.write_model_card(self.best_folder, self.job, result)
-            export.commit(self.best_folder, self.job.output_dir)
+        with self.world.together():
+            if self.world.is_first:
+                export.write_model_card(self.best_folder, self.job, result)
+                export.commit(self.best_folder, self.job.output_dir)
         self.trackers.close()
         self.checkpoints.remove()
         self.model.engine.destroy()
@@ -273,19 +280,20 @@ def merged_start(job: TrainingJob, world: World, depot: Depot | None) -> Trainin
     from semievol_ray.training.adapters import merge
 
     merged = job.scratch_dir / "merged-base"
-    if world.is_first and not merged.exists():
-        merge(
-            job.adapter_from,
-            merged,
-            base_model=job.base_model,
-            revision=job.revision,
-            trust_remote_code=job.trust_remote_code,
-        )
-        if depot is not None:
-            depot.put(merged, f"scratch/{merged.name}")
-    world.barrier()
-    if depot is not None and not world.is_first:
-        depot.fetch(f"scratch/{merged.name}", merged)
+    with world.together():
+        if world.is_first and not merged.exists():
+            merge(
+                job.adapter_from,
+                merged,
+                base_model=job.base_model,
+                revision=job.revision,
+                trust_remote_code=job.trust_remote_code,
+            )
+            if depot is not None:
+                depot.put(merged, f"scratch/{merged.name}")
+    with world.together():
+        if depot is not None and not world.is_first:
+            depot.fetch(f"scratch/{merged.name}", merged)
     return replace(job, base_model=str(merged), revision=None)
 
 
@@ -301,15 +309,13 @@ def tokenized(
     Workers that share the folder share the work; others do all of it, each on its machine.
     """
     limit = job.config.max_length
-    parts = token_cache.plan_parts(paths)
+    with world.together():
+        parts = token_cache.plan_parts(paths)
     folder = job.scratch_dir / "tokens" / token_cache.fingerprint(paths, tokenizer, limit)
-    error = None
-    try:
+    with world.together():
         mine = parts[world.rank :: world.size] if depot is None else parts
         token_cache.write_parts(folder, mine, tokenizer, limit)
-    except Exception as found:  # the others wait: they must hear of any
-        error = found
-    world.raise_first(error)
-    examples = token_cache.load_parts(folder, len(parts))
+    with world.together():
+        examples = token_cache.load_parts(folder, len(parts))
     examples.check_dropped(job.config)
     return examples

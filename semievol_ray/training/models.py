@@ -10,7 +10,7 @@ from semievol_ray.training.failures import line
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_tokenizer(
@@ -29,6 +29,21 @@ def load_tokenizer(
     if tokenizer.eos_token_id is None:
         raise UserError(f"{name}: its tokenizer has no end-of-sequence token (eos_token)")
     return tokenizer
+
+
+def load_config(
+    name: str, revision: str | None = None, trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """The base model's config. Raises UserError if there is none."""
+    from transformers import AutoConfig
+
+    check_model_exists(name)
+    try:
+        return AutoConfig.from_pretrained(
+            name, revision=revision or "main", trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{name}: its config does not load: {line(error)}") from None
 
 
 def load_model(

@@ -57,6 +57,20 @@ class World:
             dist.all_reduce(total)
         return total.tolist()
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """For what may fail in one worker alone: an error of any is raised in all of them.
+
+        Without it the others would wait in the next collective until it times out. Every worker
+        must come by, and what is done within must be no collective.
+        """
+        error = None
+        try:
+            yield
+        except Exception as found:
+            error = found
+        self.raise_first(error)
+
     def raise_first(self, error: Exception | None) -> None:
         """Raise this worker's error, or the first of the others'; every worker must call it.
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,30 @@ def test_a_worker_that_is_gone_is_named_within_the_time_out(
         assert "timeout_seconds (5)" in str(caught.value) and "\n" not in str(caught.value)
     finally:
         workers.close()
+
+
+@pytest.mark.parametrize(
+    ("rank", "where", "settings"),
+    [
+        (1, "models.load_tokenizer", {}),
+        (1, "token_cache.write_parts", {}),
+        (1, "token_cache.load_parts", {}),
+        (1, "models.load_model", {}),
+        (1, "models.load_config", {"zero_stage": 3}),
+        (0, "export.save_weights", {}),
+        (0, "export.write_model_card", {}),
+    ],
+)
+def test_what_fails_in_one_worker_ends_the_training_in_all(
+    make_job: MakeJob, two_workers: Workers, rank: int, where: str, settings: dict[str, Any]
+) -> None:
+    module, _, name = where.rpartition(".")
+    started = time.monotonic()
+    with pytest.raises(Exception, match=f"{name} fails"):
+        two_workers.ask("fail", make_job(**settings), rank, f"semievol_ray.training.{module}", name)
+    # Both say why, and neither has waited for the time-out, half an hour.
+    assert [f"{name} fails" in str(error) for error in two_workers.errors] == [True, True]
+    assert time.monotonic() - started < 120
 
 
 def test_out_of_memory_names_the_settings_that_help(make_job: MakeJob, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ arguments.
 from __future__ import annotations
 
 import base64
+import importlib
 import os
 import pickle
 import resource
@@ -123,6 +124,23 @@ def limited(job: TrainingJob, rank: int, what: str, limit: int) -> object:
             limit += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(kind, (limit, resource.RLIM_INFINITY))
     return run(job)
+
+
+def fail(job: TrainingJob, rank: int, module: str, name: str) -> object:
+    """Train; in the worker of that rank a function fails."""
+    place, function = importlib.import_module(module), None
+
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(f"{name} fails")
+
+    if os.environ["RANK"] == str(rank):
+        function = getattr(place, name)
+        setattr(place, name, failing)
+    try:
+        return run(job)
+    finally:
+        if function is not None:
+            setattr(place, name, function)
 
 
 if __name__ == "__main__":
