@@ -90,8 +90,9 @@ class Classifier:
     def load(cls, folder: str | Path, *, trust_remote_code: bool = False) -> Self:
         """The one whose files a folder holds.
 
-        Raises UserError where it holds none, or of a later version.
+        Raises UserError where it holds none, a damaged one, or one of a later version.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         try:
@@ -99,6 +100,8 @@ class Classifier:
             arrays = load((Path(folder) / _ARRAYS).read_bytes())
         except OSError:
             raise UserError(f"{folder}: no classifier here") from None
+        except (ValueError, SafetensorError):
+            raise UserError(f"{folder}: the classifier is damaged") from None
         if settings["format"] != _FORMAT:
             raise UserError(f"{folder}: a classifier of format {settings['format']}, not {_FORMAT}")
         retrieval = RetrievalConfig(**settings["embedder"])

@@ -1,7 +1,7 @@
 """Classifiers: those among the collaborators, fitted to the labels and to what was selected.
 
 Where one of them is as good as the language model, whoever needs no more than an answer's name has
-it at a thousandth of the cost: `semievol_ray.load_classifier(folder)`. Loading runs no code of the
+it at a fraction of the cost: `semievol_ray.load_classifier(folder)`. Loading runs no code of the
 folder's. `evaluate` compares them with the models.
 """
 
@@ -29,23 +29,19 @@ def run(context: Context, round_number: int) -> Outcome:
     """Write `<collaborator>/classifier.json` and `.safetensors` for each classifier that votes."""
     folder = context.folder(layout.round_stage(round_number, NAME))
     accepted = context.accepted_round(round_number)
-    work = {}
+    work = []
     for who, name in named(context.config).items():
         model = context.refitted(name, accepted).base
-        work[f"{folder}/{who}"] = (model, known_answers(context, model))
+        work.append((f"{folder}/{who}", model, known_answers(context, model)))
     context.progress.start(NAME, len(work), "classifiers")
     # In tasks: what embeds may be a model, whose memory is no business of the driver's.
     tasks = shard_map(context.config.ray, len(work), always_ray=True)
     files: list[str] = []
-    for written in tasks(
-        partial(_fit_one, context.run), [(to, *what) for to, what in work.items()]
-    ):
+    for written in tasks(partial(_fit_one, context.run), work):
         files += written
         context.progress.advance(NAME, 1)
-    statistics = {"after_round": accepted}
-    return Outcome(
-        {}, statistics | {"examples": max(len(k) for _, k in work.values())}, tuple(files)
-    )
+    examples = max(len(known) for _, _, known in work)
+    return Outcome({}, {"after_round": accepted, "examples": examples}, tuple(files))
 
 
 def named(config: Config) -> dict[str, str]:

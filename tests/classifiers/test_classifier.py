@@ -77,3 +77,6 @@ def test_what_is_no_classifier_is_one_line(tmp_path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
     with pytest.raises(UserError, match="of format 2, not 1"):
         load_classifier(tmp_path)
+    (tmp_path / "classifier.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="the classifier is damaged"):
+        load_classifier(tmp_path)
