@@ -103,8 +103,7 @@ class Run:
     @property
     def classifiers(self) -> dict[str, str]:
         """Folders of the classifiers that learnt from what was selected, by collaborator."""
-        rounds = self.config().iteration.rounds
-        found = self._ledger.get(layout.round_stage(rounds, classifiers.NAME))
+        found = self._ledger.get(layout.round_stage(self._rounds, classifiers.NAME))
         if found is None or found.state != "done":
             return {}
         folders = dict.fromkeys(name.rpartition("/")[0] for name in found.files)
@@ -118,9 +117,12 @@ class Run:
     @property
     def _evaluation(self) -> str:
         """The comparison of the rounds that the run was last asked for."""
+        return layout.round_stage(self._rounds, "evaluate")
+
+    @property
+    def _rounds(self) -> int:
         config = self.directory.read_json(layout.CONFIG) or {}
-        rounds = config.get("iteration", {}).get("rounds", 1)
-        return layout.round_stage(rounds, "evaluate")
+        return int(config.get("iteration", {}).get("rounds", 1))
 
     def _folder(self, stage: str) -> str:
         manifest = self._ledger.get(stage)

@@ -81,13 +81,21 @@ class Checkpoints:
     def newest(self) -> Saved | None:
         """The newest whole checkpoint of this very job, if there is one."""
         if self._depot is not None:
-            whole = [n for n in self._depot.names(_IN_DEPOT) if n.endswith(f"/{_MANIFEST}")]
-            if whole:
-                tag = whole[-1].split("/")[-2]
-                if not (self._folder / tag / _MANIFEST).exists():
-                    self._depot.fetch(f"{_IN_DEPOT}/{tag}", self._folder / tag)
+            return self._newest_in(self._depot)
         found = [self._read(path.parent) for path in self._folder.glob(f"step-*/{_MANIFEST}")]
         return max((s for s in found if s is not None), key=lambda s: s.state.step, default=None)
+
+    def _newest_in(self, depot: Depot) -> Saved | None:
+        """The depot's: what this machine has may lack the other workers' parts, or half of one."""
+        whole = [name for name in depot.names(_IN_DEPOT) if name.endswith(f"/{_MANIFEST}")]
+        if not whole:
+            return None
+        tag = whole[-1].split("/")[-2]
+        folder, facts = self._folder / tag, depot.read_json(whole[-1])
+        here = (folder / _MANIFEST).exists()
+        if not here or any(_digest(folder / n) != known for n, known in facts["files"].items()):
+            depot.fetch(f"{_IN_DEPOT}/{tag}", folder)
+        return self._read(folder)
 
     def _read(self, folder: Path) -> Saved | None:
         facts = json.loads((folder / _MANIFEST).read_text())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ import torch
 from safetensors.torch import load_file
 
 from semievol_ray.errors import SemiEvolError
-from semievol_ray.training import Progress, TrainingJob, TrainingResult, train
+from semievol_ray.store import RunDirectory
+from semievol_ray.training import Depot, Progress, TrainingJob, TrainingResult, train
+from semievol_ray.training.checkpoint import Checkpoints, TrainingState
+from semievol_ray.training.world import World
 from tests.training.conftest import MakeJob, Workers, train_here
 
 SIX_STEPS = {"epochs": 2, "checkpoint_every_steps": 3}
@@ -112,6 +117,34 @@ def test_a_damaged_checkpoint_is_refused(make_job: MakeJob, tmp_path: Path) -> N
     victim.write_bytes(victim.read_bytes()[:-1] + b"x")
     with pytest.raises(SemiEvolError, match="damaged"):
         train_here(resumed(job, tmp_path, tmp_path / "left", "again"))
+
+
+@pytest.mark.parametrize("kept", [{}, {"rank-0.pt": b"first"}, {"rank-0.pt": b"fi"}])
+def test_a_machine_with_parts_of_a_checkpoint_fetches_the_others(
+    tmp_path: Path, kept: dict[str, bytes]
+) -> None:
+    parts = {"rank-0.pt": b"first", "rank-1.pt": b"second"}
+    facts = {
+        "fingerprint": "this job",
+        "state": asdict(TrainingState(step=10)),
+        "world_size": 2,
+        "zero_stage": 2,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()},
+    }
+    run = RunDirectory(str(tmp_path / "run"))
+    depot, tag = Depot(run, "warmup"), "step-00000010"
+    for name, content in parts.items():
+        run.write_bytes(f"warmup/scratch/checkpoints/{tag}/{name}", content)
+    depot.write_json(f"scratch/checkpoints/{tag}/manifest.json", facts)
+    # The first worker's machine has its own part, whole or half, and the manifest of all.
+    here = tmp_path / "here"
+    (here / tag).mkdir(parents=True)
+    (here / tag / "manifest.json").write_text(json.dumps(facts))
+    for name, content in kept.items():
+        (here / tag / name).write_bytes(content)
+    saved = Checkpoints(here, "this job", World(0, 2, torch.device("cpu")), depot).newest()
+    assert saved is not None and saved.state.step == 10
+    assert {name: (here / tag / name).read_bytes() for name in parts} == parts
 
 
 def test_a_checkpoint_without_manifest_or_of_another_training_is_not_used(
