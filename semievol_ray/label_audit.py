@@ -53,10 +53,14 @@ def audit_labels(run_uri: str, overrides: Sequence[str] = ()) -> Audit:
 
 
 def write_csv(table: pa.Table, path: Path) -> None:
-    """Write the table to a new file. Raises UserError where there is one."""
-    if path.exists():
-        raise UserError(f"{path}: there is a file already")
-    pa.csv.write_csv(table, path)
+    """Write the table to a new file. Raises UserError where there is one, or can be none."""
+    try:
+        with path.open("xb") as file:
+            pa.csv.write_csv(table, file)
+    except FileExistsError:
+        raise UserError(f"{path}: there is a file already") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def _table(labeled: pa.Table, found: Sequence[Contradiction]) -> pa.Table:

@@ -318,6 +318,21 @@ def test_rounds_up_and_down_and_up_again_use_what_is_there(world) -> None:
     assert "round-2/generate: setting iteration.mode was 'mine'" in said
 
 
+def test_a_round_that_was_not_reached_is_not_done_anew(world) -> None:
+    here = world()
+    command = dict(learning_rate=1e-4, justify="always", mode="mine", workers=1, guard=True)
+    for percentile in range(1, 100):  # until a guard rolls the first round back
+        config = make_config(here, command | {"rounds": 2, "percentile": percentile})
+        if "round-2/select" not in expected(config):
+            break
+    pipeline.run(config)
+    assert held(here, config) == {name: {value} for name, value in expected(config).items()}
+    before = files_of(here.run)
+    with pytest.raises(UserError, match="round-2/select: the rounds ended with round 1"):
+        pipeline.run(config, redo="round-2/select")
+    assert files_of(here.run) == before
+
+
 def test_a_stage_in_several_rounds_must_be_named_in_full(world) -> None:
     here = world()
     command = dict(learning_rate=1e-4, percentile=50, justify="always", mode="mine", workers=1)

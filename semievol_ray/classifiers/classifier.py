@@ -1,6 +1,6 @@
 """Questions to probabilities of classes: an embedder, a head, and the two files they are kept in.
 
-classifier = Classifier.load("run/classifiers/attempt-1/probe-0shot")
+classifier = Classifier.load("run/round-1/classifiers/attempt-1/probe-0shot")
 classifier.classify(["where is my parcel?"])
 """
 
@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -96,27 +96,28 @@ class Classifier:
         from safetensors.numpy import load
 
         try:
-            settings: dict[str, Any] = json.loads((Path(folder) / _SETTINGS).read_text("utf-8"))
+            settings = json.loads((Path(folder) / _SETTINGS).read_text("utf-8"))
             arrays = load((Path(folder) / _ARRAYS).read_bytes())
+            if (found := settings["format"]) != _FORMAT:
+                raise UserError(f"{folder}: a classifier of format {found}, not {_FORMAT}")
+            retrieval = RetrievalConfig(**settings["embedder"])
+            head = HEADS[settings["kind"]].of(arrays, settings["head"])
+            classes, revision = tuple(settings["classes"]), settings["revision"]
+            embedder: Embedder
+            if retrieval.embedder == "tfidf":
+                embedder = TfidfEmbedder.of(settings["terms"], arrays["inverse_frequencies"])
+            else:
+                base = ModelConfig(
+                    name=retrieval.model or "none",
+                    revision=revision,
+                    trust_remote_code=trust_remote_code,
+                )
+                embedder = create_embedder(retrieval, (), base)
         except OSError:
             raise UserError(f"{folder}: no classifier here") from None
-        except (ValueError, SafetensorError):
+        except (ValueError, KeyError, TypeError, SafetensorError):
             raise UserError(f"{folder}: the classifier is damaged") from None
-        if settings["format"] != _FORMAT:
-            raise UserError(f"{folder}: a classifier of format {settings['format']}, not {_FORMAT}")
-        retrieval = RetrievalConfig(**settings["embedder"])
-        embedder: Embedder
-        if retrieval.embedder == "tfidf":
-            embedder = TfidfEmbedder.of(settings["terms"], arrays["inverse_frequencies"])
-        else:
-            base = ModelConfig(
-                name=retrieval.model or "none",
-                revision=settings["revision"],
-                trust_remote_code=trust_remote_code,
-            )
-            embedder = create_embedder(retrieval, (), base)
-        head = HEADS[settings["kind"]].of(arrays, settings["head"])
-        return cls(embedder, head, tuple(settings["classes"]), retrieval, settings["revision"])
+        return cls(embedder, head, classes, retrieval, revision)
 
 
 def _embed(embedder: Embedder, texts: Sequence[str], batch_rows: int) -> Vectors:

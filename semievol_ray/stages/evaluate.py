@@ -19,7 +19,7 @@ from semievol_ray.stages.predictions import predict
 from semievol_ray.stages.run_view import GUARD, ModelRef, labeller
 from semievol_ray.stages.shards import TALLIES
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
-from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
+from semievol_ray.stages.statistics import SIGNIFICANCE, mcnemar_exact, wilson_interval
 from semievol_ray.store import layout
 from semievol_ray.tasks import convfinqa_correct
 from semievol_ray.touches import of_result
@@ -27,8 +27,6 @@ from semievol_ray.touches import of_result
 METRICS = "metrics.json"
 # What the report calls a classifier that has learnt from what was selected.
 REFITTED = ", refitted"
-# Models whose difference is no more significant than this are as good as each other.
-_SIGNIFICANCE = 0.05
 
 
 def models(context: Context, round_number: int) -> dict[str, ModelRef]:
@@ -137,7 +135,7 @@ def as_good_as_evolved(metrics: dict[str, Any]) -> dict[str, float]:
         for pair in metrics["pairs"]
         if pair["first"] == "SemiEvol"
         and pair["second"].endswith(REFITTED)
-        and (pair["difference"] >= 0 or pair["mcnemar_p"] >= _SIGNIFICANCE)
+        and (pair["difference"] >= 0 or pair["mcnemar_p"] >= SIGNIFICANCE)
     }
 
 

@@ -24,12 +24,9 @@ from semievol_ray.stages.predictions import predict
 from semievol_ray.stages.run_view import GUARD
 from semievol_ray.stages.shards import TALLIES
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
-from semievol_ray.stages.statistics import mcnemar_worse
+from semievol_ray.stages.statistics import SIGNIFICANCE, mcnemar_worse
 from semievol_ray.store import layout
 from semievol_ray.touches import of_result
-
-# Worse than by chance, this often, is worse.
-SIGNIFICANCE = 0.05
 
 
 def run(context: Context, round_number: int) -> Outcome:

@@ -14,6 +14,10 @@ def wilson_interval(correct: int, rows: int, confidence: float) -> tuple[float, 
     return float(found.low), float(found.high)
 
 
+# Models whose difference is no more significant than this are as good as each other.
+SIGNIFICANCE = 0.05
+
+
 def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:
     """Rows that only the first, and only the second, has right; McNemar's exact two-sided p.
 

@@ -94,3 +94,6 @@ def test_the_command_names_them(tmp_path: Path) -> None:
     assert last.endswith("wrong.csv") and len(wrong & named) > len(wrong) / 2
     again = labels("--csv", str(tmp_path / "wrong.csv"))
     assert again.returncode == 2 and "there is a file already" in again.stderr
+    nowhere = labels("--csv", str(tmp_path / "no folder" / "wrong.csv"))
+    assert nowhere.returncode == 2 and len(nowhere.stderr.strip().splitlines()) == 1
+    assert "cannot be written: No such file or directory" in nowhere.stderr

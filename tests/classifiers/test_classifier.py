@@ -77,6 +77,13 @@ def test_what_is_no_classifier_is_one_line(tmp_path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
     with pytest.raises(UserError, match="of format 2, not 1"):
         load_classifier(tmp_path)
+    kept(fitted, tmp_path)
+    whole = path.read_text()
+    for damaged in ("{", "[]", '{"format": 1}', whole.replace('"terms"', '"term"')):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match="the classifier is damaged"):
+            load_classifier(tmp_path)
+    path.write_text(whole)
     (tmp_path / "classifier.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match="the classifier is damaged"):
         load_classifier(tmp_path)
