@@ -15,7 +15,7 @@ from semievol_ray.engines.classifier_engine import fit
 from semievol_ray.ray_session import shard_map
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.known_answers import Known, known_answers
-from semievol_ray.stages.run_view import GUARD, ModelRef
+from semievol_ray.stages.run_view import ModelRef, what_rounds_left
 from semievol_ray.stages.stage import Outcome, Stage, engine_settings, task_settings
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.touches import of_result
@@ -90,12 +90,8 @@ STAGE = Stage(
     NAME,
     run,
     _settings,
-    lambda config, number: [
-        "retrieve",
-        *(layout.round_stage(n, "select") for n in range(1, number + 1)),
-        *(layout.round_stage(n, "evolve") for n in range(1, number + 1)),
-        *(layout.round_stage(n, GUARD) for n in range(1, number + 1) if config.iteration.guard),
-    ],
+    # The rounds' selections are what their models were made from.
+    lambda config, number: ["retrieve", *what_rounds_left(config, number)],
     writes=("*/classifier.json", "*/classifier.safetensors"),
     wanted=lambda config: bool(named(config)),
     follows_rounds=True,

@@ -16,7 +16,7 @@ from semievol_ray.config import Config
 from semievol_ray.stages import classifiers
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import predict
-from semievol_ray.stages.run_view import GUARD, ModelRef, labeller
+from semievol_ray.stages.run_view import ModelRef, labeller, what_rounds_left
 from semievol_ray.stages.shards import TALLIES
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.stages.statistics import SIGNIFICANCE, mcnemar_exact, wilson_interval
@@ -78,8 +78,7 @@ STAGE = Stage(
     lambda config, number: [
         "warmup",
         "retrieve",
-        *(layout.round_stage(n, "evolve") for n in range(1, number + 1)),
-        *(layout.round_stage(n, GUARD) for n in range(1, number + 1) if config.iteration.guard),
+        *what_rounds_left(config, number),
         *([layout.round_stage(number, classifiers.NAME)] if classifiers.named(config) else []),
     ],
     writes=("*/shard-*.parquet", f"*/{TALLIES}", "*/replies/*", METRICS),

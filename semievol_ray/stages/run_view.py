@@ -204,6 +204,12 @@ def labeller(round_number: int) -> str:
     return "warmup" if round_number == 1 else layout.round_stage(round_number - 1, "evolve")
 
 
+def what_rounds_left(config: Config, rounds: int) -> list[str]:
+    """The stages that `accepted_round` looks at: who reads the model that counts, reads them."""
+    names = ("evolve", GUARD) if config.iteration.guard else ("evolve",)
+    return [layout.round_stage(n, name) for n in range(1, rounds + 1) for name in names]
+
+
 def accepted_round(ledger: StageLedger, rounds: int, *, guarded: bool) -> int:
     """The last of a run's rounds that are done and that the guard, if there is one, let pass."""
     for number in range(1, rounds + 1):
