@@ -59,8 +59,17 @@ ARMS: dict[str, dict[str, Any]] = {
         "selection": {"policy": "stacked", "percentile": 75},
     },
 }
-# What an arm has in common with the paper's run, up to the stage that it begins with.
-_SHARES_UNTIL = {"balanced": "round-1/select", "stacked": "retrieve"}
+# Three rounds of the same voters, who learn from the round before; labels guard what counts.
+ARMS["rounds"] = ARMS["stacked"] | {
+    "selection": {"policy": "stacked", "percentile": [40, 70, 90]},
+    "iteration": {"rounds": 3, "mode": "relabel", "refit": True, "guard": True},
+}
+# What an arm has in common with another's run, up to the stage that it begins with.
+_SHARES_UNTIL = {
+    "balanced": ("paper", "round-1/select"),
+    "stacked": ("paper", "retrieve"),
+    "rounds": ("stacked", "round-1/select"),
+}
 
 
 def run_seed(
@@ -95,10 +104,10 @@ def run_arms(
             continue
         run_dir = folder / arm
         redo = None
-        shared = folder / "paper"
-        if arm in _SHARES_UNTIL and shared.exists() and not run_dir.exists():
-            shutil.copytree(shared, run_dir)
-            redo = _SHARES_UNTIL[arm]
+        other, until = _SHARES_UNTIL.get(arm, (arm, None))
+        if (folder / other).exists() and not run_dir.exists():
+            shutil.copytree(folder / other, run_dir)
+            redo = until
         config = _config(values, ARMS[arm], run_dir)
         pipeline.run(config, redo=redo)
         run = Run(config.run_dir)

@@ -32,7 +32,7 @@ from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 
 _RESULTS = ROOT / "benchmarks" / "results"
-_ARMS = ("paper", "balanced", "stacked")
+_ARMS = ("paper", "balanced", "upstream", "stacked", "rounds")
 _TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}
 _TASKS: dict[str, Callable[[int, Path], GainTask]] = {
     "fpb": fpb,
