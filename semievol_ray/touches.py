@@ -1,4 +1,4 @@
-"""What a setting touches, said once beside it: results, or only speed, place or form.
+"""What a setting touches, said once beside it: results, or only speed or place.
 
 A stage's fingerprint is made of the settings that touch its result. The others may change at any
 time, on a run that is half done too.
@@ -22,30 +22,27 @@ class Touches(Enum):
     SPEED = "speed"
     # Where things are, who is told, what is asked of whom: nothing that is computed.
     PLACE = "place"
-    # How it is computed and kept on the way: not the result, but a checkpoint of it.
-    FORM = "form"
 
 
 Speed = Annotated[T, Touches.SPEED]
 Place = Annotated[T, Touches.PLACE]
-Form = Annotated[T, Touches.FORM]
 
 
-def of_result(section: BaseModel, *also: Touches, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A section's settings that touch its result, and those that touch what is in `also`."""
+def of_result(section: BaseModel, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A section's settings that touch its result."""
     found: dict[str, Any] = {}
     for name, field in type(section).model_fields.items():
-        touched = [mark for mark in field.metadata if isinstance(mark, Touches)]
-        if name not in without and all(mark in also for mark in touched):
-            found[name] = _plain(getattr(section, name), also)
+        elsewhere = any(isinstance(mark, Touches) for mark in field.metadata)
+        if name not in without and not elsewhere:
+            found[name] = _plain(getattr(section, name))
     return found
 
 
-def _plain(value: Any, also: tuple[Touches, ...]) -> Any:
+def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return of_result(value, *also)
+        return of_result(value)
     if isinstance(value, Mapping):
-        return {key: _plain(inner, also) for key, inner in value.items()}
+        return {key: _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner, also) for inner in value]
+        return [_plain(inner) for inner in value]
     return value

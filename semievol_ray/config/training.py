@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from semievol_ray.config.section import Section
-from semievol_ray.touches import Form, Place, Speed
+from semievol_ray.touches import Place, Speed
 
 # Of peft's adapters those that change weights in place: a test trains, stores and merges each.
 # Adapters that add tokens to the prompt, or need calls between steps, are not among them.
@@ -67,11 +67,11 @@ class TrainingConfig(Section):
         0.05, ge=0, lt=1, description="a larger share of answers too long for it stops the run"
     )
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
-    packing: Form[bool] = True
+    packing: Speed[bool] = True
     gradient_checkpointing: Speed[bool] = False
-    zero_stage: Form[Literal[0, 1, 2, 3]] = 2
-    offload_optimizer: Form[Literal["none", "cpu", "nvme"]] = "none"
-    offload_parameters: Form[Literal["none", "cpu", "nvme"]] = "none"
+    zero_stage: Speed[Literal[0, 1, 2, 3]] = 2
+    offload_optimizer: Speed[Literal["none", "cpu", "nvme"]] = "none"
+    offload_parameters: Speed[Literal["none", "cpu", "nvme"]] = "none"
     nvme_path: Place[str | None] = None
     workers: Speed[int] = Field(1, ge=1)
     min_workers: Speed[int | None] = Field(

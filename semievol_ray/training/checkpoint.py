@@ -3,8 +3,8 @@
 A step's folder counts from the moment its manifest exists, which lists the checksum of every file;
 only then is the checkpoint before it removed. Workers that share no disk each have a folder of
 their own, and leave their part in the depot as well, where whoever comes next finds all of it.
-DeepSpeed's files are pickles: they are read by this same job alone, after their checksums, and with
-torch's `weights_only` wherever DeepSpeed leaves the reading to us.
+Each worker's file holds its pieces of the state (`pieces`), as safetensors: any number of workers
+goes on from them, at any ZeRO stage, with or without off-load.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ import logging
 import shutil
 import threading
 import time
-from argparse import Namespace
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from deepspeed.runtime.checkpoint_engine.checkpoint_engine import (
-    CheckpointCommitInfo,
-    CheckpointEngine,
-)
+from safetensors.torch import save_file
 
 from semievol_ray.errors import SemiEvolError
+from semievol_ray.training import pieces
 from semievol_ray.training.depot import Depot
 from semievol_ray.training.failures import disk_is_full, line
 from semievol_ray.training.job import file_digest
@@ -58,13 +55,9 @@ class Saved:
 
     folder: Path
     state: TrainingState
-    world_size: int
-    zero_stage: int
     files: dict[str, str]
-
-    def needs_conversion(self, world_size: int) -> bool:
-        """Whether it was partitioned over another number of workers than there are now."""
-        return self.zero_stage > 0 and self.world_size != world_size
+    # In fp16 alone (`pieces.loss_scale`).
+    loss_scale: dict[str, Any]
 
 
 class Checkpoints:
@@ -119,19 +112,15 @@ class Checkpoints:
                 shutil.rmtree(self._folder / tag, ignore_errors=True)
             if self._world.is_first and self._depot is not None:
                 self._depot.remove(f"{_IN_DEPOT}/{tag}")
-        copies = _Snapshot()
-        engine.checkpoint_engine = copies
-        engine.save_checkpoint(
-            str(self._folder), tag=tag, save_latest=False, exclude_frozen_parameters=True
-        )
         facts = {
             "fingerprint": self._fingerprint,
             "state": asdict(state),
-            "world_size": self._world.size,
-            "zero_stage": engine.zero_optimization_stage(),
+            "loss_scale": pieces.loss_scale(engine),
         }
         self._writing = threading.Thread(
-            target=self._write, args=(self._folder / tag, copies.files, facts), daemon=True
+            target=self._write,
+            args=(self._folder / tag, pieces.collect(engine), facts),
+            daemon=True,
         )
         self._writing.start()
 
@@ -141,23 +130,20 @@ class Checkpoints:
             self._writing.join()
             self._writing = None
 
-    def _write(self, folder: Path, files: dict[Path, Any], facts: dict[str, Any]) -> None:
-        sums: dict[str, str] = {}
+    def _write(self, folder: Path, state: dict[str, torch.Tensor], facts: dict[str, Any]) -> None:
+        path = folder / f"rank-{self._world.rank:05d}.safetensors"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for path, state in files.items():
-                torch.save(state, path)
-                sums[path.name] = file_digest(path)
-                if self._depot is not None:
-                    self._depot.put(path, f"{_IN_DEPOT}/{folder.name}/{path.name}")
-            self._write_report(folder, {"files": sums})
+            save_file(state, path)
+            if self._depot is not None:
+                self._depot.put(path, f"{_IN_DEPOT}/{folder.name}/{path.name}")
+            self._write_report(folder, {"files": {path.name: file_digest(path)}})
             if self._world.is_first:
                 self._complete(folder, facts)
         except Exception as error:
             self._failure = "the disk is full" if disk_is_full(folder) else line(error)
             # Room for the report of it, which the first worker waits for.
-            for path in files:
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
             with contextlib.suppress(OSError, SemiEvolError):
                 self._write_report(folder, {"failure": self._failure})
 
@@ -206,24 +192,11 @@ class Checkpoints:
         return f"a checkpoint cannot be written: {self._failure or 'not even why'}"
 
     def load(self, engine: Any, saved: Saved) -> None:
-        """Put a checkpoint's state into a fresh engine. Raises SemiEvolError if a file is damaged.
-
-        An engine over another number of workers must have been built with `load_universal`.
-        """
+        """Put a checkpoint into a fresh engine. Raises SemiEvolError if a file is damaged."""
         self._verify(saved)
-        tag = saved.folder.name
-        if saved.needs_conversion(self._world.size):
-            tag = f"universal-{tag}"
-            with self._world.together():
-                if self._world.is_first or self._depot is not None:
-                    _convert(saved.folder, self._folder / tag)
-        decays = [group["weight_decay"] for group in engine.optimizer.param_groups]
-        engine.checkpoint_engine = _Snapshot()
-        engine.load_checkpoint(
-            str(self._folder), tag=tag, load_module_strict=False, load_lr_scheduler_states=False
-        )
-        if tag != saved.folder.name:
-            _part_groups(engine.optimizer, decays)
+        with pieces.Stored(saved.folder / name for name in saved.files) as stored:
+            pieces.restore(engine, stored)
+        pieces.set_loss_scale(engine, saved.loss_scale)
 
     def _verify(self, saved: Saved) -> None:
         mine = sorted(saved.files)[self._world.rank :: self._world.size]
@@ -238,89 +211,6 @@ class Checkpoints:
         self.wait()
         if self._world.is_first or self._depot is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
-
-
-class _Snapshot(CheckpointEngine):
-    """Where DeepSpeed saves to: copies of its tensors in memory, by the file they belong in."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.files: dict[Path, Any] = {}
-
-    def create(self, info: CheckpointCommitInfo) -> None:
-        """Nothing to prepare."""
-
-    def save(self, state_dict: Any, path: str) -> None:
-        """Keep a copy, for the training goes on changing the tensors."""
-        self.files[Path(path)] = _copied(state_dict)
-
-    def load(self, path: str, map_location: Any = None) -> Any:
-        """Read one of DeepSpeed's files; only the classes that it puts there are let in."""
-        with torch.serialization.safe_globals(_deepspeed_classes()):
-            return torch.load(path, map_location=map_location, weights_only=True)
-
-    def commit(self, info: CheckpointCommitInfo) -> bool:
-        """Writing happens later."""
-        return True
-
-    def preserves_storage_sharing(self) -> bool:
-        """Copies share no storage."""
-        return False
-
-
-def _part_groups(optimizer: Any, weight_decays: list[float]) -> None:
-    """Undo what loading a universal ZeRO-3 checkpoint leaves shared between parameter groups.
-
-    DeepSpeed 0.19 gives them all one `step` tensor, which AdamW then counts up once for each of
-    them, and the settings of the first. And it leaves that tensor on the CPU, where a fused AdamW
-    cannot have it.
-    """
-    fused = {id(p): g.get("fused") for g in optimizer.optimizer.param_groups for p in g["params"]}
-    for parameter, state in optimizer.optimizer.state.items():
-        if isinstance(step := state.get("step"), torch.Tensor):
-            device = parameter.device if fused.get(id(parameter)) else step.device
-            state["step"] = step.to(device, copy=True)
-    for group, decay in zip(optimizer.param_groups, weight_decays, strict=True):
-        group["weight_decay"] = decay
-
-
-def _copied(state: Any) -> Any:
-    if isinstance(state, torch.Tensor):
-        return state.detach().to("cpu", copy=True)
-    if isinstance(state, dict):
-        copy = {k: _copied(v) for k, v in state.items()}
-        return copy if type(state) is dict else type(state)(copy)
-    if isinstance(state, list):
-        return [_copied(v) for v in state]
-    if type(state) is tuple:
-        return tuple(_copied(v) for v in state)
-    return state
-
-
-def _deepspeed_classes() -> list[Any]:
-    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    return [DynamicLossScaler, LossScaler, ZeroStageEnum, fragment_address]
-
-
-def _convert(source: Path, target: Path) -> None:
-    """DeepSpeed's universal form of a checkpoint: one folder a parameter, whole."""
-    from deepspeed.checkpoint.ds_to_universal import main
-
-    shutil.rmtree(target, ignore_errors=True)
-    main(
-        Namespace(
-            input_folder=str(source),
-            output_folder=str(target),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,
-        )
-    )
 
 
 def _digest(path: Path) -> str | None:

@@ -30,16 +30,13 @@ class TrainingModel:
     flops_per_token: float
 
 
-def build(job: TrainingJob, world: World, *, load_universal: bool) -> TrainingModel:
-    """DeepSpeed's engine around the job's model, before its first step.
-
-    `load_universal` prepares it for a checkpoint of another number of workers.
-    """
+def build(job: TrainingJob, world: World) -> TrainingModel:
+    """DeepSpeed's engine around the job's model, before its first step."""
     config = job.config
     gpu = world.device.type == "cuda"
     if config.precision == "fp16" and not gpu:
         raise UserError("training.precision: fp16 needs a GPU; choose bf16 or fp32")
-    settings = zero.deepspeed_config(config, gpu=gpu, load_universal=load_universal)
+    settings = zero.deepspeed_config(config, gpu=gpu)
     # transformers partitions weights as it reads them, and peft gathers those that it looks at,
     # only for as long as this object lives.
     partitioned = _partitioned_construction(settings) if config.zero_stage == 3 else None

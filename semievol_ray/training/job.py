@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from semievol_ray.config import TrainingConfig
-from semievol_ray.touches import Touches, of_result
+from semievol_ray.touches import of_result
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,12 @@ class Progress:
 def fingerprint(job: TrainingJob) -> str:
     """Names the training that a checkpoint belongs to: its model, its data, its settings.
 
-    The number of workers and what else only changes how it is computed are not part of it.
+    The number of workers, how ZeRO partitions them and what else only changes how it is computed
+    are not part of it: a checkpoint is gone on with under others.
     """
     named = [job.base_model, job.revision, str(job.adapter_from)]
     facts = {
-        "config": of_result(job.config, Touches.FORM),
+        "config": of_result(job.config),
         "from": named if job.identity is None else job.identity,
         "examples": [file_digest(p) for p in (*job.examples, *job.validation)],
         "seed": job.seed,

@@ -95,8 +95,7 @@ class _Training:
         self.checkpoints = Checkpoints(folder, fingerprint(job), world, depot)
         with world.together():
             self.saved = self.checkpoints.newest()
-        other_size = self.saved is not None and self.saved.needs_conversion(world.size)
-        self.model = engine.build(merged_start(job, world, depot), world, load_universal=other_size)
+        self.model = engine.build(merged_start(job, world, depot), world)
         self.meter = Meter(self.model, world, self.total_steps)
         self.trackers = Trackers(job if world.is_first else None)
 

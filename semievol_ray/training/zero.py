@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 _BUCKET_ELEMENTS = 50_000_000
 
 
-def deepspeed_config(
-    config: TrainingConfig, *, gpu: bool, load_universal: bool = False
-) -> dict[str, Any]:
+def deepspeed_config(config: TrainingConfig, *, gpu: bool) -> dict[str, Any]:
     """The dictionary that `deepspeed.initialize` takes.
 
     The batch size in it is nominal: the loop decides which backward pass ends a step, and the
@@ -36,7 +34,6 @@ def deepspeed_config(
         # On a CPU torch's AdamW is as good as DeepSpeed's, which would have to be compiled first.
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
-        "checkpoint": {"load_universal": load_universal},
     }
 
 

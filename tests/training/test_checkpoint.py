@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import signal
@@ -100,6 +101,37 @@ def test_one_workers_checkpoint_resumes_on_two(
     check_continuous(all_steps, steps, whole, result)
 
 
+OTHER_FORMS = [
+    *({"zero_stage": stage, "then": {"zero_stage": other}}
+      for stage, other in itertools.permutations(range(4), 2)),
+    {"zero_stage": 2, "precision": "bf16", "then": {"zero_stage": 3}},
+    {"zero_stage": 0, "precision": "bf16", "then": {"zero_stage": 1}},
+    {"zero_stage": 1, "precision": "bf16", "then": {"zero_stage": 0}},
+    {"zero_stage": 2, "then": {"offload_optimizer": "cpu"}},
+    {"zero_stage": 1, "then": {"zero_stage": 3, "offload_optimizer": "cpu",
+                               "offload_parameters": "cpu"}},
+    {"packing": False, "then": {"packing": True, "micro_batch_size": 1}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("forms", OTHER_FORMS, ids=str)
+def test_advice_for_memory_is_followed_without_losing_a_step(
+    make_job: MakeJob, tmp_path: Path, forms: dict[str, Any]
+) -> None:
+    from tests.training.worker_program import run
+
+    before = {key: value for key, value in forms.items() if key != "then"}
+    method = "full" if OTHER_FORMS.index(forms) % 2 else "lora"
+    options: dict[str, Any] = {"method": method, "weight_decay": 0.1, **SIX_STEPS}
+    whole, all_steps = run(make_job(**options, **before), copy_at=3, copy_to=tmp_path / "left")
+    job = make_job(**options | before | forms["then"])
+    result, steps = train_here(resumed(job, tmp_path, tmp_path / "left", "again"))
+    if before.get("precision") == "bf16":
+        assert [p.loss for p in steps] == pytest.approx([p.loss for p in all_steps[3:]], abs=0.02)
+    else:
+        check_continuous(all_steps, steps, whole, result)
+
+
 def check_continuous(all_steps: Any, steps: Any, whole: Any, result: Any) -> None:
     assert [p.step for p in steps] == [4, 5, 6]
     assert [p.loss for p in steps] == pytest.approx([p.loss for p in all_steps[3:]], abs=1e-5)
@@ -113,22 +145,21 @@ def test_a_damaged_checkpoint_is_refused(make_job: MakeJob, tmp_path: Path) -> N
 
     job = make_job(**SIX_STEPS)
     run(job, copy_at=3, copy_to=tmp_path / "left")
-    victim = next((tmp_path / "left").glob("step-*/*.pt"))
+    victim = next((tmp_path / "left").glob("step-*/*.safetensors"))
     victim.write_bytes(victim.read_bytes()[:-1] + b"x")
     with pytest.raises(SemiEvolError, match="damaged"):
         train_here(resumed(job, tmp_path, tmp_path / "left", "again"))
 
 
-@pytest.mark.parametrize("kept", [{}, {"rank-0.pt": b"first"}, {"rank-0.pt": b"fi"}])
+@pytest.mark.parametrize("kept", [{}, {"rank-0": b"first"}, {"rank-0": b"fi"}])
 def test_a_machine_with_parts_of_a_checkpoint_fetches_the_others(
     tmp_path: Path, kept: dict[str, bytes]
 ) -> None:
-    parts = {"rank-0.pt": b"first", "rank-1.pt": b"second"}
+    parts = {"rank-0": b"first", "rank-1": b"second"}
     facts = {
         "fingerprint": "this job",
         "state": asdict(TrainingState(step=10)),
-        "world_size": 2,
-        "zero_stage": 2,
+        "loss_scale": {},
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in parts.items()},
     }
     run = RunDirectory(str(tmp_path / "run"))
