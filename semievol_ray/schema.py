@@ -20,6 +20,8 @@ EXAMPLE = pa.schema(
         # Canonical (see tasks/); null in the unlabelled set, whatever the user's file holds.
         pa.field("answer", pa.string()),
         pa.field("subject", pa.string()),
+        # Of a labelled example in the loss; null: 1.
+        pa.field("weight", pa.float32()),
     ]
 )
 

@@ -169,13 +169,13 @@ class Bare:
             self.steps.append((micros, ours.examples.target_weight(batch)))
 
     def run(self, steps: int) -> None:
-        from semievol_ray.training.loss import weighted_nll_sum
+        from semievol_ray.training.loss import pass_loss
 
         for micros, weight in self.steps[self.at : self.at + steps]:
             self.nll = torch.zeros(())
             for number, micro in enumerate(micros, start=1):
                 self.engine.set_gradient_accumulation_boundary(number == len(micros))
-                loss = weighted_nll_sum(self.engine, micro, keep_logits=True)
+                loss = pass_loss(self.engine, micro, keep_logits=True).total
                 self.engine.backward(loss * (self.world.size / weight), scale_wrt_gas=False)
                 self.nll += loss.detach()
             self.engine.step()

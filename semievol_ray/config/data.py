@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from semievol_ray.config.section import Section
-from semievol_ray.touches import Place, Speed
+from semievol_ray.touches import Added, Place, Speed
 
 # One path, glob or URI, or several.
 Locations = str | tuple[str, ...]
@@ -69,6 +69,9 @@ class Columns(Section):
     options: str | None = None
     context: str | None = None
     subject: str | None = None
+    weight: Added[str | None] = Field(
+        None, description="of a labelled example in the loss of every training; null: 1 for all"
+    )
 
 
 class DataConfig(Section):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from semievol_ray.config.section import Section
-from semievol_ray.touches import Place, Speed
+from semievol_ray.touches import Added, Place, Speed
 
 # Of peft's adapters those that change weights in place: a test trains, stores and merges each.
 # Adapters that add tokens to the prompt, or need calls between steps, are not among them.
@@ -17,6 +17,13 @@ AdapterVariant = Literal[
 ]  # fmt: skip
 # peft 0.21 looks into weights that ZeRO-3 has partitioned away when it builds these.
 _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
+
+# Of torch those that step each element by itself, as ZeRO's flat partitions need; of bitsandbytes
+# those that keep their state in 8 bits.
+Optimizer = Literal[
+    "AdamW", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD",
+    "AdamW8bit", "Lion8bit",
+]  # fmt: skip
 
 
 class LoraConfig(Section):
@@ -52,12 +59,21 @@ class TrainingConfig(Section):
     warmup_steps: int | None = Field(None, ge=0, description="in place of warmup_ratio")
     min_learning_rate: float = Field(0.0, ge=0, description="where the schedule ends")
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
-    epsilon: float = Field(1e-8, gt=0, description="AdamW's")
+    optimizer: Added[Optimizer] = Field(
+        "AdamW", description="by its name in torch, or in bitsandbytes those in 8 bits"
+    )
+    optimizer_options: Added[dict[str, Any]] = Field(
+        default_factory=dict, description="more of its settings, by their names there"
+    )
+    betas: tuple[float, float] = Field((0.9, 0.999), description="of optimizers that have any")
+    epsilon: float = Field(1e-8, gt=0, description="of optimizers that have it")
     loss: Literal["nll", "dft"] = Field(
         "nll",
         description="dft: each token's loss times its own probability, taken as a constant "
         "(arXiv 2508.05629)",
+    )
+    neftune_alpha: Added[float] = Field(
+        0.0, ge=0, description="NEFTune: noise on the embeddings (arXiv 2310.05914); 5 is usual"
     )
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int = Field(
@@ -67,6 +83,9 @@ class TrainingConfig(Section):
         0.05, ge=0, lt=1, description="a larger share of answers too long for it stops the run"
     )
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    quantization: Added[Literal["none", "4bit", "8bit"]] = Field(
+        "none", description="QLoRA: what the frozen base is held in, by bitsandbytes"
+    )
     packing: Speed[bool] = True
     gradient_checkpointing: Speed[bool] = False
     zero_stage: Speed[Literal[0, 1, 2, 3]] = 2
@@ -82,7 +101,17 @@ class TrainingConfig(Section):
         None, ge=0, description="null: one where the cluster has, or may scale to, one"
     )
     held_out: float = Field(0.0, ge=0, lt=1, description="share of the labels kept for validation")
-    early_stopping_patience: int | None = Field(None, ge=1)
+    evaluate_every_steps: Added[int | None] = Field(
+        None, ge=1, description="how often the held-out labels are asked; null: after each epoch"
+    )
+    early_stopping_patience: int | None = Field(
+        None, ge=1, description="evaluations without gain that end it; the best weights are kept"
+    )
+    best_by: Added[Literal["loss", "exact_match"]] = Field(
+        "loss",
+        description="what the best weights are best by; exact_match: held-out answers that greedy "
+        "decoding would write",
+    )
     checkpoint_every_steps: Speed[int] = Field(200, gt=0)
     max_failures: Speed[int] = Field(2, ge=0, description="worker deaths that a training survives")
     timeout_seconds: Speed[float] = Field(
@@ -113,6 +142,15 @@ class TrainingConfig(Section):
         if self.offload_optimizer == "nvme" and self.zero_stage != 3:
             # DeepSpeed would keep it in the CPU's memory, without a word.
             raise ValueError("offload_optimizer: nvme needs zero_stage: 3; cpu does with 1 and 2")
+        if self.quantization != "none" and self.method != "lora":
+            raise ValueError("quantization is of a frozen base: it needs method: lora")
+        if self.quantization != "none" and self.zero_stage == 3:
+            # bitsandbytes' weights are no tensors that ZeRO-3 can partition.
+            raise ValueError("quantization needs zero_stage: 2 or less")
+        if self.optimizer.endswith("8bit") and self.offload_optimizer != "none":
+            raise ValueError(f"optimizer: {self.optimizer} is not off-loaded; choose AdamW")
+        if self.best_by != "loss" and self.early_stopping_patience is None:
+            raise ValueError("best_by needs early_stopping_patience: else the last weights count")
         if self.method == "lora" and self.zero_stage == 3 and self.lora.variant in _NOT_WITH_ZERO_3:
             raise ValueError(f"lora.variant: {self.lora.variant} needs zero_stage: 2 or less")
         if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,9 @@ class ExampleReader:
         """Raise UserError where the table that a row is from lacks a column of the config."""
         for key, name in self.names.items():
             found = row.columns or ()
-            optional = key == "answer" and self.split == "unlabeled"
+            optional = (key == "answer" and self.split == "unlabeled") or (
+                key == "weight" and self.split != "labeled"
+            )
             if not optional and name not in found and name.partition(".")[0] not in found:
                 raise UserError(
                     f"{row.file}: data.columns.{key}: no column {name!r}; it has {_listed(found)}"
@@ -41,7 +44,8 @@ class ExampleReader:
 
         An object may leave out what is null there, but a name that no row has is misspelt.
         """
-        for key in ("context", "subject"):
+        optional = ("context", "subject", *(["weight"] if self.split == "labeled" else []))
+        for key in optional:
             if key in self.names and self.names[key] not in self.met:
                 raise UserError(
                     f"{file}: data.columns.{key}: no row has a field {self.names[key]!r}"
@@ -70,6 +74,7 @@ class ExampleReader:
             "options": options,
             "subject": self._text(row, "subject", optional=True),
             "answer": self._answer(row, options, labels),
+            "weight": self._weight(row),
         }
         if self.columns.id is None:
             example["example_id"] = content_id(example)
@@ -98,6 +103,20 @@ class ExampleReader:
             if self.split == "unlabeled":
                 return None
             raise
+
+    def _weight(self, row: Row) -> float | None:
+        if self.split != "labeled":
+            return None
+        text = self._text(row, "weight", optional=True)
+        if text is None:
+            return None
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"{self.names['weight']}: {text!r} is no weight: a number from 0 on")
+        return weight
 
     def _text(self, row: Row, key: str, optional: bool = False) -> str | None:
         if key not in self.names:

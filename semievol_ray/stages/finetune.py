@@ -67,7 +67,7 @@ def training_table(
             "prompt": renderer.render(task.messages(example)),
             "candidates": [renderer.completion(c) for c in target.candidates],
             "candidate_weights": target.weights,
-            "weight": 1.0,
+            "weight": 1.0 if example.get("weight") is None else example["weight"],
             "chat": renderer.chat,
         }
         for example, target in rows
@@ -141,6 +141,8 @@ def finetune(
             if last == 0:
                 context.progress.start(name, progress.total_steps, "steps")
             note = f"loss {progress.loss:.3f}"
+            if (share := progress.held_out_exact_match) is not None:
+                note += f", {100 * share:.1f} % of those held out right"
             context.progress.advance(name, progress.step - last, note=note)
             last = progress.step
 
@@ -155,7 +157,7 @@ def finetune(
         context.progress.finish(folder, lost)
     run.delete_owned(f"{folder}/scratch", (), ("*",))
     files = [name for kind in ("model", "logs") for name in run.all_files(f"{folder}/{kind}")]
-    statistics = {key: result[key] for key in _STATISTICS}
+    statistics = {key: result.get(key) for key in _STATISTICS}
     rows = {name: run.row_count(name) or 0 for name in examples}
     return Outcome(rows, statistics, (*sorted(files), f"{folder}/result.json"))
 
@@ -171,6 +173,6 @@ def _lost(result: Mapping[str, Any], max_length: int) -> str:
 
 
 _STATISTICS = (
-    "kind", "steps", "examples", "tokens", "train_loss", "held_out_loss", "truncated_rows",
-    "dropped_rows",
+    "kind", "steps", "examples", "tokens", "train_loss", "held_out_loss",
+    "held_out_exact_match", "truncated_rows", "dropped_rows",
 )  # fmt: skip

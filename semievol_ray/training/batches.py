@@ -147,6 +147,25 @@ def _plan_padded(
     return [chunks[worker::workers] for worker in range(workers)]
 
 
+def exact_matches(
+    data: TokenizedExamples, sequences: list[Sequence], right: npt.NDArray[np.bool_]
+) -> int:
+    """Examples of a pass whose weightiest answer has all of its tokens right.
+
+    `right` tells of each answer token of the pass, in its order.
+    """
+    found, start = 0, 0
+    for sequence in sequences:
+        known = 0 if len(data.prompt(sequence.example)) else 1
+        best = max(data.candidates_of(sequence.example), key=lambda c: data.token_weights(c).sum())
+        for candidate in sequence.candidates:
+            weights = data.token_weights(candidate)[known:]
+            tokens = right[start : start + len(weights)]
+            found += int(candidate == best and bool(tokens[weights > 0].all()))
+            start += len(weights)
+    return found
+
+
 def collate(
     data: TokenizedExamples, sequences: list[Sequence], layout: Layout, pad_id: int
 ) -> MicroBatch:

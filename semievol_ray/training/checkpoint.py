@@ -44,7 +44,11 @@ class TrainingState:
     tokens: int = 0
     loss_sum: float = 0.0
     held_out_loss: float | None = None
+    held_out_exact_match: float | None = None
+    # Of the best weights so far, smaller is better; and what they measured.
+    best_score: list[float] | None = None
     best_loss: float | None = None
+    best_exact_match: float | None = None
     evaluations_without_gain: int = 0
     stopped_early: bool = False
 

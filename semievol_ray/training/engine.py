@@ -11,9 +11,11 @@ import torch
 from semievol_ray.errors import UserError
 from semievol_ray.training import adapters, models, zero
 from semievol_ray.training.attention import can_pack, use_packed_attention
-from semievol_ray.training.batches import Layout
+from semievol_ray.training.batches import Layout, MicroBatch
+from semievol_ray.training.head import AnswerHead
 from semievol_ray.training.job import TrainingJob
-from semievol_ray.training.loss import keeps_logits
+from semievol_ray.training.loss import PassLoss, keeps_logits, pass_loss
+from semievol_ray.training.noise import EmbeddingNoise
 from semievol_ray.training.world import World
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -26,8 +28,19 @@ class TrainingModel:
     engine: Any
     layout: Layout
     keep_logits: bool
+    # Where the output layer is one that may compute the loss itself.
+    head: AnswerHead | None
+    noise: EmbeddingNoise | None
     # Of forward and backward, for every token that is read; without attention's own products.
     flops_per_token: float
+
+    def loss_of(self, batch: MicroBatch, loss: str = "nll") -> PassLoss:
+        """The loss of one pass, which lies on the model's device."""
+        if self.noise is not None:
+            self.noise.enter_pass(batch)
+        return pass_loss(
+            self.engine, batch, keep_logits=self.keep_logits, head=self.head, loss=loss
+        )
 
 
 def build(job: TrainingJob, world: World) -> TrainingModel:
@@ -45,9 +58,9 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
             # Where they are partitioned, reading them is a collective: only what they are read
             # from may fail here.
             models.load_config(job.base_model, job.revision, job.trust_remote_code)
-            base = _load_base(job) if partitioned is None else None
+            base = _load_base(job, world) if partitioned is None else None
         if base is None:
-            base = _load_base(job)
+            base = _load_base(job, world)
         layout = Layout(
             packed=config.packing and can_pack(base, config.max_length),
             micro_batch_size=config.micro_batch_size,
@@ -56,6 +69,10 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
         if layout.packed:
             use_packed_attention(base)
         model = _with_adapter(base, job) if config.method == "lora" else base
+        embeddings, outputs = base.get_input_embeddings(), base.get_output_embeddings()
+        noise = EmbeddingNoise(embeddings, config.neftune_alpha) if config.neftune_alpha else None
+        keep_logits = keeps_logits(base)
+        head = AnswerHead(outputs) if keep_logits and type(outputs) is torch.nn.Linear else None
     finally:
         # An error's traceback would keep it, and partition the next training of this process.
         partitioned = None
@@ -74,7 +91,9 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
     return TrainingModel(
         engine=engine,
         layout=layout,
-        keep_logits=keeps_logits(base),
+        keep_logits=keep_logits,
+        head=head,
+        noise=noise,
         flops_per_token=_flops_per_token(base),
     )
 
@@ -85,10 +104,15 @@ def _partitioned_construction(settings: dict[str, Any]) -> object:
     return HfDeepSpeedConfig(settings)
 
 
-def _load_base(job: TrainingJob) -> Any:
+def _load_base(job: TrainingJob, world: World) -> Any:
     config = job.config
     base = models.load_model(
-        job.base_model, DTYPES[config.precision], job.revision, job.trust_remote_code
+        job.base_model,
+        DTYPES[config.precision],
+        job.revision,
+        job.trust_remote_code,
+        quantization=config.quantization,
+        device=world.device,
     )
     base.config.use_cache = False
     if config.gradient_checkpointing:
@@ -104,7 +128,12 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
         model = adapters.add_adapter(
             base, config.lora, seed=job.seed, base_model=job.base_model, revision=job.revision
         )
-    return model.to(DTYPES[config.precision])
+    if config.quantization == "none":
+        return model.to(DTYPES[config.precision])
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(DTYPES[config.precision])
+    return model
 
 
 def _restore_positions(base: Any, device: torch.device) -> None:
@@ -132,5 +161,7 @@ def _flops_per_token(model: Any) -> float:
         if id(parameter) not in uncounted:
             # ZeRO-3 leaves an empty tensor in place of a partitioned parameter.
             size = getattr(parameter, "ds_numel", parameter.numel())
+            if type(parameter).__name__ == "Params4bit":
+                size *= 2  # two weights a byte
             total += size * (6 if parameter.requires_grad else 4)
     return total

@@ -54,7 +54,10 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What was trained. Losses are mean negative log-likelihoods of an answer token, in nats."""
+    """What was trained. Losses are mean negative log-likelihoods of an answer token, in nats.
+
+    An exact match is a held-out answer that greedy decoding writes token for token, its end too.
+    """
 
     output_dir: Path
     kind: Literal["adapter", "full"]
@@ -63,7 +66,9 @@ class TrainingResult:
     tokens: int
     train_loss: float
     held_out_loss: float | None
+    held_out_exact_match: float | None
     best_held_out_loss: float | None
+    best_held_out_exact_match: float | None
     stopped_early: bool
     truncated_rows: int
     dropped_rows: int
@@ -81,6 +86,7 @@ class Progress:
     grad_norm: float | None
     tokens_per_second: float
     held_out_loss: float | None = None
+    held_out_exact_match: float | None = None
     mfu: float | None = None
     memory_bytes: int = 0
     eta_seconds: float = 0.0

@@ -27,8 +27,9 @@ from semievol_ray.training.token_cache import TokenizedExamples
 from semievol_ray.training.world import World, joined
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedTokenizerBase
+
+    from semievol_ray.training.loss import PassLoss
 
 
 def train_worker(
@@ -96,6 +97,7 @@ class _Training:
         with world.together():
             self.saved = self.checkpoints.newest()
         self.model = engine.build(merged_start(job, world, depot), world)
+        self.check_head()
         self.meter = Meter(self.model, world, self.total_steps)
         self.trackers = Trackers(job if world.is_first else None)
 
@@ -117,7 +119,8 @@ class _Training:
             self.state.tokens += tokens
             self.state.loss_sum += loss
             done = self.state.step == self.total_steps
-            if self.state.step % self.steps_per_epoch == 0 or done:
+            every = self.config.evaluate_every_steps or self.steps_per_epoch
+            if self.state.step % every == 0 or done:
                 self.evaluate()
             if self.world.is_first:
                 progress = self.meter.progress(self.state, loss, rate, tokens)
@@ -150,7 +153,7 @@ class _Training:
         nll = torch.zeros((), device=world.device)
         for number, sequences in enumerate(plans[world.rank], start=1):
             engine.set_gradient_accumulation_boundary(number == len(plans[world.rank]))
-            loss = self.forward(self.examples, sequences, self.config.loss)
+            loss = self.forward(self.examples, sequences, self.config.loss).total
             # DeepSpeed averages gradients over the workers; the loss is a sum over them.
             engine.backward(loss * (world.size / weight), scale_wrt_gas=False)
             nll += loss.detach()
@@ -175,34 +178,61 @@ class _Training:
 
     def forward(
         self, examples: TokenizedExamples, sequences: list[Sequence], loss: str = "nll"
-    ) -> torch.Tensor:
-        """Sum of the weighted loss over the answer tokens of one pass."""
-        from semievol_ray.training.loss import weighted_nll_sum
-
+    ) -> PassLoss:
+        """The weighted loss of the answer tokens of one pass."""
         micro = batches.collate(examples, sequences, self.model.layout, self.pad_id)
-        return weighted_nll_sum(
-            self.model.engine,
-            micro.to(self.world.device),
-            keep_logits=self.model.keep_logits,
-            loss=loss,
+        return self.model.loss_of(micro.to(self.world.device), loss)
+
+    def check_head(self) -> None:
+        """Compute the loss from logits where this model does more to them than its output layer."""
+        import torch
+
+        model = self.model
+        if model.head is None:
+            return
+        first = batches.batch_of_step(
+            0, len(self.kept), self.config.global_batch_size, self.job.seed
         )
+        plans = batches.plan(self.examples, self.kept[first], model.layout, self.world.size)
+        some = plans[self.world.rank][0][:1]
+        micro = batches.collate(self.examples, some, model.layout, self.pad_id)
+        # Far from 0, where a cap or a scale shows.
+        micro = replace(micro, weights=torch.full_like(micro.weights, 1000.0))
+        micro = micro.to(self.world.device)
+        model.engine.eval()
+        with torch.no_grad():
+            found = [m.loss_of(micro).total.item() for m in (model, replace(model, head=None))]
+        model.engine.train()
+        if self.world.sum(not math.isclose(*found, rel_tol=1e-3))[0]:
+            model.head.remove()
+            self.model = replace(model, head=None)
 
     def evaluate(self) -> None:
         """Measure the held-out answers, keep the best weights, and stop when gains stay out."""
-        loss = self.held_out_loss()
-        self.state.held_out_loss = loss
-        patience = self.config.early_stopping_patience
-        if loss is None or patience is None:
+        state, patience = self.state, self.config.early_stopping_patience
+        measured = self.measure_held_out()
+        if measured is None:
             return
-        if self.state.best_loss is None or loss < self.state.best_loss:
-            self.state.best_loss, self.state.evaluations_without_gain = loss, 0
+        state.held_out_loss, state.held_out_exact_match = measured
+        if patience is None:
+            return
+        loss, exact_match = measured
+        # Smaller is better; among as many right answers the likelier ones.
+        score = (loss,) if self.config.best_by == "loss" else (-exact_match, loss)
+        if state.best_score is None or score < tuple(state.best_score):
+            state.best_score, state.evaluations_without_gain = list(score), 0
+            state.best_loss, state.best_exact_match = loss, exact_match
             self.export(self.best_folder)
         else:
-            self.state.evaluations_without_gain += 1
-        self.state.stopped_early = self.state.evaluations_without_gain >= patience
+            state.evaluations_without_gain += 1
+        state.stopped_early = state.evaluations_without_gain >= patience
 
-    def held_out_loss(self) -> float | None:
-        """Mean NLL of the held-out answers' tokens, in nats; None where nothing is held out."""
+    def measure_held_out(self) -> tuple[float, float] | None:
+        """Of the held-out answers: mean NLL of a token, in nats, and share that is an exact match.
+
+        An answer is one where each of its tokens, its end too, is the most probable after those
+        before it: where greedy decoding writes just that. None where nothing is held out.
+        """
         import torch
 
         examples, held = self.held_out
@@ -210,15 +240,18 @@ class _Training:
             return None
         engine, world = self.model.engine, self.world
         engine.eval()
-        nll = 0.0
+        nll, exact = 0.0, 0
         with torch.no_grad():
             for start in range(0, len(held), self.config.global_batch_size):
                 batch: Indices = held[start : start + self.config.global_batch_size]
                 plans = batches.plan(examples, batch, self.model.layout, world.size)
                 for sequences in plans[world.rank]:
-                    nll += self.forward(examples, sequences).item()
+                    found = self.forward(examples, sequences)
+                    nll += found.total.item()
+                    exact += batches.exact_matches(examples, sequences, found.right.cpu().numpy())
         engine.train()
-        return world.sum(nll)[0] / examples.target_weight(held)
+        nll, exact_match = world.sum(nll, exact)
+        return nll / examples.target_weight(held), exact_match / len(held)
 
     @property
     def best_folder(self) -> Path:
@@ -253,7 +286,9 @@ class _Training:
             tokens=self.state.tokens,
             train_loss=self.state.loss_sum / max(1, self.state.step),
             held_out_loss=self.state.held_out_loss,
+            held_out_exact_match=self.state.held_out_exact_match,
             best_held_out_loss=self.state.best_loss,
+            best_held_out_exact_match=self.state.best_exact_match,
             stopped_early=self.state.stopped_early,
             truncated_rows=self.examples.truncated_rows,
             dropped_rows=self.examples.dropped_rows,

@@ -11,17 +11,26 @@ the packing change nothing but the order of additions.
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from semievol_ray.training.attention import enter_pass
 from semievol_ray.training.batches import MicroBatch
+from semievol_ray.training.head import AnswerHead, Answers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+class PassLoss(NamedTuple):
+    """Of the N answer tokens of a pass."""
+
+    # Sum of w * NLL, in nats: a float32 scalar.
+    total: torch.Tensor
+    # Whether each token is what the model finds most probable: bool (N,).
+    right: torch.Tensor
 
 
 def keeps_logits(model: PreTrainedModel) -> bool:
@@ -29,28 +38,39 @@ def keeps_logits(model: PreTrainedModel) -> bool:
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
-def weighted_nll_sum(
-    model: nn.Module, batch: MicroBatch, *, keep_logits: bool, loss: str = "nll"
-) -> torch.Tensor:
-    """Sum of w * NLL over the N answer tokens of a pass: float32 scalar, in nats.
+def pass_loss(
+    model: nn.Module,
+    batch: MicroBatch,
+    *,
+    keep_logits: bool,
+    head: AnswerHead | None = None,
+    loss: str = "nll",
+) -> PassLoss:
+    """The loss of one pass.
 
     With the loss "dft" each term is also multiplied with its token's probability, a constant to the
     gradient: what the model finds improbable teaches it less (arXiv 2508.05629, eq. 9).
     `model` is a causal LM or anything that wraps one. With `keep_logits` it is asked for the logits
     of the columns that predict an answer token alone: most of the vocabulary projection is saved.
+    With its `head`, which needs that, they are never there all at once.
     """
     columns, which = torch.unique(batch.columns, return_inverse=True)
+    places = which if keep_logits else batch.columns
+    answers = Answers(batch.rows, places, batch.targets, batch.weights, loss)
     if batch.segments is not None:
         enter_pass(batch)
-    output = model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
+    inputs = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "position_ids": batch.position_ids,
+        "use_cache": False,
         **({"logits_to_keep": columns} if keep_logits else {}),
-    )
-    logits = output.logits[batch.rows, which if keep_logits else batch.columns].float()
-    nll = F.cross_entropy(logits, batch.targets, reduction="none")
-    if loss == "dft":
-        nll = nll * (-nll.detach()).exp()
-    return (nll * batch.weights).sum()
+    }
+    if head is not None:
+        with head.answering(answers):
+            total = model(**inputs).logits
+        assert answers.right is not None, "the model asks its output layer for the logits"
+        return PassLoss(total, answers.right)
+    logits = model(**inputs).logits
+    each = answers.total(logits[batch.rows, places])
+    return PassLoss(each[0].sum(), each[1].detach() > 0)

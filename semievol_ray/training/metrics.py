@@ -96,6 +96,7 @@ class Meter:
             grad_norm=None if norm is None else float(norm),
             tokens_per_second=tokens / seconds,
             held_out_loss=state.held_out_loss,
+            held_out_exact_match=state.held_out_exact_match,
             mfu=mfu,
             memory_bytes=_memory_bytes(self._world),
             eta_seconds=self._seconds / self._steps * (self._total_steps - state.step),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from semievol_ray.errors import UserError
 from semievol_ray.model_files import check_model_exists
@@ -51,11 +51,19 @@ def load_model(
     dtype: torch.dtype | str,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    *,
+    quantization: str = "none",
+    device: torch.device | str = "cpu",
 ) -> PreTrainedModel:
-    """The base model in `dtype`, on the CPU unless DeepSpeed partitions it while it is built."""
+    """The base model in `dtype`, on the CPU unless DeepSpeed partitions it while it is built.
+
+    Quantized, its linear layers but the last are held in 4 or 8 bits, on `device`, and compute in
+    `dtype`.
+    """
     from transformers import AutoModelForCausalLM
 
     check_model_exists(name)
+    kept = {} if quantization == "none" else _quantized(quantization, dtype, device)
     try:
         return AutoModelForCausalLM.from_pretrained(
             name,
@@ -63,6 +71,27 @@ def load_model(
             use_safetensors=True,
             revision=revision or "main",
             trust_remote_code=trust_remote_code,
+            **kept,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: does not load: {line(error)}") from None
+
+
+def _quantized(bits: str, dtype: torch.dtype | str, device: torch.device | str) -> dict[str, Any]:
+    from transformers import BitsAndBytesConfig
+
+    from semievol_ray.training.zero import bitsandbytes
+
+    bitsandbytes()
+    # NormalFloat4, its scales quantized too (arXiv 2305.14314); or LLM.int8 (arXiv 2208.07339).
+    config = (
+        BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+        if bits == "4bit"
+        else BitsAndBytesConfig(load_in_8bit=True)
+    )
+    return {"quantization_config": config, "device_map": {"": device}}

@@ -21,6 +21,7 @@ import torch
 from safetensors import safe_open
 
 from semievol_ray.errors import SemiEvolError
+from semievol_ray.training.zero import bitsandbytes
 
 WEIGHT = "weight"
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter")
@@ -161,11 +162,52 @@ class Stored:
         return tensor
 
 
+class _InEightBits(dict[str, Any]):
+    """An optimizer's state whose tensors bitsandbytes holds in blocks of 256, in float32 here."""
+
+    _BLOCK = 256
+
+    def __init__(self, held: dict[str, Any]) -> None:
+        self._held = held
+        self._tensors = [n for n in "12" if f"qmap{n}" in held]
+        parts = {f"{part}{n}" for n in self._tensors for part in ("state", "qmap", "absmax")}
+        super().__init__({key: value for key, value in held.items() if key not in parts})
+        for n in self._tensors:
+            code, largest = held[f"qmap{n}"], held[f"absmax{n}"]
+            self[f"state{n}"] = bitsandbytes().functional.dequantize_blockwise(
+                held[f"state{n}"], absmax=largest, code=code, blocksize=self._BLOCK
+            )
+
+    def write_back(self) -> None:
+        """Quantize it again: what was not changed comes back within 8 bits."""
+        for n in self._tensors:
+            quantized, state = bitsandbytes().functional.quantize_blockwise(
+                self.pop(f"state{n}"), code=self._held[f"qmap{n}"], blocksize=self._BLOCK
+            )
+            self._held[f"state{n}"].copy_(quantized)
+            self._held[f"absmax{n}"].copy_(state.absmax)
+        self._held |= self
+
+
+def _state(optimizer: Any, stepped: torch.Tensor) -> dict[str, Any]:
+    found: dict[str, Any] = optimizer.state[stepped]
+    return _InEightBits(found) if "qmap1" in found else found
+
+
 def _groups(engine: Any, *, changed: bool) -> Iterator[list[_Piece]]:
     """This worker's pieces, as many at a time as its memory has to hold together.
 
     `changed`: they are written to while they are held, and ZeRO-3's own copies follow them.
     """
+    for pieces in _held_groups(engine, changed):
+        yield pieces
+        states = {id(piece.state): piece.state for piece in pieces}
+        for state in states.values():
+            if changed and isinstance(state, _InEightBits):
+                state.write_back()
+
+
+def _held_groups(engine: Any, changed: bool) -> Iterator[list[_Piece]]:
     optimizer, stage = engine.optimizer, engine.zero_optimization_stage()
     if stage == 3:
         yield from _partitioned(engine, optimizer, changed)
@@ -188,7 +230,7 @@ def _whole(engine: Any, optimizer: Any) -> list[_Piece]:
     groups = [group["params"] for group in inner.param_groups]
     pairs = zip(getattr(optimizer, "fp16_groups", groups), groups, strict=True)
     return [
-        _Piece(names[id(p)], 0, p.numel(), stepped, 0, inner.state[stepped])
+        _Piece(names[id(p)], 0, p.numel(), stepped, 0, _state(inner, stepped))
         for parameters, stepped_ones in pairs
         for p, stepped in zip(parameters, stepped_ones, strict=True)
     ]
@@ -214,7 +256,7 @@ def _fragments(engine: Any, optimizer: Any) -> list[_Piece]:
         or optimizer.fp32_groups_flat_partition
     )
     for parameters, stepped in zip(groups, stepped_ones, strict=True):
-        state = optimizer.optimizer.state[stepped]
+        state = _state(optimizer.optimizer, stepped)
         for p in parameters:
             if (mapping := p._hp_mapping) is not None:
                 here, there = mapping.lp_fragment_address, mapping.hp_fragment_address
@@ -234,13 +276,12 @@ def _partitioned(engine: Any, optimizer: Any, changed: bool) -> Iterator[list[_P
         stepped = optimizer.fp32_partitioned_groups_flat[number]
         if changed:
             _take_empty_step([stepped], partial(optimizer._optimizer_step, number))
-        pieces = []
+        pieces, state = [], _state(optimizer.optimizer, stepped)
         for p in parameters:
             _, offset, size = optimizer.grad_position[optimizer.get_param_id(p)]
             start = rank * size
             # The last partitions are filled up, or all filling.
             size = max(0, min(size, p.ds_numel - start))
-            state = optimizer.optimizer.state[stepped]
             pieces.append(_Piece(names[id(p)], start, size, stepped, offset, state))
         yield pieces
         if changed:

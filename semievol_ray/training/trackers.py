@@ -23,6 +23,7 @@ _LOGGED = (
     "grad_norm",
     "tokens_per_second",
     "held_out_loss",
+    "held_out_exact_match",
     "mfu",
     "memory_bytes",
 )

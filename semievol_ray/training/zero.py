@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
 from semievol_ray.config import TrainingConfig
+from semievol_ray.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -71,7 +73,7 @@ def _data_types(config: TrainingConfig) -> dict[str, str]:
 def build_optimizer(
     model: nn.Module, config: TrainingConfig, *, gpu: bool
 ) -> torch.optim.Optimizer:
-    """AdamW over the trainable parameters; matrices decay, vectors (norms, biases) do not.
+    """The job's over the trainable parameters; matrices decay, vectors (norms, biases) do not.
 
     A group's `rate_ratio` is what it learns at, in rates of the step: LoRA+ has another for the
     B matrices (arXiv 2402.12354).
@@ -91,13 +93,35 @@ def build_optimizer(
         }
         for (is_matrix, is_b), parameters in groups.items()
     ]
-    # The loop sets the rate of every step; 0 until then, for DeepSpeed takes a trial step.
-    options: dict[str, Any] = {"lr": 0.0, "betas": config.betas, "eps": config.epsilon}
-    if config.offload_optimizer != "none" and gpu:
+    name = config.optimizer
+    kind = getattr(bitsandbytes().optim if name.endswith("8bit") else torch.optim, name)
+    if config.offload_optimizer != "none" and gpu and name == "AdamW":
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(given, **options)
-    return torch.optim.AdamW(given, fused=gpu, **options)
+        kind = DeepSpeedCPUAdam
+    takes = inspect.signature(kind).parameters
+    usual = {"betas": config.betas, "eps": config.epsilon, "fused": gpu}
+    options = {key: value for key, value in usual.items() if key in takes}
+    try:
+        # The loop sets the rate of every step; 0 until then, for DeepSpeed takes a trial step.
+        optimizer: torch.optim.Optimizer = kind(
+            given, lr=0.0, **options, **config.optimizer_options
+        )
+    except (TypeError, ValueError) as error:
+        raise UserError(f"training.optimizer_options: {name} refuses them: {error}") from None
+    return optimizer
+
+
+def bitsandbytes() -> Any:
+    """The library of what is kept in 8 and 4 bits. Raises UserError where it is not installed."""
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise UserError(
+            "training.optimizer and training.quantization in 8 or 4 bits need bitsandbytes: "
+            "pip install 'semievol_ray[bitsandbytes]'"
+        ) from None
+    return bitsandbytes
 
 
 def _rank(parameter: nn.Parameter) -> int:

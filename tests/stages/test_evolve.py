@@ -13,6 +13,8 @@ from semievol_ray.config_file import load_config
 from semievol_ray.schema import SELECTION
 from semievol_ray.stages import evolve
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.finetune import Target, training_table
+from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.store import StageLedger, layout
 
 
@@ -99,3 +101,15 @@ def test_soft_targets_keep_the_doubt(context: Context) -> None:
 def test_nothing_to_train_on_is_one_line(context: Context) -> None:
     with pytest.raises(UserError, match="round 1: no pseudo-answer was selected"):
         evolve.raise_nothing_selected(context, 1)
+
+
+def test_a_labelled_examples_weight_is_that_of_its_loss(context: Context) -> None:
+    labels = context.run.read_table(next(iter(context.shards("labeled"))))
+    weights = labels.schema.get_field_index("weight")
+    weighed = labels.set_column(
+        weights, labels.schema.field(weights), pa.array([0.25], pa.float32())
+    )
+    for table, expected in ((weighed, 0.25), (labels, 1.0), (labels.drop(["weight"]), 1.0)):
+        rows = ((row, Target.hard(row["answer"])) for row in table.to_pylist())
+        trained = training_table(context.task, make_renderer(context), rows)
+        assert trained["weight"].to_pylist() == [expected]

@@ -194,3 +194,20 @@ def test_pubmedqa_as_the_authors_publish_it(tmp_path) -> None:
     run = ingest(tmp_path, labeled, unlabeled, columns=columns, task={"preset": "pubmedqa"})
     assert run.examples("labeled")["answer"].to_pylist() == ["yes", "no"]
     assert run.manifests[0].statistics["bad_rows"] == 0
+
+
+def test_labels_weigh_what_their_column_says(small, tmp_path) -> None:
+    rows = [
+        {"text": f"labelled {i}", "label": "a", "trust": trust}
+        for i, trust in enumerate([1, 0.25, "", 0, -1, "much", "nan"])
+    ]
+    columns = {"question": "text", "answer": "label", "weight": "trust"}
+    labeled = write_csv(tmp_path / "weighed.csv", rows)
+    run = ingest(tmp_path, labeled, small["unlabeled"], columns=columns)
+    assert run.examples("labeled")["weight"].to_pylist() == [1.0, 0.25, None, 0.0]
+    assert set(run.examples("unlabeled")["weight"].to_pylist()) == {None}
+    found = [(row["row"], row["reason"]) for row in run.quarantine().to_pylist()]
+    assert [number for number, _ in found] == [5, 6, 7]
+    assert all("is no weight: a number from 0 on" in reason for _, reason in found)
+    with pytest.raises(UserError, match=r"data\.columns\.weight: no column 'trust'"):
+        ingest(tmp_path, **small, columns=columns, run_dir=str(tmp_path / "other"))

@@ -68,18 +68,18 @@ def gradients(job: TrainingJob) -> dict[str, torch.Tensor]:
 
 def dft_gradients(job: TrainingJob) -> dict[str, torch.Tensor]:
     """The same, of the loss whose every token weighs as much as it is probable."""
-    from semievol_ray.training import loss
+    from semievol_ray.training import head
 
     def scaled(logits: torch.Tensor, targets: torch.Tensor, reduction: str) -> torch.Tensor:
         logprobs = torch.log_softmax(logits, dim=-1)[torch.arange(len(targets)), targets]
         return -logprobs * logprobs.detach().exp()
 
-    plain = loss.F.cross_entropy
-    loss.F.cross_entropy = scaled
+    plain = head.F.cross_entropy
+    head.F.cross_entropy = scaled
     try:
         return gradients(job)
     finally:
-        loss.F.cross_entropy = plain
+        head.F.cross_entropy = plain
 
 
 def first_step(job: TrainingJob) -> dict[str, float]:
