@@ -36,6 +36,7 @@ def main() -> None:
     rows: list[Row] = []
     for mean, lists, goal in ((31, 2_000_000, 0.65), (256, 250_000, 0.90)):
         rows += mean_nll(mean, lists, goal)
+        rows += ways(mean, lists)
     rows += scaling()
     rows += checks()
     rows += grouping()
@@ -50,6 +51,7 @@ def main() -> None:
             "medians; the sides of a claim took turns in one process",
             "GB/s counts the bytes of the float32 values alone",
             f"{_native.num_threads()} threads unless said otherwise",
+            f"float lists are added up by {_native._way()}, the fastest way on this processor",
         ],
     )
 
@@ -100,6 +102,41 @@ def mean_nll(mean: int, lists: int, goal: float) -> list[Row]:
         for name in sides
         if name != "ours"
     ]
+
+
+def ways(mean: int, lists: int) -> list[Row]:
+    """Mean NLL each way that this processor has, on one thread, against a read-only pass."""
+    array, values = logprobs(mean, lists)
+
+    def go(way: str) -> None:
+        _native._way(way)
+        selection.mean_nll(array)
+
+    here = [way for way in ("avx512", "avx2", "portable") if _is_here(way)]
+    _native.set_num_threads(1)
+    sides = {way: partial(go, way) for way in here} | {"read": lambda: _native._read(values)}
+    seconds = interleaved(sides, repeats=REPEATS)
+    _native.set_num_threads(0)
+    _native._way("fastest")
+    speed = {name: values.nbytes / s / 1e9 for name, s in seconds.items()}
+    return [
+        row(
+            f"mean NLL, mean length {mean}, {way}, 1 thread",
+            speed[way],
+            speed["read"],
+            "read-only pass in Rust",
+            unit="GB/s",
+        )
+        for way in here
+    ]
+
+
+def _is_here(way: str) -> bool:
+    try:
+        _native._way(way)
+    except ValueError:
+        return False
+    return True
 
 
 def scaling() -> list[Row]:

@@ -1,73 +1,179 @@
-"""A LoRA step of SmolLM2-135M-Instruct on one CPU thread, against a bare peft loop.
+"""A LoRA step of real models' shapes on CPUs, against a bare peft loop and TRL: speed and memory.
 
-The demo's messages, eight of them a step, base and adapter in bfloat16. The bare loop pads each
-batch to its longest row, computes the logits of every place, and is torch's AdamW beside
-transformers and peft as they come. The second peer is our own loop with attention in bfloat16:
-torch's backward of it is slow for short rows.
+SmolLM2-135M-Instruct, and a model of Qwen2.5-0.5B's shape with random weights (a vocabulary of
+151,936). The demo's messages, eight of them a step, base and adapter in bfloat16, two threads. The
+bare loop pads each batch to its longest row, computes the logits of every place, and is torch's
+AdamW beside transformers and peft as they come. Sides take turns, a step each; memory is of a
+process of its own, beyond what it held before the model.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import statistics
+import subprocess
+import sys
 import tempfile
+import time
+from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
 from benchmarks.accuracy.smollm2 import smollm2
-from benchmarks.common.report import arguments, report, row
-from benchmarks.training.sides import Ours, take_turns
+from benchmarks.common.data import ROOT
+from benchmarks.common.report import Row, arguments, report, row
+from benchmarks.training.sides import Ours, resident, take_turns
 from semievol_ray.config import TrainingConfig
 from semievol_ray.demo.messages import write_messages
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import TrainingJob, attention
-from semievol_ray.training.world import joined
+from semievol_ray.training.world import World, joined
 
-_BATCH, _REPEATS, _EXAMPLES = 8, 11, 512
-_LONE = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
-         "MASTER_PORT": "29531", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}  # fmt: skip
+_BATCH, _EXAMPLES = 8, 512
+_LONE = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+    "MASTER_ADDR": "127.0.0.1",
+    "DS_ACCELERATOR": "cpu",
+}
+_PEERS = {
+    "bare": "transformers, peft and AdamW, padded",
+    "trl": "TRL SFTTrainer",
+    "in 16 bits": "attention in bfloat16",
+}
+MEGABYTE = 1e6
 
 
 def main() -> None:
-    args = arguments(__doc__)
-    os.environ |= _LONE
-    torch.set_num_threads(1)
-    base = smollm2()
-    texts = [(f"{m.text}\nTeam:", f" {m.team}") for m in write_messages(_EXAMPLES, 0)]
+    def add(parser: ArgumentParser) -> None:
+        parser.add_argument("--repeats", type=int, default=11)
+        parser.add_argument("--threads", type=int, default=2)
+        # One side in a process of its own: what `_memory` starts.
+        parser.add_argument("--side", nargs=3, metavar=("NAME", "BASE", "FOLDER"))
+
+    args = arguments(__doc__, add)
+    os.environ |= _LONE | {"MASTER_PORT": "29532" if args.side else "29531"}
+    torch.set_num_threads(args.threads)
+    if args.side:
+        print(json.dumps(_peak_of(args.side[0], Path(args.side[1]), Path(args.side[2]))))
+        return
+    rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name, joined(Path(name) / "log", 600) as world:
         folder = Path(name)
+        texts = _texts()
         _write(folder / "examples.parquet", texts)
-        sides = {name: Ours(_job(base, folder, name), world) for name in ("ours", "in 16 bits")}
-        bare = _Bare(base, texts)
-        short = attention._SHORT
-
-        def run(side: str, most: int) -> None:
-            attention._SHORT = most
-            sides[side].run(1)
-
-        seconds = take_turns(
-            {
-                "ours": lambda _: run("ours", short),
-                "in 16 bits": lambda _: run("in 16 bits", 0),
-                "bare": lambda _: bare.step(),
-            },
-            world,
-            _REPEATS,
-        )
-    speed = {side: _BATCH / s for side, s in seconds.items()}
-    claim = "LoRA, SmolLM2-135M-Instruct, bfloat16, one CPU thread"
-    peers = {"bare": "transformers, peft and AdamW, padded", "in 16 bits": "attention in bfloat16"}
+        bases = {
+            "SmolLM2-135M-Instruct": smollm2(),
+            "Qwen2.5-0.5B's shape": qwen_shaped(folder / "qwen"),
+        }
+        for model, base in bases.items():
+            claim = f"LoRA, {model}, bfloat16, {args.threads} CPU threads"
+            tokens = _tokens_an_example(base, texts)
+            seconds = _turns(base, folder, world, texts, args.repeats)
+            speed = {side: _BATCH * tokens / s for side, s in seconds.items()}
+            rows += [
+                row(claim, speed["ours"], speed[side], _PEERS[side], unit="tokens/s")
+                for side in speed
+                if side != "ours"
+            ]
+            peaks = {side: _memory(side, base, folder) for side in ("ours", "bare", "trl")}
+            rows += [
+                row(
+                    f"{claim}: most memory",
+                    peaks["ours"] / MEGABYTE,
+                    peaks[side] / MEGABYTE,
+                    _PEERS[side],
+                    unit="MB",
+                    smaller_is_better=True,
+                )
+                for side in ("bare", "trl")
+            ]
     report(
-        [
-            row(claim, speed["ours"], speed[side], peer, unit="examples/s")
-            for side, peer in peers.items()
-        ],
-        repeats=_REPEATS,
-        packages=("torch", "transformers", "peft", "deepspeed"),
+        rows,
+        repeats=args.repeats,
+        packages=("torch", "transformers", "peft", "deepspeed", "trl"),
         json_path=args.json,
     )
+
+
+def qwen_shaped(folder: Path) -> Path:
+    """A model of Qwen2.5-0.5B's shape, its weights at random, with SmolLM2's tokenizer."""
+    from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
+
+    if not folder.exists():
+        torch.manual_seed(0)
+        config = Qwen2Config(
+            vocab_size=151_936, hidden_size=896, intermediate_size=4864, num_hidden_layers=24,
+            num_attention_heads=14, num_key_value_heads=2, tie_word_embeddings=True,
+            max_position_embeddings=2048,
+        )  # fmt: skip
+        model: Any = Qwen2ForCausalLM(config)
+        model.to(torch.bfloat16).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(smollm2()).save_pretrained(folder)
+    return folder
+
+
+def _turns(
+    base: Path, folder: Path, world: World, texts: list[tuple[str, str]], repeats: int
+) -> dict[str, float]:
+    """Median seconds of a step of each side."""
+    names = ["ours", "in 16 bits"] if base == smollm2() else ["ours"]
+    ours = {name: Ours(_job(base, folder, f"{base.name} {name}"), world) for name in names}
+    bare, short = _Bare(base, texts), attention._SHORT
+
+    def run(side: str, most: int) -> None:
+        attention._SHORT = most
+        ours[side].run(1)
+
+    sides: dict[str, Callable[[int], None]] = {"ours": lambda _: run("ours", short)}
+    if "in 16 bits" in ours:
+        sides["in 16 bits"] = lambda _: run("in 16 bits", 0)
+    found = take_turns(sides | {"bare": lambda _: bare.step()}, world, repeats)
+    seconds: list[float] = []
+    _train_with_trl(base, folder, repeats + 1, seconds, lambda: run("ours", short))
+    for side in ours.values():
+        side.training.model.engine.destroy()
+    return found | {"trl": statistics.median(seconds[1:])}
+
+
+def _memory(side: str, base: Path, folder: Path) -> int:
+    program = [sys.executable, "-m", "benchmarks.training.real_model", "--side", side, str(base),
+               str(folder)]  # fmt: skip
+    done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return int(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _peak_of(side: str, base: Path, folder: Path) -> int:
+    """Bytes of this process in its steps, beyond what it held when all was imported."""
+    import peft  # noqa: F401
+    import transformers.models.llama.modeling_llama
+    import transformers.models.qwen2.modeling_qwen2  # noqa: F401
+
+    import semievol_ray.training.checkpoint
+    import semievol_ray.training.engine  # noqa: F401
+
+    if side == "trl":
+        import trl  # noqa: F401
+    before = resident("VmRSS")
+    if side == "ours":
+        with joined(folder / "side.log", 600) as world:
+            Ours(_job(base, folder, f"memory {base.name}"), world).run(3)
+    elif side == "bare":
+        bare = _Bare(base, _texts())
+        for _ in range(3):
+            bare.step()
+    else:
+        _train_with_trl(base, folder, 3, [], lambda: None)
+    return resident("VmHWM") - before
 
 
 class _Bare:
@@ -101,6 +207,63 @@ class _Bare:
         head = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
         tail = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
         return head + tail + [self.tokenizer.eos_token_id], len(head)
+
+
+def _train_with_trl(
+    base: Path, folder: Path, steps: int, seconds: list[float], between: Callable[[], None]
+) -> None:
+    """Steps of TRL's SFTTrainer, each of whose seconds are added; `between` them another's turn."""
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoTokenizer, TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    class Turns(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.start = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds.append(time.perf_counter() - self.start)
+            between()
+
+    trainer = SFTTrainer(
+        model=str(base),
+        args=SFTConfig(
+            output_dir=str(folder / "trl"),
+            use_cpu=True,
+            bf16=False,
+            model_init_kwargs={"dtype": "bfloat16"},
+            gradient_checkpointing=False,
+            per_device_train_batch_size=_BATCH,
+            max_steps=steps,
+            learning_rate=1e-4,
+            lr_scheduler_type="constant",
+            weight_decay=0.0,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": p, "completion": c} for p, c in _texts()]),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"
+        ),
+        callbacks=[Turns()],
+    )
+    trainer.train()
+
+
+def _texts() -> list[tuple[str, str]]:
+    return [(f"{m.text}\nTeam:", f" {m.team}") for m in write_messages(_EXAMPLES, 0)]
+
+
+def _tokens_an_example(base: Path, texts: list[tuple[str, str]]) -> float:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    return statistics.mean(len(tokenizer(p + c)["input_ids"]) + 1 for p, c in texts)
 
 
 def _write(path: Path, texts: list[tuple[str, str]]) -> None:

@@ -337,7 +337,7 @@ def memory(folder: Path, world: World, stage: int) -> dict[str, Any]:
     job = make_job(
         folder, f"memory-{stage}", zero_stage=stage, precision="bf16", global_batch_size=2
     )
-    before = _resident("VmRSS")
+    before = resident("VmRSS")
     ours = Ours(job, world)
     ours.run(1)
     # Linux forgets the peak so far, which was of loading the model.
@@ -346,13 +346,14 @@ def memory(folder: Path, world: World, stage: int) -> dict[str, Any]:
     parameters = ours.training.model.engine.module.parameters()
     count = sum(getattr(p, "ds_numel", p.numel()) for p in parameters)
     return {
-        "peak": _resident("VmHWM") - before,
-        "held": _resident("VmRSS") - before,
+        "peak": resident("VmHWM") - before,
+        "held": resident("VmRSS") - before,
         "parameters": count,
     }
 
 
-def _resident(name: str) -> int:
+def resident(name: str) -> int:
+    """Bytes of this process, by their name in /proc."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

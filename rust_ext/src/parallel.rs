@@ -1,7 +1,9 @@
 //! Work split into blocks of rows: over the threads of the rayon pool it runs in, or one block
 //! after another outside of any pool. How it is split never changes a result.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
+use std::slice;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rayon::prelude::*;
@@ -95,6 +97,24 @@ pub fn fill<R: Rows>(
     } else {
         blocks.into_iter().enumerate().try_for_each(block)
     }
+}
+
+/// So many values, each block of which `work` fills. It finds defaults there: memory is touched by
+/// the thread that writes to it, a block at a time, and not by one thread before all others.
+pub fn filled<T: Copy + Default + Send>(
+    rows: usize,
+    control: &Control,
+    work: impl Fn(usize, &mut [T]) -> Result<()> + Sync,
+) -> Result<Vec<T>> {
+    let mut values = Vec::with_capacity(rows);
+    fill(&mut values.spare_capacity_mut()[..rows], control, |start, block: &mut [_]| {
+        block.fill(MaybeUninit::new(T::default()));
+        // SAFETY: every value of the block was just set, and a MaybeUninit<T> lies as a T does.
+        work(start, unsafe { slice::from_raw_parts_mut(block.as_mut_ptr().cast(), block.len()) })
+    })?;
+    // SAFETY: without an error every block was set, and together they are the `rows`.
+    unsafe { values.set_len(rows) };
+    Ok(values)
 }
 
 /// The value of `work` for each block of `0..rows`, in order.

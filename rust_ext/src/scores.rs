@@ -4,6 +4,8 @@
 //! by the engine and is left out, also of the length. −∞ is the logarithm of 0: the NLL is +∞. NaN
 //! and positive values are no logprobs and are refused.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::arrays::{Chunked, FloatLists, Floats, Spans};
 use crate::error::{Error, Result};
 use crate::parallel::{self, Control};
@@ -76,18 +78,33 @@ impl Real for f64 {
     }
 }
 
-/// One score for each list; NaN stands for null.
-pub fn score(column: &Chunked<FloatLists>, score: Score, control: &Control) -> Result<Vec<f64>> {
-    let mut out = vec![0.0; column.len()];
-    let mut rest = out.as_mut_slice();
-    for (first_row, chunk) in column.iter() {
-        let (here, after) = rest.split_at_mut(chunk.lists.rows);
-        rest = after;
-        parallel::fill(here, control, |start, rows| {
-            score_rows(chunk, score, start, rows).map_err(|e| e.shifted(first_row))
-        })?;
-    }
-    Ok(out)
+/// One score for each list.
+pub struct Scores {
+    /// NaN stands for null.
+    pub values: Vec<f64>,
+    pub any_null: bool,
+}
+
+/// The score of each list.
+pub fn score(column: &Chunked<FloatLists>, score: Score, control: &Control) -> Result<Scores> {
+    // Looked for where a block was just written, and not in memory once more.
+    let any_null = AtomicBool::new(false);
+    let values = parallel::filled(column.len(), control, |start, mut rows: &mut [f64]| {
+        let mut at = start;
+        for (first_row, chunk) in column.iter() {
+            let here = (first_row + chunk.lists.rows).saturating_sub(at).min(rows.len());
+            let (out, rest) = rows.split_at_mut(here);
+            if !out.is_empty() {
+                score_rows(chunk, score, at - first_row, out).map_err(|e| e.shifted(first_row))?;
+                if out.iter().fold(false, |any, x| any | x.is_nan()) {
+                    any_null.store(true, Ordering::Relaxed);
+                }
+            }
+            (rows, at) = (rest, at + here);
+        }
+        Ok(())
+    })?;
+    Ok(Scores { values, any_null: any_null.into_inner() })
 }
 
 fn score_rows(chunk: &FloatLists, score: Score, start: usize, out: &mut [f64]) -> Result<()> {
@@ -102,9 +119,11 @@ fn score_rows(chunk: &FloatLists, score: Score, start: usize, out: &mut [f64]) -
         };
         // NaN says that there is something to look at one by one: so does a value above 0.
         if f64::from(largest) <= ROUNDING {
-            for (i, out) in out.iter_mut().enumerate() {
-                if chunk.lists.is_null(start + i) {
-                    *out = f64::NAN;
+            if let Some(nulls) = &chunk.lists.nulls {
+                for (i, out) in out.iter_mut().enumerate() {
+                    if nulls.is_null(start + i) {
+                        *out = f64::NAN;
+                    }
                 }
             }
             return Ok(());
@@ -176,10 +195,28 @@ mod tests {
             Some(vec![Some(0.0)]),
         ]);
         let nll = score(&lists, Score::MeanNll, &Control::default()).unwrap();
+        assert!(nll.any_null);
+        let nll = nll.values;
         assert!(nll[0].is_nan() && nll[1].is_nan());
         assert_eq!(nll[2..], [2.0, f64::INFINITY, 0.0]);
-        let sums = score(&lists, Score::Sum, &Control::default()).unwrap();
+        let sums = score(&lists, Score::Sum, &Control::default()).unwrap().values;
         assert_eq!(sums[1..], [0.0, -4.0, f64::NEG_INFINITY, 0.0]);
+    }
+
+    #[test]
+    fn chunks_of_any_size_are_scored_as_one() {
+        let rows: Vec<_> = (0..40_000).map(|i| Some(vec![Some(-(i as f32)); i % 5])).collect();
+        let array: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(rows));
+        let control = Control::default();
+        let whole = float_lists(std::slice::from_ref(&array), &control).unwrap();
+        let cuts = [0, 0, 3, 8_191, 8_192, 8_193, 30_000, 40_000];
+        let parts: Vec<_> = cuts.windows(2).map(|w| array.slice(w[0], w[1] - w[0])).collect();
+        let parts = float_lists(&parts, &control).unwrap();
+        let bits = |column| {
+            let found = score(column, Score::MeanNll, &control).unwrap();
+            found.values.into_iter().map(f64::to_bits).collect::<Vec<_>>()
+        };
+        assert_eq!(bits(&whole), bits(&parts));
     }
 
     #[test]
@@ -201,7 +238,8 @@ mod tests {
             let control = Control::default();
             for (kind, n) in [(Score::MeanNll, usize::MAX), (Score::TailMeanNll(3), 3)] {
                 let got = score(&lists, kind, &control).unwrap();
-                for (row, got) in rows.iter().zip(got) {
+                prop_assert_eq!(got.any_null, got.values.iter().any(|x| x.is_nan()));
+                for (row, got) in rows.iter().zip(got.values) {
                     let valid: Vec<f64> =
                         row.iter().flatten().flatten().map(|&x| f64::from(x)).collect();
                     let tail = &valid[valid.len().saturating_sub(n)..];

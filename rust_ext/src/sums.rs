@@ -3,10 +3,14 @@
 //! A float32 list is summed in blocks of 128 values: sixteen float32 lanes take at most eight values
 //! each, are added as a tree, and the blocks are added in float64. No value passes through more
 //! than 12 roundings in float32, so for values of one sign the sum is within 7.2e-7 (relative) of
-//! the exact one. The order is part of the definition, and nothing is fused: AVX-512, AVX2 (chosen
-//! as the machine has them) and the plain loop give the same bits. The plain loop's lanes are
+//! the exact one. The order is part of the definition, and nothing is fused: AVX-512, AVX2 (whichever
+//! of them is fast where it runs) and the plain loop give the same bits. The plain loop's lanes are
 //! independent, so the compiler makes vectors of them too: of SSE2, or on aarch64 of NEON, which is
 //! the baseline there. Only where the float32 lanes overflow is a list added up in float64.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::lanes::{BLOCK, LANES, Lanes, Offset};
 
@@ -15,7 +19,7 @@ use crate::lanes::{BLOCK, LANES, Lanes, Offset};
 ///
 /// Panics where the offsets leave the values.
 pub fn mean_nll_of_f32<O: Offset>(values: &[f32], offsets: &[O], out: &mut [f64]) -> f32 {
-    let largest = fastest(values, offsets, out);
+    let largest = way().means(values, offsets, out);
     for (pair, out) in offsets.windows(2).zip(out) {
         if out.is_infinite() {
             let list = &values[pair[0].at()..pair[1].at()];
@@ -25,16 +29,89 @@ pub fn mean_nll_of_f32<O: Offset>(values: &[f32], offsets: &[O], out: &mut [f64]
     largest
 }
 
-fn fastest<O: Offset>(values: &[f32], offsets: &[O], out: &mut [f64]) -> f32 {
-    #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx2") {
-        // SAFETY: the machine has AVX-512 and AVX2, the only condition.
-        return unsafe { crate::sums_avx512::means(values, offsets, out) };
-    } else if is_x86_feature_detected!("avx2") {
-        // SAFETY: the machine has AVX2, the only condition.
-        return unsafe { crate::sums_x86::means(values, offsets, out) };
+/// A way to add up, of which all give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Way {
+    Portable,
+    Avx2,
+    Avx512,
+}
+
+impl Way {
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    pub fn name(self) -> &'static str {
+        ["portable", "avx2", "avx512"][self as usize]
     }
-    means(values, offsets, out)
+
+    /// Whether this machine can go it.
+    pub fn is_here(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return match self {
+            Self::Portable => true,
+            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            Self::Avx512 => is_x86_feature_detected!("avx512f") && Self::Avx2.is_here(),
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        return self == Self::Portable;
+    }
+
+    /// `means` this way; the plain one where the machine has not that one.
+    fn means<O: Offset>(self, values: &[f32], offsets: &[O], out: &mut [f64]) -> f32 {
+        #[cfg(target_arch = "x86_64")]
+        if self.is_here() {
+            match self {
+                // SAFETY: the machine has AVX-512 and AVX2, the only condition.
+                Self::Avx512 => {
+                    return unsafe { crate::sums_avx512::means(values, offsets, out) };
+                }
+                // SAFETY: the machine has AVX2, the only condition.
+                Self::Avx2 => return unsafe { crate::sums_x86::means(values, offsets, out) },
+                Self::Portable => {}
+            }
+        }
+        means(values, offsets, out)
+    }
+}
+
+/// 0: the fastest; else one more than a way's number.
+static FORCED: AtomicUsize = AtomicUsize::new(0);
+
+/// Go one way from now on, or again the fastest; for benchmarks.
+pub fn force(way: Option<Way>) {
+    FORCED.store(way.map_or(0, |way| way as usize + 1), Ordering::Relaxed);
+}
+
+/// The way that is gone: the fastest on this processor, found out once.
+///
+/// What a processor can do is not what it is fast at: some slow down for wide registers, some split
+/// them in two.
+pub fn way() -> Way {
+    static FASTEST: OnceLock<Way> = OnceLock::new();
+    match FORCED.load(Ordering::Relaxed) {
+        0 => *FASTEST.get_or_init(find_fastest),
+        forced => Way::ALL[forced - 1],
+    }
+}
+
+fn find_fastest() -> Way {
+    const LISTS: usize = 256;
+    const LENGTH: usize = 31;
+    let values = vec![-1.0f32; LISTS * LENGTH];
+    let offsets: Vec<i32> = (0..=LISTS).map(|i| (i * LENGTH) as i32).collect();
+    let mut out = [0.0; LISTS];
+    let mut fastest = (Duration::MAX, Way::Portable);
+    for way in Way::ALL.into_iter().filter(|way| way.is_here()) {
+        for _ in 0..16 {
+            let start = Instant::now();
+            std::hint::black_box(way.means(std::hint::black_box(&values), &offsets, &mut out));
+            let taken = start.elapsed();
+            if taken < fastest.0 {
+                fastest = (taken, way);
+            }
+        }
+    }
+    fastest.1
 }
 
 /// The definition, for any machine.
@@ -129,15 +206,18 @@ mod tests {
 
     /// Every way that this machine can go.
     fn ways() -> Vec<Means> {
-        let mut ways: Vec<Means> = vec![means, mean_nll_of_f32];
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the machine has AVX2.
-            ways.push(|values, offsets, out| unsafe {
-                crate::sums_x86::means(values, offsets, out)
-            });
-        }
-        ways
+        let ways: [(Way, Means); 3] = [
+            (Way::Portable, |values, offsets, out| Way::Portable.means(values, offsets, out)),
+            (Way::Avx2, |values, offsets, out| Way::Avx2.means(values, offsets, out)),
+            (Way::Avx512, |values, offsets, out| Way::Avx512.means(values, offsets, out)),
+        ];
+        let here = ways.into_iter().filter(|(way, _)| way.is_here()).map(|(_, means)| means);
+        here.chain([mean_nll_of_f32 as Means]).collect()
+    }
+
+    #[test]
+    fn the_fastest_way_is_one_that_the_machine_has() {
+        assert!(find_fastest().is_here() && way().is_here());
     }
 
     #[test]

@@ -109,6 +109,27 @@ def test_threads_come_from_the_grant_and_change_no_bits(monkeypatch):
     assert results[0].equals(results[1]) and results[0].equals(results[2])
 
 
+def test_every_way_to_add_up_gives_the_same_bits():
+    rng = np.random.default_rng(0)
+    offsets = np.concatenate([[0], np.cumsum(rng.integers(0, 300, 5_000))]).astype(np.int32)
+    values = -rng.random(offsets[-1], dtype=np.float32)
+    array = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    chosen, results = _native._way(), []
+    try:
+        for way in ("portable", "avx2", "avx512"):
+            try:
+                assert _native._way(way) == way
+            except ValueError as error:
+                assert "no way of this machine" in str(error)
+                continue
+            results.append(selection.mean_nll(array))
+        with pytest.raises(ValueError, match="no way of this machine"):
+            _native._way("abacus")
+    finally:
+        assert _native._way("fastest") == chosen
+    assert all(result.equals(results[0]) for result in results)
+
+
 @pytest.mark.parametrize("wrong", ["0", "-1", "many", ""])
 def test_a_thread_count_that_is_none_is_refused(monkeypatch, wrong):
     monkeypatch.setenv("SEMIEVOL_NUM_THREADS", wrong)

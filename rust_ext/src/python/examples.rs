@@ -14,7 +14,7 @@ use pyo3::prelude::*;
 
 use super::column::Column;
 use super::run::{Size, run};
-use super::{batch_to_pyarrow, nullable, to_pyarrow};
+use super::{batch_to_pyarrow, nullable_floats, to_pyarrow};
 use crate::arrays::Chunked;
 use crate::consensus::{Verdicts, Votes};
 use crate::distribution::{self, Distributions};
@@ -108,7 +108,7 @@ impl Groups {
         let logprobs = Column::new("token_logprobs", token_logprobs)?;
         let columns = run(py, self.size() + answers.size() + logprobs.size(), |control| {
             let nll = score(&logprobs.float_lists(control)?, Score::MeanNll, control);
-            let (nll, answers) = (logprobs.named(nll)?, answers.texts(control)?);
+            let (nll, answers) = (logprobs.named(nll)?.values, answers.texts(control)?);
             let given = Votes { answers: &answers, nll: &nll, weights: None, tolerance };
             let verdicts = votes::consensus(&self.groups, &given, control)?;
             let winners = votes::winners(&verdicts, &answers, control)?;
@@ -174,8 +174,8 @@ fn verdict_columns(verdicts: Verdicts, winners: StringArray) -> Vec<(&'static st
     vec![
         ("winner", Arc::new(winners)),
         ("winner_row", Arc::new(winner_row)),
-        ("winner_nll", Arc::new(nullable(verdicts.winner_nll))),
-        ("first_nll", Arc::new(nullable(verdicts.first_nll))),
+        ("winner_nll", Arc::new(nullable_floats(verdicts.winner_nll))),
+        ("first_nll", Arc::new(nullable_floats(verdicts.first_nll))),
         ("n_valid", Arc::new(Int32Array::from(verdicts.n_valid))),
         ("agreement", float(verdicts.agreement)),
         ("margin", float(verdicts.margin)),

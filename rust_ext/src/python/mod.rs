@@ -26,6 +26,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(scores::token_entropy, module)?)?;
     module.add_function(wrap_pyfunction!(scores::_check, module)?)?;
     module.add_function(wrap_pyfunction!(scores::_read, module)?)?;
+    module.add_function(wrap_pyfunction!(scores::_way, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::collaborator_agreement, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::minhash, module)?)?;
     module.add_function(wrap_pyfunction!(corpus::near_duplicates, module)?)?;
@@ -65,8 +66,14 @@ fn batch_to_pyarrow<'py>(
 }
 
 /// Floats with null for NaN.
-fn nullable(values: Vec<f64>) -> Float64Array {
-    let nulls = parallel::any(&values, |x| x.is_nan()).then(|| {
+fn nullable_floats(values: Vec<f64>) -> Float64Array {
+    let any = parallel::any(&values, |x| x.is_nan());
+    nullable(values, any)
+}
+
+/// The same where it is known whether there is any.
+fn nullable(values: Vec<f64>, any: bool) -> Float64Array {
+    let nulls = any.then(|| {
         NullBuffer::new(BooleanBuffer::collect_bool(values.len(), |i| !values[i].is_nan()))
     });
     Float64Array::new(values.into(), nulls)

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::Float32Type;
-use arrow_array::{ArrayRef, new_null_array};
+use arrow_array::{ArrayRef, Float64Array, new_null_array};
 use arrow_schema::DataType;
 use pyo3::prelude::*;
 
 use super::column::Column;
 use super::run::{run, to_py_error};
-use super::{batch_to_pyarrow, nullable, to_pyarrow};
+use super::{batch_to_pyarrow, nullable, nullable_floats, to_pyarrow};
 use crate::arrays::FloatLists;
 use crate::error::Error;
 use crate::parallel;
-use crate::scores::{Score, score};
-use crate::sums;
+use crate::scores::{Score, Scores, score};
+use crate::sums::{self, Way};
 use crate::token_entropy::{Limits, token_entropy as bounds_of, token_entropy_by_position};
 
 /// Length-normalised negative log-likelihood of each response, in nats: -(1/L) sum(r_k) (Eq. 6).
@@ -26,9 +26,11 @@ use crate::token_entropy::{Limits, token_entropy as bounds_of, token_entropy_by_
 pub fn mean_nll<'py>(py: Python<'py>, logprobs: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     let logprobs = Column::new("logprobs", logprobs)?;
     let values = run(py, logprobs.size(), |control| {
-        logprobs.named(score(&logprobs.float_lists(control)?, Score::MeanNll, control))
+        logprobs
+            .named(score(&logprobs.float_lists(control)?, Score::MeanNll, control))
+            .map(nullable_scores)
     })?;
-    to_pyarrow(py, nullable(values))
+    to_pyarrow(py, values)
 }
 
 /// A score of each response from the logprobs r_1 ... r_L of its tokens, in nats:
@@ -58,9 +60,9 @@ pub fn sequence_score<'py>(
     };
     let logprobs = Column::new("logprobs", logprobs)?;
     let values = run(py, logprobs.size(), |control| {
-        logprobs.named(score(&logprobs.float_lists(control)?, kind, control))
+        logprobs.named(score(&logprobs.float_lists(control)?, kind, control)).map(nullable_scores)
     })?;
-    to_pyarrow(py, nullable(values))
+    to_pyarrow(py, values)
 }
 
 /// Bounds of the mean entropy per token, in nats, from the top-k logprobs of each token: a record
@@ -103,10 +105,14 @@ pub fn token_entropy<'py>(
         let inner = logprobs.named(inner.collect::<crate::error::Result<Vec<_>>>())?;
         logprobs.named(bounds_of(&outer, &inner, limits, control))
     })?;
-    let column = |values: Vec<f64>| -> ArrayRef { Arc::new(nullable(values)) };
+    let column = |values: Vec<f64>| -> ArrayRef { Arc::new(nullable_floats(values)) };
     let low = column(bounds.iter().map(|b| b.0).collect());
     let high = column(bounds.iter().map(|b| b.1).collect());
     batch_to_pyarrow(py, vec![("low", low), ("high", high)])
+}
+
+fn nullable_scores(scores: Scores) -> Float64Array {
+    nullable(scores.values, scores.any_null)
 }
 
 /// Checks texts as every kernel does that takes them, and nothing else: for benchmarks/selection.py.
@@ -134,6 +140,24 @@ pub fn _read(py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<u32> {
         }
         Ok(all)
     })
+}
+
+/// The way that float lists are added up ("avx512", "avx2" or "portable"), and which it goes on as
+/// where one is named; "fastest" chooses again. For benchmarks/selection: all give the same bits.
+/// Raises ValueError for a way that this machine has not.
+#[pyfunction]
+#[pyo3(signature = (name=None))]
+pub fn _way(name: Option<&str>) -> PyResult<&'static str> {
+    match name {
+        None => {}
+        Some("fastest") => sums::force(None),
+        Some(name) => {
+            let found = Way::ALL.into_iter().find(|way| way.name() == name && way.is_here());
+            let missing = || to_py_error(Error::input(format!("{name:?}: no way of this machine")));
+            sums::force(Some(found.ok_or_else(missing)?));
+        }
+    }
+    Ok(sums::way().name())
 }
 
 /// Values that count as one row of `_read`, so that its blocks are as large as those of lists.
