@@ -79,6 +79,7 @@ impl Real for f64 {
 }
 
 /// One score for each list.
+#[derive(Debug)]
 pub struct Scores {
     /// NaN stands for null.
     pub values: Vec<f64>,
