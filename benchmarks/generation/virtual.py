@@ -77,6 +77,10 @@ class _Host:
         """See Engine.pulse."""
         return len(self.calls)
 
+    async def answered(self, number: int) -> int:
+        """See Engine.answered."""
+        return self.engines[number].answered
+
     async def run(self, number: int, work: Any, *arguments: Any) -> Any:
         """`work`, unless the replica dies before it is done: then as Ray reports a death."""
         task = asyncio.ensure_future(work(self.engines[number], *arguments))

@@ -52,6 +52,7 @@ class ClassifierEngine(Engine):
         self.beats += 1
         texts = [request.question for request in batch.requests]
         probabilities = await asyncio.to_thread(self._classifier.probabilities, texts)
+        self.answered += len(texts)
         rows = zip(batch.requests, batch.candidates, probabilities, strict=True)
         return Replies.of(batch, (self._reply(*row) for row in rows))
 

@@ -31,6 +31,8 @@ class FleetState:
     in_flight: int
     deaths: int
     retries: int
+    # Requests that engines have answered since the map began, of items too that are in flight.
+    answered: int = 0
 
 
 @dataclass
@@ -66,8 +68,7 @@ class Fleet:
         """Items that some replica holds."""
         return sum(map(len, self.ready.values()))
 
-    @property
-    def state(self) -> FleetState:
+    def state(self, answered: int = 0) -> FleetState:
         """The fleet in figures."""
         return FleetState(
             len(self.ready),
@@ -76,6 +77,7 @@ class Fleet:
             self.in_flight,
             self.deaths,
             self.retries,
+            answered,
         )
 
     @property

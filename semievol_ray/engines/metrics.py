@@ -49,6 +49,11 @@ class MeteredEngine(Engine):
             self._count(replies.generated)
         return replies
 
+    @property
+    def answered(self) -> int:  # type: ignore[override]
+        """See Engine.answered."""
+        return self._engine.answered
+
     def pulse(self) -> int:
         """See Engine.pulse."""
         return self._engine.pulse()

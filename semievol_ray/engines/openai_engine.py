@@ -109,6 +109,7 @@ class OpenAIEngine(Engine):
             raise self._no_scores()
         if choices is not None and not isinstance(reply, Failure):
             self._check_guided(reply, choices)
+        self.answered += 1
         return reply
 
     def _check_guided(self, reply: dict[str, Any], choices: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from semievol_ray.config import ENGINES, GenerationConfig, ModelConfig
+from semievol_ray.engines.answered import Answered
 from semievol_ray.engines.fleet import Fleet, FleetState
 from semievol_ray.engines.metrics import FleetMetrics
 from semievol_ray.engines.placement import place, release
@@ -23,6 +24,7 @@ from semievol_ray.ray_session import draining_nodes
 from semievol_ray.store import RunDirectory, digest, layout
 
 _POLL_SECONDS = 5.0
+_SHOW_SECONDS = 1.0
 _PATIENCE_SECONDS = 60.0
 _OUT_OF_MEMORY = (
     "a replica ran out of memory: lower generation.batch_rows, model.max_model_len or the replicas "
@@ -102,8 +104,8 @@ class EnginePool:
     ) -> Iterator[Any]:
         """`await work(engine, *arguments, item)` of every item, in the order of completion.
 
-        `watch` is shown the fleet every few seconds. Once `enough` is true nothing new is begun,
-        and what is in flight is finished.
+        `watch` is shown the fleet every second at least. Once `enough` is true nothing new is
+        begun, and what is in flight is finished.
 
         Raises what `work` raises (UserError and SemiEvolError unchanged); SemiEvolError where
         replicas keep dying, an item kills its replicas, or nothing moves for `stall_seconds`.
@@ -113,6 +115,7 @@ class EnginePool:
         bounds = self.config.replicas
         fleet = Fleet(items, max_deaths=self.config.max_restarts * bounds.max)
         metrics, watchdog = FleetMetrics(self.model.name), Watchdog(self.config.stall_seconds)
+        answered = Answered()
         pending: _Pending = {}
         try:
             while not fleet.finished:
@@ -132,10 +135,11 @@ class EnginePool:
                 while (assignment := fleet.next_assignment()) is not None:
                     pending[self._hand_out(fleet, *assignment, work, arguments)] = assignment
                 self._say_what_is_waited_for(fleet)
-                metrics.show(fleet.state)
+                state = fleet.state(answered.total({n: self._living[n].actor for n in fleet.ready}))
+                metrics.show(state)
                 if watch is not None:
-                    watch(fleet.state)
-                done, _ = ray.wait(list(pending), timeout=_POLL_SECONDS) if pending else ([], [])
+                    watch(state)
+                done, _ = ray.wait(list(pending), timeout=_SHOW_SECONDS) if pending else ([], [])
                 for reference in done:
                     if reference not in pending:
                         continue  # its replica's death was handled with another of its items
@@ -157,6 +161,7 @@ class EnginePool:
                         continue
                     watchdog.progressed()
                     if item is None:
+                        answered.begin(replica, self._living[replica].actor)
                         fleet.became_ready(replica)
                         fleet.settled_on(replica, result)
                     else:

@@ -220,6 +220,8 @@ class Engine(Protocol):
     # Whether a reply costs money: it is then kept as soon as it is there.
     charges: bool = False
     beats: int = 0
+    # Requests that it has answered so far, of calls too that are not over yet.
+    answered: int = 0
 
     async def answer(self, batch: Batch) -> Replies:
         """The replies to a batch; a prompt that is continued and scored is computed once."""

@@ -73,6 +73,10 @@ class Replica:
         """See Engine.pulse."""
         return self.engine.pulse() if hasattr(self, "engine") else 0
 
+    async def answered(self) -> int:
+        """Requests that its engine has answered so far."""
+        return self.engine.answered if hasattr(self, "engine") else 0
+
     async def run(self, work: Work, *arguments: Any) -> Done:
         """`await work(engine, *arguments)`."""
         return Done(await work(self.engine, *arguments), self.engine.notes())

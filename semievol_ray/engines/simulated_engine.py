@@ -101,6 +101,7 @@ class SimulatedEngine(Engine):
         reason = np.where(tokens < sampling.max_tokens, "stop", "length")
         reason = np.where(too_long, "prompt_too_long", np.where(failed, "engine_error", reason))
         await self._pass_time(tokens)
+        self.answered += len(requests)
         return pa.table(
             {
                 "text": pa.array(options["choices"], pa.string()).take(

@@ -164,6 +164,7 @@ class TransformersEngine(Engine):
             for i, ids in enumerate(prompts)
             if len(ids) + max(generated, max(map(len, tails[i]), default=0)) <= self.max_model_len
         ]
+        self.answered += len(requests) - len(fits)
         for part in self._batches(fits, prompts, tails):
             self.beats += 1
             ids = [prompts[i] for i in part]
@@ -184,6 +185,7 @@ class TransformersEngine(Engine):
                 found = self._score_batch(prefix, ids, [tails[i] for i in part])
                 for index, score in zip(part, found, strict=True):
                     scores[index] = score
+            self.answered += len(part)
         return Replies.of(batch, zip(rows, scores, strict=True))
 
     def _batches(

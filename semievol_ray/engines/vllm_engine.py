@@ -136,7 +136,7 @@ class VllmEngine(Engine):
         choices = batch.choices
 
         async def row(at: int) -> tuple[_Answer | None, list[float] | None]:
-            return await asyncio.gather(
+            found = await asyncio.gather(
                 _nothing() if sampling is None
                 else self._generate(
                     prompts[at],
@@ -147,6 +147,8 @@ class VllmEngine(Engine):
                 ),
                 _nothing() if tails is None else self._score(prompts[at], tails[at], lora),
             )  # fmt: skip
+            self.answered += 1
+            return found
 
         rows = await _by_prefix(prompts, row)
         answers = [answer for answer, _ in rows if answer is not None]

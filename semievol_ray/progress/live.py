@@ -14,6 +14,7 @@ from typing import Any
 from semievol_ray.engines import FleetState
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.progress import Progress
+from semievol_ray.progress.count import Count
 from semievol_ray.store import RunDirectory, layout
 
 _EVERY_SECONDS = 5.0
@@ -30,10 +31,12 @@ class LiveProgress:
     ) -> None:
         self._run, self._shown, self._guard = run, shown, guard
         self._values: dict[str, Any] = {}
+        self._count = Count(None, "")
         self._written = 0.0
 
     def start(self, stage: str, total: int | None, unit: str) -> None:
         """See Progress.start."""
+        self._count = Count(total, unit)
         self._values = {
             "stage": stage,
             "unit": unit,
@@ -48,7 +51,8 @@ class LiveProgress:
     def advance(self, stage: str, units: int, tokens: int = 0, note: str = "") -> None:
         """See Progress.advance."""
         if stage == self._values.get("stage"):
-            self._values["done"] += units
+            self._count.keep(units)
+            self._values["done"] = self._count.done
             self._values["tokens"] += tokens
             self._write()
         self._shown.advance(stage, units, tokens, note)
@@ -58,6 +62,8 @@ class LiveProgress:
         if self._guard is not None:
             self._guard()
         if stage == self._values.get("stage"):
+            self._count.answer(state.answered)
+            self._values["done"] = self._count.done
             self._values["fleet"] = asdict(state)
             self._write()
         self._shown.fleet(stage, state)

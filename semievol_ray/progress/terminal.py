@@ -17,6 +17,7 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 
 from semievol_ray.engines import FleetState
+from semievol_ray.progress.count import Count
 from semievol_ray.progress.live import fleet_words
 
 _PLAIN_EVERY_SECONDS = 10.0
@@ -52,14 +53,15 @@ class TerminalProgress:
         if stage in self.tasks:
             meter = self.meters[stage]
             meter.add(units, tokens)
-            self.bars.update(self.tasks[stage], advance=units, rate=note or meter.rate())
+            done = meter.count.done
+            self.bars.update(self.tasks[stage], completed=done, rate=note or meter.rate())
 
     def fleet(self, stage: str, state: FleetState) -> None:
         """See Progress.fleet."""
         if stage in self.tasks:
             meter = self.meters[stage]
-            meter.workers = fleet_words(state)
-            self.bars.update(self.tasks[stage], rate=meter.rate())
+            meter.look(state)
+            self.bars.update(self.tasks[stage], completed=meter.count.done, rate=meter.rate())
 
     def say(self, stage: str, line: str) -> None:
         """See Progress.say."""
@@ -93,14 +95,21 @@ class PlainProgress:
         if meter is None:
             return
         meter.add(units, tokens)
-        if meter.is_due():
-            self._print(f"{stage}: {meter.done}/{meter.total or '?'} {meter.unit}, "
-                        f"{note or meter.rate()}{meter.remaining()}")  # fmt: skip
+        self._tell(stage, meter, note)
 
     def fleet(self, stage: str, state: FleetState) -> None:
         """See Progress.fleet."""
-        if stage in self.meters:
-            self.meters[stage].workers = fleet_words(state)
+        meter = self.meters.get(stage)
+        if meter is not None:
+            meter.look(state)
+            if meter.count.done:
+                self._tell(stage, meter)
+
+    def _tell(self, stage: str, meter: _Meter, note: str = "") -> None:
+        if meter.is_due():
+            count = meter.count
+            self._print(f"{stage}: {count.done}/{count.total or '?'} {count.unit}, "
+                        f"{note or meter.rate()}{meter.remaining()}")  # fmt: skip
 
     def say(self, stage: str, line: str) -> None:
         """See Progress.say."""
@@ -120,14 +129,18 @@ class PlainProgress:
 
 class _Meter:
     def __init__(self, total: int | None, unit: str) -> None:
-        self.total, self.unit = total, unit
-        self.done = self.tokens = 0
+        self.count = Count(total, unit)
+        self.tokens = 0
         self.workers = ""
         self.started = self.printed = time.monotonic()
 
     def add(self, units: int, tokens: int) -> None:
-        self.done += units
+        self.count.keep(units)
         self.tokens += tokens
+
+    def look(self, state: FleetState) -> None:
+        self.count.answer(state.answered)
+        self.workers = fleet_words(state)
 
     def is_due(self) -> bool:
         now = time.monotonic()
@@ -138,14 +151,15 @@ class _Meter:
 
     def rate(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-3)
-        text = f"{self.done / seconds:,.1f} {self.unit}/s"
+        text = f"{self.count.done / seconds:,.1f} {self.count.unit}/s"
         tokens = f"{self.tokens / seconds:,.0f} tokens/s" if self.tokens else ""
         return ", ".join(part for part in (text, tokens, self.workers) if part)
 
     def remaining(self) -> str:
-        if not self.total or not self.done:
+        done, total = self.count.done, self.count.total
+        if not total or not done:
             return ""
-        seconds = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        seconds = (time.monotonic() - self.started) / done * (total - done)
         return f", {seconds:,.0f} s left"
 
 

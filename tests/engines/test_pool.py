@@ -77,6 +77,27 @@ def test_a_killed_replicas_work_is_done_by_another(pool, tmp_path) -> None:
     assert (tmp_path / "died").exists()
 
 
+async def answer_in_turn(engine, item: int) -> int:
+    for number in range(8):
+        await engine.answer(Batch([Request("one of many", number)], Sampling(1, 1, 4)))
+        await asyncio.sleep(0.5)
+    return item
+
+
+def counts_told(replicas: EnginePool) -> list[int]:
+    told: list[int] = []
+    watch = lambda state: told.append(state.answered)  # noqa: E731
+    assert list(replicas.map(answer_in_turn, [1], watch=watch)) == [1]
+    return told
+
+
+def test_what_is_answered_within_an_item_is_told_before_that_is_done(pool) -> None:
+    replicas = pool(1)
+    # The second map's replica has a past, which is not counted.
+    for told in (counts_told(replicas), counts_told(replicas)):
+        assert told == sorted(told) and any(0 < count < 8 for count in told), told
+
+
 async def answer_many(engine, folder: str, item: int) -> list[str]:
     requests = [Request(f"row {item * 100 + row}.", row) for row in range(100)]
     sampling = Sampling(1, 1, 4)

@@ -196,8 +196,9 @@ def test_a_guided_response_is_an_option_with_the_models_own_logprobs(engine) -> 
 
 
 def test_an_over_long_prompt_costs_itself_alone(engine) -> None:
-    prompts = ["word " * 600, PROMPTS[0]]
+    prompts, before = ["word " * 600, PROMPTS[0]], engine.answered
     found = asyncio.run(generate(engine, requests(prompts), Sampling(0, 1, 4))).to_pylist()
+    assert engine.answered == before + 2
     assert found[0]["finish_reason"] == "prompt_too_long" and found[0]["text"] is None
     assert found[1]["finish_reason"] in ("stop", "length") and found[1]["text"]
     scores = asyncio.run(score_all(engine, requests(prompts), [[" a"], [" a"]])).to_pylist()
