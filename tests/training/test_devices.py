@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import pytest
 import torch
 
 from semievol_ray.errors import UserError
+from semievol_ray.training.ray_train import give_back_memory
 from semievol_ray.training.world import joined, uses_gpu
 
 
@@ -29,3 +31,24 @@ def test_a_gpu_that_cannot_be_had_is_one_line_and_no_training_on_cpus(
     assert not uses_gpu(None)
     with pytest.raises(UserError, match=r"gpus_per_worker: 1, but this worker sees no GPU"):
         uses_gpu(1.0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells what is resident")
+def test_what_a_training_held_goes_back_to_the_machine() -> None:
+    class Circle:
+        def __init__(self) -> None:
+            self.me, self.held = self, [torch.ones(25_000) for _ in range(2_000)]
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    gc.disable()
+    try:
+        before = resident()
+        Circle()
+        held = resident() - before
+        give_back_memory()
+        left = resident() - before
+    finally:
+        gc.enable()
+    assert held > 190e6 and left < held / 4
