@@ -129,6 +129,47 @@ def _labels(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show(args: argparse.Namespace) -> int:
+    import json
+    from dataclasses import asdict
+    from itertools import islice
+
+    from semievol_ray.results import Run
+    from semievol_ray.review import rows_of
+
+    for row in islice(rows_of(Run(args.run), args.where, args.round), args.limit):
+        if args.json:
+            print(json.dumps(row.values | {"votes": [asdict(v) for v in row.votes]},
+                             ensure_ascii=False))  # fmt: skip
+        else:
+            print("\n".join(row.lines()), end="\n\n")
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from semievol_ray.results import Run
+    from semievol_ray.review import export_rows, rows_of
+
+    rows = rows_of(Run(args.run), args.where, args.round)
+    count = export_rows(rows, Path(args.output), args.format)
+    print(f"{count} rows: {args.output}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from semievol_ray.results import Run
+    from semievol_ray.review import import_reviewed
+
+    columns = Run(args.run).config().data.columns
+    count = import_reviewed(Path(args.reviewed), Path(args.output), columns)
+    print(f"{count} labels: add {args.output} to data.labeled of the next run")
+    return 0
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     from semievol_ray import pipeline
     from semievol_ray.progress.terminal import terminal_progress
@@ -257,6 +298,26 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_argument("--csv", metavar="FILE", help="write all of them there")
     labels.add_argument("--most", type=int, default=20, help="how many to print (default 20)")
     add_set(labels)
+
+    def add_rows(found: argparse.ArgumentParser) -> None:
+        found.add_argument("run", help="the run directory")
+        found.add_argument(
+            "--where", metavar="CONDITION", help="as in 'selected and agreement < 0.5'"
+        )
+        found.add_argument("--round", type=int, default=1, help="whose rows (default 1)")
+
+    show = add("show", _show, "unlabelled rows with what was voted on them")
+    add_rows(show)
+    show.add_argument("--limit", type=int, default=10, help="how many (default 10)")
+    show.add_argument("--json", action="store_true", help="a JSON object each")
+    export = add("export", _export, "write rows for review in a labelling tool")
+    add_rows(export)
+    export.add_argument("--format", choices=("jsonl", "label-studio", "argilla"), default="jsonl")
+    export.add_argument("--output", required=True, metavar="FILE", help="a new file")
+    taken = add("import", _import, "take reviewed rows back as labels of the next run")
+    taken.add_argument("run", help="the run directory that they are from")
+    taken.add_argument("reviewed", help="the tool's export, or JSONL with question and answer")
+    taken.add_argument("--output", required=True, metavar="FILE", help="a new file of labels")
     evaluate = add("evaluate", _evaluate, "compare a run's models on its test set")
     evaluate.add_argument("run", help="the run directory")
     add_set(evaluate)
