@@ -117,7 +117,8 @@ class SelectionConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict,
         description="of the policy: risk has alpha (the error that is allowed: 0.05) and delta "
-        "(how likely more is: 0.1)",
+        "(how likely more is: 0.1); balanced and stacked have prior: corpus, where its classes "
+        "have other shares than the labels'",
     )
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from semievol_ray import _native
 from semievol_ray.schema import SELECTION
 from semievol_ray.selection.examples import Examples
 from semievol_ray.selection.judged import Judged, first_of, table_of
+from semievol_ray.selection.label_shift import corpus_prior
 from semievol_ray.selection.policies.policy import Decision, Facts, Passes, Policy, Shard
 from semievol_ray.selection.thresholds import (
     Keys,
@@ -37,14 +38,18 @@ class Balanced(Policy):
 
     The best `percentile` percent of each predicted class are selected, ties by a hash of the id.
     `classes` are the canonical answers in the order of `option_logprobs`; `prior` are their shares
-    among the labels, None where nothing is aligned. The entropy is that of the justified answer or
+    among the labels, None where nothing is aligned; with `shifts_prior` those of the corpus are
+    estimated from them (`label_shift`). The entropy is that of the justified answer or
     of the consensus, where they say the same.
     """
 
     reads_options = True
+    options = frozenset({"prior"})
 
     classes: tuple[str, ...]
     prior: tuple[float, ...] | None = None
+    # Whether the corpus has shares of its own, to be estimated from what is said of its rows.
+    shifts_prior: bool = False
     # What each class is multiplied with; found by `decide`.
     aligned: tuple[float, ...] | None = None
 
@@ -99,17 +104,23 @@ class Balanced(Policy):
         if self.prior is None:
             return self
         most = max(ALIGNMENT_VALUES // len(self.classes), 1)
-        sample = _smallest(passes.each(_sample, most), most)
-        return replace(self, aligned=tuple(_native.alignment_weights(sample[1], list(self.prior))))
+        _, sample = _smallest(passes.each(_sample, most), most)
+        prior = list(self.prior)
+        if self.shifts_prior:
+            prior = corpus_prior(sample, prior).tolist()
+        return replace(self, aligned=tuple(_native.alignment_weights(sample, prior)))
 
 
 def common(settings: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     """What every policy of distributions is made of."""
-    aligns = settings.get("align_prior", True)
+    aligns, whose = settings.get("align_prior", True), settings.get("prior", "labels")
+    if whose not in ("labels", "corpus"):
+        raise ValueError(f"prior: {whose!r} is neither labels nor corpus")
     return {
         "percentile": settings["percentile"],
         "classes": tuple(facts.classes or ()),
         "prior": tuple(facts.prior()) if aligns else None,
+        "shifts_prior": whose == "corpus",
     }
 
 
