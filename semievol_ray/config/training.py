@@ -174,6 +174,12 @@ class EvolveConfig(Section):
 class WarmupConfig(Section):
     """The first fine-tuning, on the labels alone."""
 
+    shots: Added[int] = Field(
+        0,
+        ge=0,
+        description="demonstrations that a label's prompt shows, a number drawn from 0 to this one "
+        "for each: its nearest other labels, as collaborators with shots are asked",
+    )
     training: dict[str, Any] = Field(
         default_factory=dict, description="overrides of `training` for this stage"
     )

@@ -8,10 +8,15 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from semievol_ray.config import Config
+from semievol_ray.engines import request_seed
+from semievol_ray.retrieval import Retriever
 from semievol_ray.schema import TRAINING
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.rendering import make_renderer
@@ -19,6 +24,7 @@ from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import layout
 from semievol_ray.tasks import PromptRenderer, Task
+from semievol_ray.touches import of_result
 
 # Of a soft target the candidates are kept that hold this much of the probability together: the rest
 # costs forward passes and teaches next to nothing.
@@ -59,12 +65,16 @@ def training_table(
     task: Task,
     renderer: PromptRenderer,
     rows: Iterable[tuple[Mapping[str, Any], Target]],
+    shown: Mapping[str, Sequence[Mapping[str, Any]]] = MappingProxyType({}),
 ) -> pa.Table:
-    """(example, target) pairs as a table in the TRAINING schema; the loss sees only targets."""
+    """(example, target) pairs as a table in the TRAINING schema; the loss sees only targets.
+
+    `shown` are the demonstrations of some examples, by id and nearest first.
+    """
     records = [
         {
             "example_id": example["example_id"],
-            "prompt": renderer.render(task.messages(example)),
+            "prompt": renderer.render(task.messages(example, shown.get(example["example_id"], ()))),
             "candidates": [renderer.completion(c) for c in target.candidates],
             "candidate_weights": target.weights,
             "weight": 1.0 if example.get("weight") is None else example["weight"],
@@ -76,24 +86,51 @@ def training_table(
 
 
 def write_labeled(
-    context: Context, folder: str, without: Collection[str] = frozenset()
+    context: Context, folder: str, without: Collection[str] = frozenset(), shots: int = 0
 ) -> list[str]:
     """The labelled set as training shards under a folder of the run; returns their names.
 
-    Examples whose ids are in `without` are left out.
+    Examples whose ids are in `without` are left out, and shown to none of the others. With `shots`
+    a prompt shows from 0 to so many of its nearest other labels.
     """
     renderer = make_renderer(context)
+    shown = _drawn_demonstrations(context, without, shots) if shots else {}
     names = []
     for shard in context.shards("labeled"):
         rows = context.run.read_table(shard).to_pylist()
         kept = (row for row in rows if row["example_id"] not in without)
         table = training_table(
-            context.task, renderer, ((row, Target.hard(row["answer"])) for row in kept)
+            context.task, renderer, ((row, Target.hard(row["answer"])) for row in kept), shown
         )
         name = layout.same_shard(shard, f"{folder}/examples/labeled")
         context.run.write_table(name, table)
         names.append(name)
     return names
+
+
+def shots_settings(config: Config) -> dict[str, Any]:
+    """What `warmup.shots` adds to the settings of one that learns labels; nothing at 0."""
+    if not config.warmup.shots:
+        return {}
+    return {"warmup": {"shots": config.warmup.shots}, "retrieval": of_result(config.retrieval)}
+
+
+def _drawn_demonstrations(
+    context: Context, without: Collection[str], shots: int
+) -> dict[str, list[dict[str, Any]]]:
+    """For each label from 0 to `shots` of its nearest others, by id: how many is drawn."""
+    labeled = context.labeled
+    if without:
+        ids = pa.array(sorted(without), pa.string())
+        labeled = labeled.filter(pc.invert(pc.is_in(labeled["example_id"], ids)))
+    settings = context.config.retrieval.model_copy(update={"k": shots})
+    near, _ = Retriever.build(labeled, settings, context.base).nearest(labeled)
+    by_id = {row["example_id"]: row for row in labeled.to_pylist()}
+    drawn = {}
+    for example_id, ids in zip(by_id, near, strict=True):
+        count = request_seed(context.config.seed, example_id, "shots") % (shots + 1)
+        drawn[example_id] = [by_id[i] for i in ids[:count]]
+    return drawn
 
 
 def finetune(

@@ -12,7 +12,7 @@ from typing import Any
 from semievol_ray.config import Config
 from semievol_ray.errors import UserError
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, write_labeled
+from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, shots_settings, write_labeled
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 from semievol_ray.touches import of_result
@@ -29,7 +29,8 @@ def run(context: Context, _: int) -> Outcome:
             "labels holds none out to judge by; raise it, or choose a policy that needs "
             "none, and iteration.guard: false"
         )
-    shards = write_labeled(context, folder, without=context.held_out)
+    shots = context.config.warmup.shots
+    shards = write_labeled(context, folder, without=context.held_out, shots=shots)
     start, seed = ModelRef(context.base), context.config.seed
     outcome = finetune(context, "warmup", folder, shards, start=start, seed=seed, shown_as=NAME)
     statistics = outcome.statistics | {"held_out_labels": held}
@@ -38,7 +39,7 @@ def run(context: Context, _: int) -> Outcome:
 
 def settings(config: Config, _: int) -> dict[str, Any]:
     """As the warm-up's, and how many labels are held out."""
-    trained = trained_settings(config, config.training_for("warmup"))
+    trained = trained_settings(config, config.training_for("warmup")) | shots_settings(config)
     return trained | {"calibration": of_result(config.calibration)}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, write_labeled
+from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, shots_settings, write_labeled
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 
@@ -11,7 +11,7 @@ from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 def run(context: Context, _: int) -> Outcome:
     """Leave M_warm = FT(M_base, D_labelled) in the stage's `model`."""
     folder = context.folder("warmup")
-    shards = write_labeled(context, folder)
+    shards = write_labeled(context, folder, shots=context.config.warmup.shots)
     return finetune(
         context, "warmup", folder, shards, start=ModelRef(context.base), seed=context.config.seed
     )
@@ -20,7 +20,9 @@ def run(context: Context, _: int) -> Outcome:
 STAGE = Stage(
     "warmup",
     run,
-    lambda config, number: trained_settings(config, config.training_for("warmup")),
+    lambda config, number: (
+        trained_settings(config, config.training_for("warmup")) | shots_settings(config)
+    ),
     lambda config, number: ["ingest"],
     writes=TRAINING_WRITES,
     in_round=False,
