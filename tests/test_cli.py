@@ -200,3 +200,23 @@ def test_the_doctor_finds_this_environment_healthy(capsys) -> None:
     assert main(["doctor"]) == 0
     report = capsys.readouterr().out
     assert "rust core" in report and "MISSING" not in report
+
+
+def test_a_strangers_run_directory_cannot_reach_out_of_itself(config, tmp_path, capsys) -> None:
+    assert main(["run", str(config), "--until", "ingest"]) == 0
+    victim = tmp_path / "victim" / "attempt-1" / "labeled" / "shard-00000.parquet"
+    victim.parent.mkdir(parents=True)
+    victim.write_bytes(b"mine")
+    manifest = tmp_path / "run" / "manifests" / "ingest.json"
+    facts = json.loads(manifest.read_text())
+    facts["stage"] = "../victim"
+    facts["outputs"] = {n.replace("ingest/", "../victim/"): r for n, r in facts["outputs"].items()}
+    assert f"../victim/{'/'.join(victim.parts[-3:])}" in facts["outputs"]
+    manifest.write_text(json.dumps(facts))
+    capsys.readouterr()
+    # Done anew or refused in one line, as the name is used; and nothing else either way.
+    assert main(["run", str(config), "--until", "ingest", "--redo", "ingest"]) in (0, 2)
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["run", str(config), "--until", "ingest", "--set", "data.shard_rows=7"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert victim.read_bytes() == b"mine"

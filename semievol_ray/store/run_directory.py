@@ -46,7 +46,12 @@ class RunDirectory:
         return (RunDirectory, (self.path if self.is_local else self.uri, self.run_id))
 
     def full_path(self, name: str) -> str:
-        """The path of a file on `self.filesystem`."""
+        """The path of a file on `self.filesystem`.
+
+        Raises UserError for a name that leaves the run: a stranger's manifest may hold any.
+        """
+        if name.startswith("/") or ".." in name.split("/"):
+            raise UserError(f"{self.uri}: {name!r} is no name of a file in a run")
         return f"{self.path}/{name}"
 
     # -- what makes it a run directory -------------------------------------------------------------
@@ -176,9 +181,17 @@ class RunDirectory:
         """
         names = set(named)
         for name in self.all_files(folder):
-            if name in names or layout.is_owned(name, folder, patterns):
+            is_ours = name in names or layout.is_owned(name, folder, patterns)
+            if is_ours and not self._is_elsewhere(name):
                 self.delete_file(name)
         self._remove_empty(folder)
+
+    def _is_elsewhere(self, name: str) -> bool:
+        """Whether a link leads out of the run: what is behind it is somebody else's."""
+        if not self.is_local:
+            return False
+        parent = Path(self.full_path(name)).parent.resolve()
+        return not parent.is_relative_to(Path(self.path).resolve())
 
     def _remove_empty(self, folder: str) -> None:
         if self.is_local:

@@ -140,3 +140,40 @@ def test_a_models_fingerprint_is_its_content(tmp_path) -> None:
     weights[7::4096] = b"\x01" * len(weights[7::4096])  # as training does: everywhere a little
     assert write("a", weights) != first, "weights changed in place are another model"
     assert write("b", weights[:-1]) not in (first, write("a", weights))
+
+
+@pytest.mark.parametrize("name", ["../victim/x", "a/../../x", "/etc/passwd", ".."])
+def test_no_name_leaves_the_run(tmp_path, name) -> None:
+    run = RunDirectory(str(tmp_path / "run"))
+    calls = [
+        run.read_json,
+        run.delete_file,
+        run.exists,
+        run.all_files,
+        run.row_count,
+        lambda n: run.write_bytes(n, b""),
+        lambda n: run.delete_owned(n, ["x"], ("*",)),
+    ]
+    for call in calls:
+        with pytest.raises(UserError, match="is no name of a file in a run"):
+            call(name)
+
+
+def test_what_lies_behind_a_link_is_not_deleted(tmp_path) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "victim" / "x.parquet").write_bytes(b"mine")
+    run = RunDirectory(str(tmp_path / "run"))
+    run.write_table("stage/attempt-1/y.parquet", TABLE)
+    (tmp_path / "run" / "stage" / "attempt-1" / "model").symlink_to(tmp_path / "victim")
+    run.delete_owned("stage/attempt-1", ["stage/attempt-1/model/x.parquet"], ("*",))
+    assert (tmp_path / "victim" / "x.parquet").exists()
+    assert not run.exists("stage/attempt-1/y.parquet")
+
+
+def test_a_run_that_is_itself_behind_a_link_is_one_as_any(tmp_path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "run").symlink_to(tmp_path / "disk")
+    run = RunDirectory(str(tmp_path / "run"))
+    run.write_table("stage/attempt-1/y.parquet", TABLE)
+    run.delete_owned("stage/attempt-1", [], ("*.parquet",))
+    assert not run.exists("stage/attempt-1/y.parquet")
