@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -164,3 +166,21 @@ def test_a_day_is_text_whatever_another_library_taught_yaml(tmp_path, monkeypatc
         load_config(path, ("task.day=2026-13-01",))
     path.write_text(config_yaml(load_config(MINIMAL)) + "run_dir: 2026-11-25\n")
     assert load_config(path).run_dir == "2026-11-25"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "!!python/object/apply:os.system [touch {marker}]",
+        "!!python/name:os.system",
+        "!mine {{a: 1}}",
+    ],
+)
+def test_a_config_has_no_tags_that_make_objects(tmp_path: Path, text: str) -> None:
+    marker = tmp_path / "was-run"
+    config = tmp_path / "semievol.yaml"
+    config.write_text(f"run_dir: {text.format(marker=marker)}\n")
+    with pytest.raises(UserError) as caught:
+        load_config(config)
+    assert "could not determine a constructor" in str(caught.value) or "tag" in str(caught.value)
+    assert not marker.exists()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from semievol_ray import UserError
 
 PROGRAM = """
 import sys
@@ -33,3 +37,30 @@ def test_a_command_starts_without_what_only_its_stages_need() -> None:
     program = f"import sys, semievol_ray.pipeline; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    from semievol_ray.training import models
+
+    folder, marker = tmp_path / "model", tmp_path / "was-run"
+    folder.mkdir()
+    code = f"import pathlib\npathlib.Path({str(marker)!r}).touch()\n"
+    for name in ("configuration_mine", "modeling_mine", "tokenization_mine"):
+        (folder / f"{name}.py").write_text(code + "class Mine: pass\n")
+    auto_map = {
+        "AutoConfig": "configuration_mine.Mine",
+        "AutoModelForCausalLM": "modeling_mine.Mine",
+        "AutoTokenizer": ["tokenization_mine.Mine", None],
+    }
+    facts = {"model_type": "mine", "auto_map": auto_map}
+    (folder / "config.json").write_text(json.dumps(facts))
+    (folder / "tokenizer_config.json").write_text(json.dumps(facts))
+    for load in (
+        lambda: models.load_config(str(folder)),
+        lambda: models.load_model(str(folder), "auto"),
+        lambda: models.load_tokenizer(str(folder)),
+    ):
+        with pytest.raises(UserError) as caught:
+            load()
+        assert "\n" not in str(caught.value)
+    assert not marker.exists()

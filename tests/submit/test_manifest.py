@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from pathlib import Path
 
 import jsonschema
@@ -119,3 +120,15 @@ def pods(manifest: dict) -> list[dict]:
         manifest["spec"]["submitterPodTemplate"]["spec"],
         *(group["template"]["spec"] for group in groups),
     ]
+
+
+def test_the_image_is_of_this_version(manifest) -> None:
+    cargo = tomllib.loads((ROOT / "rust_ext" / "Cargo.toml").read_text())
+    version = cargo["package"]["version"]
+    images = {c["image"] for pod in pods(manifest) for c in pod["containers"]}
+    assert images == {f"semievol-ray:{version}"}
+    for name in ("Dockerfile", "README.md"):
+        assert (
+            f"docker build -f cluster/Dockerfile -t semievol-ray:{version} ."
+            in (ROOT / "cluster" / name).read_text()
+        )
