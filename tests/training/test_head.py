@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,11 @@ def test_dft_is_the_same_in_parts(make_job: MakeJob, monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def lone_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
     lone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": "29547", "DS_ACCELERATOR": "cpu"}  # fmt: skip
+            "MASTER_PORT": port, "DS_ACCELERATOR": "cpu"}  # fmt: skip
     for name, value in lone.items():
         monkeypatch.setenv(name, value)
     with joined(tmp_path / "log", 60) as world:
