@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import signal
 import sys
 import threading
@@ -31,6 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SemiEvolError as error:
         print(f"semievol: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:
+        # Whoever read along has had enough; nothing is left to be flushed at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         print(
             "semievol: interrupted; what is finished is kept: run the same command again to go on",
@@ -137,7 +142,7 @@ def _show(args: argparse.Namespace) -> int:
     from semievol_ray.results import Run
     from semievol_ray.review import rows_of
 
-    for row in islice(rows_of(Run(args.run), args.where, args.round), args.limit):
+    for row in islice(rows_of(Run(args.run), args.where, args.round), max(0, args.limit)):
         if args.json:
             print(json.dumps(row.values | {"votes": [asdict(v) for v in row.votes]},
                              ensure_ascii=False))  # fmt: skip

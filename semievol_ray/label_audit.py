@@ -14,6 +14,7 @@ from semievol_ray.classifiers.audit import Contradiction, audit
 from semievol_ray.config_file import load_config
 from semievol_ray.engines.classifier_engine import fit
 from semievol_ray.errors import UserError
+from semievol_ray.new_files import new_file
 from semievol_ray.stages import classifiers
 from semievol_ray.stages.known_answers import from_labels
 from semievol_ray.stages.run_view import RunView
@@ -54,13 +55,8 @@ def audit_labels(run_uri: str, overrides: Sequence[str] = ()) -> Audit:
 
 def write_csv(table: pa.Table, path: Path) -> None:
     """Write the table to a new file. Raises UserError where there is one, or can be none."""
-    try:
-        with path.open("xb") as file:
-            pa.csv.write_csv(table, file)
-    except FileExistsError:
-        raise UserError(f"{path}: there is a file already") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    with new_file(path) as file:
+        pa.csv.write_csv(table, file)
 
 
 def _table(labeled: pa.Table, found: Sequence[Contradiction]) -> pa.Table:

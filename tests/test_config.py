@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import yaml
 from semievol_ray import UserError, load_config
 from semievol_ray.config import Config
 from semievol_ray.config_file import config_yaml
+from tests.conftest import ROOT
 
 MINIMAL = {
     "run_dir": "runs/x",
@@ -184,3 +186,9 @@ def test_a_config_has_no_tags_that_make_objects(tmp_path: Path, text: str) -> No
         load_config(config)
     assert "could not determine a constructor" in str(caught.value) or "tag" in str(caught.value)
     assert not marker.exists()
+
+
+def test_the_readmes_training_section_is_one_that_is_taken() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (section,) = [b for b in map(yaml.safe_load, blocks) if list(b) == ["training"]]
+    assert load_config(MINIMAL | section).training.lora.rank == 16

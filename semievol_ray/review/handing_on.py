@@ -10,6 +10,7 @@ from typing import Any
 
 from semievol_ray.config import Columns
 from semievol_ray.errors import UserError
+from semievol_ray.new_files import new_file
 from semievol_ray.review.rows import Row
 
 # Of what a run has, what a reviewer sees beside the question.
@@ -19,18 +20,12 @@ _QUESTION, _ANSWER = "question", "answer"
 
 def export_rows(rows: Iterable[Row], path: Path, kind: str) -> int:
     """Write rows to a new file in one of FORMATS; how many. Raises UserError where it cannot be."""
-    write = FORMATS[kind]
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            count = 0
-            for count, text in enumerate(write(rows), start=1):  # noqa: B007
-                file.write(text)
-            if kind != "jsonl":
-                file.write("\n]\n" if count else "[]\n")
-    except FileExistsError:
-        raise UserError(f"{path}: there is a file already") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    count = 0
+    with new_file(path) as file:
+        for count, text in enumerate(FORMATS[kind](rows), start=1):  # noqa: B007
+            file.write(text.encode())
+        if kind != "jsonl":
+            file.write(b"\n]\n" if count else b"[]\n")
     return count
 
 
@@ -57,7 +52,7 @@ def _list(rows: Iterable[Row], made: Callable[[Row], dict[str, Any]]) -> Iterato
 
 def _task(row: Row) -> dict[str, Any]:
     v = row.values
-    shown = {k: v[k] for k in ("question", "context", "options") if v[k] is not None}
+    shown = {k: v[k] for k in ("question", "context", "options", "subject") if v[k] is not None}
     task: dict[str, Any] = {"data": {"example_id": v["example_id"], **shown, "facts": _facts(v)}}
     if v["pseudo_answer"] is not None:
         choice = {"from_name": _ANSWER, "to_name": _QUESTION, "type": "choices",
@@ -69,9 +64,11 @@ def _task(row: Row) -> dict[str, Any]:
 def _record(row: Row) -> dict[str, Any]:
     v = row.values
     fields = {k: v[k] for k in ("question", "context") if v[k] is not None}
+    metadata = _facts(v)
     if v["options"] is not None:
         fields["options"] = "\n".join(v["options"])
-    record: dict[str, Any] = {"id": v["example_id"], "fields": fields, "metadata": _facts(v)}
+        metadata["options"] = v["options"]
+    record: dict[str, Any] = {"id": v["example_id"], "fields": fields, "metadata": metadata}
     if v["pseudo_answer"] is not None:
         record["suggestions"] = [
             {"question_name": _ANSWER, "value": v["pseudo_answer"], "score": v["agreement"]}
@@ -107,18 +104,13 @@ def import_reviewed(source: Path, target: Path, columns: Columns) -> int:
             found.append(row)
     if not found:
         raise UserError(f"{source}: nobody has answered any of it")
-    names = {"question": columns.question, "answer": columns.answer}
-    optional = {"example_id": columns.id, "context": columns.context, "options": columns.options}
-    names |= {key: name for key, name in optional.items() if name is not None}
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            for row in found:
-                values = {name: row.get(key) for key, name in names.items()}
-                file.write(json.dumps(values, ensure_ascii=False) + "\n")
-    except FileExistsError:
-        raise UserError(f"{target}: there is a file already") from None
-    except OSError as error:
-        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+    # All of them: a column that no row of a file has is taken for a misspelt one.
+    names = columns.model_dump(exclude_none=True)
+    with new_file(target) as file:
+        for row in found:
+            known = row | {"id": row.get("example_id")}
+            values = {name: known.get(key) for key, name in names.items()}
+            file.write(json.dumps(values, ensure_ascii=False).encode() + b"\n")
     return len(found)
 
 
@@ -144,14 +136,13 @@ def _reviewed(task: Any) -> dict[str, Any] | None:
     if "annotations" in task:
         shown, answer = task.get("data"), _label_studio_answer(task["annotations"])
     elif "fields" in task:
-        shown, answer = task["fields"] | {"example_id": task.get("id")}, _argilla_answer(task)
+        known = {"example_id": task.get("id")} | (task.get("metadata") or {})
+        shown, answer = task["fields"] | known, _argilla_answer(task)
     else:
         shown, answer = task, task.get(_ANSWER)
     if not isinstance(shown, dict) or not shown.get(_QUESTION) or answer in (None, ""):
         return None
-    options = shown.get("options")
-    split = {"options": options.split("\n")} if isinstance(options, str) else {}
-    return shown | split | {_ANSWER: answer}
+    return shown | {_ANSWER: answer}
 
 
 def _label_studio_answer(annotations: Any) -> Any:

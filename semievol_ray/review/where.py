@@ -49,7 +49,7 @@ class Condition:
         """Those that meet it."""
         try:
             return table.filter(self._expression)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        except pa.ArrowException as error:
             raise self._refused(str(error).splitlines()[0]) from None
 
     def _refused(self, why: str) -> UserError:
@@ -103,7 +103,10 @@ class Condition:
             raise self._refused("nothing equals None: write `is None`")
         if isinstance(a, list) or isinstance(b, list):
             raise self._refused("a list is asked with `in`")
-        return _COMPARED[type(op)](a, b)
+        try:
+            return _COMPARED[type(op)](a, b)
+        except (pa.ArrowException, OverflowError) as error:
+            raise self._refused(str(error).splitlines()[0]) from None
 
     def _among(self, a: Any, b: Any) -> Any:
         if isinstance(a, str) and isinstance(b, pc.Expression):
@@ -111,7 +114,7 @@ class Condition:
         if isinstance(b, list) and isinstance(a, pc.Expression):
             try:
                 return a.isin(b)
-            except pa.ArrowInvalid as error:
+            except (pa.ArrowException, OverflowError) as error:
                 raise self._refused(str(error).splitlines()[0]) from None
         raise self._refused("`in` takes 'text' in column, or column in ('a', 'b')")
 

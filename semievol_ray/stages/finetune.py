@@ -202,7 +202,7 @@ def finetune(
 def _lost(result: Mapping[str, Any], max_length: int) -> str:
     """What of the examples was not trained on, in one line; nothing where all of it was."""
     said = {
-        "answers too long, left out": result["dropped_rows"],
+        "answers left out, too long or of no weight": result["dropped_rows"],
         "prompts cut in their middle": result["truncated_rows"],
     }
     counts = ", ".join(f"{count:,} {what}" for what, count in said.items() if count)

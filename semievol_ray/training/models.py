@@ -80,8 +80,6 @@ def load_model(
 def _quantized(bits: str, dtype: torch.dtype | str, device: torch.device | str) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
-    from semievol_ray.training.zero import bitsandbytes
-
     bitsandbytes()
     # NormalFloat4, its scales quantized too (arXiv 2305.14314); or LLM.int8 (arXiv 2208.07339).
     config = (
@@ -95,3 +93,15 @@ def _quantized(bits: str, dtype: torch.dtype | str, device: torch.device | str) 
         else BitsAndBytesConfig(load_in_8bit=True)
     )
     return {"quantization_config": config, "device_map": {"": device}}
+
+
+def bitsandbytes() -> Any:
+    """The library of what is kept in 8 and 4 bits. Raises UserError where it is not installed."""
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise UserError(
+            "training.optimizer and training.quantization in 8 or 4 bits need bitsandbytes: "
+            "pip install 'semievol_ray[bitsandbytes]'"
+        ) from None
+    return bitsandbytes

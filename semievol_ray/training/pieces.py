@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 
 from semievol_ray.errors import SemiEvolError
-from semievol_ray.training.zero import bitsandbytes
+from semievol_ray.training.models import bitsandbytes
 
 WEIGHT = "weight"
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from semievol_ray.config import TrainingConfig
 from semievol_ray.errors import UserError
+from semievol_ray.training.models import bitsandbytes
 
 if TYPE_CHECKING:
     import torch
@@ -110,18 +111,6 @@ def build_optimizer(
     except (TypeError, ValueError) as error:
         raise UserError(f"training.optimizer_options: {name} refuses them: {error}") from None
     return optimizer
-
-
-def bitsandbytes() -> Any:
-    """The library of what is kept in 8 and 4 bits. Raises UserError where it is not installed."""
-    try:
-        import bitsandbytes
-    except ImportError:
-        raise UserError(
-            "training.optimizer and training.quantization in 8 or 4 bits need bitsandbytes: "
-            "pip install 'semievol_ray[bitsandbytes]'"
-        ) from None
-    return bitsandbytes
 
 
 def _rank(parameter: nn.Parameter) -> int:

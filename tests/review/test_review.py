@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from semievol_ray import UserError, pipeline
 from semievol_ray.cli import main
+from semievol_ray.config import Columns
 from semievol_ray.config_file import load_config
 from semievol_ray.results import Run
 from semievol_ray.review import FORMATS, export_rows, import_reviewed, rows_of
+from semievol_ray.review.rows import COLUMNS
 from semievol_ray.schema import RESPONSE, SELECTION
 from semievol_ray.stages.context import Context
 from semievol_ray.store import StageLedger, layout
@@ -190,6 +196,67 @@ def answered(path: Path, kind: str) -> str:
     chosen = {"result": [{"value": {"choices": ["blue"]}}]}
     tasks[0]["annotations"], tasks[1]["annotations"] = [skipped, chosen], [skipped]
     return json.dumps(tasks)
+
+
+def test_labels_have_every_column_of_the_config_or_a_run_would_miss_it(
+    run: Run, tmp_path: Path
+) -> None:
+    names = {"subject": "topic", "context": "passage", "options": "choices", "weight": "trust"}
+    columns = Columns(question="text", answer="label", id="key", **names)
+    source = tmp_path / "reviewed.json"
+    record = {
+        "id": "u1", "fields": {"question": "q", "options": "a\nb\nc"},
+        "metadata": {"options": ["a\nb", "c"], "subject": "sea"},
+        "responses": {"answer": [{"value": "A"}]},
+    }  # fmt: skip
+    source.write_text(json.dumps([record]))
+    import_reviewed(source, tmp_path / "labels.jsonl", columns)
+    assert json.loads((tmp_path / "labels.jsonl").read_text()) == {
+        "key": "u1", "text": "q", "label": "A", "choices": ["a\nb", "c"], "topic": "sea",
+        "passage": None, "trust": None,
+    }  # fmt: skip
+
+
+def test_an_export_that_fails_leaves_no_file_in_the_next_ones_way(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    for where in ("agreement <", "question < 3"):
+        with pytest.raises(UserError, match="--where"):
+            export_rows(rows_of(run, where), path, "jsonl")
+        assert not path.exists()
+    assert export_rows(rows_of(run), path, "jsonl") == 4
+
+
+def test_the_command_knows_every_format(run: Run, tmp_path: Path) -> None:
+    for kind in FORMATS:
+        output = str(tmp_path / f"{kind}.out")
+        assert main(["export", run.uri, "--format", kind, "--output", output]) == 0
+    assert main(["show", run.uri, "--limit", "-1"]) == 0
+
+
+def test_whoever_reads_along_may_stop(run: Run) -> None:
+    command = f"{sys.executable} -m semievol_ray show {run.uri} --json"
+    program = f"{command} | head -c 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == "{" and not done.stderr
+
+
+ATOMS = st.sampled_from(
+    [*COLUMNS, "None", "True", "1", "-0.5", "10**20", str(10**20), "'a'", "''", "('a', 1)", "[]",
+     "['a', None]", "(agreement, 1)", "[[1]]", "b'x'", "1j", "...", "f'{1}'"]
+)  # fmt: skip
+OPERATORS = st.sampled_from(["<", "<=", "==", "!=", "in", "not in", "is", "is not", "and", "or"])
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(st.tuples(st.sampled_from(["", "not "]), ATOMS, OPERATORS), min_size=1, max_size=4))
+def test_any_condition_is_met_or_refused_in_one_line(
+    run: Run, parts: list[tuple[str, str, str]]
+) -> None:
+    text = " ".join(f"{no}{atom} {operator}" for no, atom, operator in parts).rsplit(" ", 1)[0]
+    try:
+        list(rows_of(run, text))
+    except UserError as error:
+        assert "\n" not in str(error)
 
 
 def test_nothing_selected_is_an_empty_list(run: Run, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from semievol_ray.stages.finetune import _lost
 def test_what_is_lost_is_said_in_one_line() -> None:
     lost = {"dropped_rows": 3, "truncated_rows": 1200}
     assert _lost(lost, 512) == (
-        "3 answers too long, left out, 1,200 prompts cut in their middle (training.max_length: 512)"
+        "3 answers left out, too long or of no weight, 1,200 prompts cut in their middle "
+        "(training.max_length: 512)"
     )
     assert _lost({"dropped_rows": 0, "truncated_rows": 0}, 512) == ""
