@@ -55,7 +55,7 @@ chaos: setup
 
 # The unsafe parts under Miri, which knows AVX2 but not AVX-512: needs a nightly toolchain with miri.
 miri:
-	RUSTFLAGS=-Ctarget-feature=+avx2 MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --no-default-features --lib -- sums:: strings::
+	RUSTFLAGS=-Ctarget-feature=+avx2 MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=2 cargo +nightly miri test --no-default-features --lib -- sums:: strings:: parallel::
 
 # Needs a nightly toolchain and cargo-fuzz; AddressSanitizer reads along.
 FUZZ_RUNS ?= 10000000

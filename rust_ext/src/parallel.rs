@@ -177,3 +177,25 @@ pub fn any<T: Sync>(values: &[T], such: impl Fn(&T) -> bool + Sync) -> bool {
 pub fn sort<T: Ord + Send>(items: &mut [T]) {
     if in_pool() { items.par_sort() } else { items.sort() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_filled_is_whole_or_an_error() {
+        let control = Control::default();
+        for rows in [0, 1, BLOCK_ROWS, BLOCK_ROWS + 3] {
+            let found = filled(rows, &control, |start, block: &mut [usize]| {
+                assert!(block.iter().all(|x| *x == 0));
+                block.iter_mut().enumerate().for_each(|(i, x)| *x = start + i);
+                Ok(())
+            });
+            assert_eq!(found.unwrap(), (0..rows).collect::<Vec<_>>());
+        }
+        let failed = filled(BLOCK_ROWS + 3, &control, |start, _: &mut [f64]| {
+            if start == 0 { Ok(()) } else { Err(Error::row(start, "is none".to_owned())) }
+        });
+        assert!(failed.unwrap_err().to_string().contains(&BLOCK_ROWS.to_string()));
+    }
+}
