@@ -22,7 +22,8 @@ from semievol_ray.review import FORMATS, export_rows, import_reviewed, rows_of
 from semievol_ray.review.rows import COLUMNS
 from semievol_ray.schema import RESPONSE, SELECTION
 from semievol_ray.stages.context import Context
-from semievol_ray.store import StageLedger, layout
+from semievol_ray.store import layout
+from tests.stages.ingesting import ingested
 from tests.stages.test_evolve import selected
 
 CHOSEN = {"u0": ("red", True), "u1": ("blue", False), "u2": ("blue", True), "u3": ("red", False)}
@@ -47,24 +48,10 @@ def nullable(schema: pa.Schema) -> pa.Schema:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    (tmp_path / "labeled.csv").write_text("id,question,answer\nl,a label,red\nm,another,blue\n")
+    labeled = "id,question,answer\nl,a label,red\nm,another,blue\n"
     rows = "u0,what <b>burns</b>?,red\nu1,the sea?,red\nu2,the sky?,blue\nu3,a rose?,\n"
-    (tmp_path / "unlabeled.csv").write_text("id,question,answer\n" + rows)
-    config = load_config(
-        {
-            "run_dir": str(tmp_path / "run"),
-            "model": {"name": "sim", "engine": "simulated"},
-            "task": {"kind": "label"},
-            "data": {
-                "labeled": str(tmp_path / "labeled.csv"),
-                "unlabeled": str(tmp_path / "unlabeled.csv"),
-                "columns": {"id": "id"},
-                "shard_rows": 2,
-            },
-        }
-    )
-    directory = pipeline.run(config, until="ingest")
-    context = Context(config, directory, StageLedger(directory))
+    values = {"model": {"name": "sim", "engine": "simulated"}, "data": {"shard_rows": 2}}
+    context = ingested(tmp_path, values, labeled, "id,question,answer\n" + rows)
 
     def responses(ids: list[str]) -> pa.Table:
         blank = {field.name: None for field in RESPONSE}
@@ -81,7 +68,7 @@ def run(tmp_path: Path) -> Run:
 
     write(context, "generate", responses)
     write(context, "select", selection)
-    return Run(directory.uri)
+    return Run(context.run.uri)
 
 
 CONDITIONS = {

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semievol_ray import load_config, pipeline
 from semievol_ray.results import Run
+from semievol_ray.stages.context import Context
+from semievol_ray.store import StageLedger
 
 
 def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
@@ -62,3 +66,23 @@ def write_jsonl(path: Path, *rows: object) -> Path:
 def write_parquet(path: Path, columns: dict[str, object]) -> Path:
     pq.write_table(pa.table(columns), path)
     return path
+
+
+def ingested(folder: Path, values: Mapping[str, Any], labeled: str, unlabeled: str) -> Context:
+    """A run of label examples (`id,question,answer` as CSV) up to ingest.
+
+    `values` are what the config has besides its data, whose own settings are under `data`.
+    """
+    (folder / "labeled.csv").write_text(labeled)
+    (folder / "unlabeled.csv").write_text(unlabeled)
+    data = {
+        "labeled": str(folder / "labeled.csv"),
+        "unlabeled": str(folder / "unlabeled.csv"),
+        "columns": {"id": "id"},
+    }
+    config = load_config(
+        {"run_dir": str(folder / "run"), "task": {"kind": "label"}}
+        | {**values, "data": data | values.get("data", {})}
+    )
+    directory = pipeline.run(config, until="ingest")
+    return Context(config, directory, StageLedger(directory))

@@ -8,14 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from semievol_ray import UserError, pipeline
-from semievol_ray.config_file import load_config
+from semievol_ray import UserError
 from semievol_ray.schema import SELECTION
 from semievol_ray.stages import evolve
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import Target, training_table
 from semievol_ray.stages.rendering import make_renderer
-from semievol_ray.store import StageLedger, layout
+from semievol_ray.store import layout
+from tests.stages.ingesting import ingested
 
 
 def selected(example_id: str, answer: str, distribution: list[float], kept: bool) -> dict[str, Any]:
@@ -36,24 +36,14 @@ def selected(example_id: str, answer: str, distribution: list[float], kept: bool
 
 @pytest.fixture
 def context(tmp_path: Path, tiny_model: Path) -> Context:
-    (tmp_path / "labeled.csv").write_text("id,question,answer\nl,a label,red\n")
     rows = "".join(f"u{i},question {i}\n" for i in range(5))
-    (tmp_path / "unlabeled.csv").write_text("id,question\n" + rows)
-    config = load_config(
-        {
-            "run_dir": str(tmp_path / "run"),
-            "model": {"name": str(tiny_model), "engine": "transformers"},
-            "task": {"kind": "label", "labels": ["red", "blue"]},
-            "data": {
-                "labeled": str(tmp_path / "labeled.csv"),
-                "unlabeled": str(tmp_path / "unlabeled.csv"),
-                "columns": {"id": "id"},
-                "shard_rows": 2,
-            },
-        }
-    )
-    directory = pipeline.run(config, until="ingest")
-    found = Context(config, directory, StageLedger(directory))
+    values = {
+        "model": {"name": str(tiny_model), "engine": "transformers"},
+        "task": {"kind": "label", "labels": ["red", "blue"]},
+        "data": {"shard_rows": 2},
+    }
+    labeled = "id,question,answer\nl,a label,red\n"
+    found = ingested(tmp_path, values, labeled, "id,question\n" + rows)
     name = layout.round_stage(1, "select")
     folder = found.ledger.begin(name, {}, {}).folder
     # Of three shards one has nothing that is trusted.

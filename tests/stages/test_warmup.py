@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from semievol_ray import pipeline
-from semievol_ray.config_file import load_config
 from semievol_ray.stages import holdout, warmup
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import write_labeled
-from semievol_ray.store import StageLedger
+from tests.stages.ingesting import ingested
 
 LABELS = 24
 
@@ -22,23 +20,10 @@ LABELS = 24
 def context(tmp_path: Path, tiny_model: Path) -> Context:
     topics = ["red apple", "red rose", "blue sky", "blue sea"]
     rows = [f"l{i},{topics[i % 4]} number {i},{topics[i % 4][:4].strip()}" for i in range(LABELS)]
-    (tmp_path / "labeled.csv").write_text("\n".join(["id,question,answer", *rows]) + "\n")
-    (tmp_path / "unlabeled.csv").write_text("id,question\nu,a red boat\n")
-    config = load_config(
-        {
-            "run_dir": str(tmp_path / "run"),
-            "model": {"name": str(tiny_model), "engine": "transformers"},
-            "task": {"kind": "label"},
-            "data": {
-                "labeled": str(tmp_path / "labeled.csv"),
-                "unlabeled": str(tmp_path / "unlabeled.csv"),
-                "columns": {"id": "id"},
-                "shard_rows": 10,
-            },
-        }
-    )
-    directory = pipeline.run(config, until="ingest")
-    return Context(config, directory, StageLedger(directory))
+    model = {"name": str(tiny_model), "engine": "transformers"}
+    labeled = "\n".join(["id,question,answer", *rows]) + "\n"
+    values = {"model": model, "data": {"shard_rows": 10}}
+    return ingested(tmp_path, values, labeled, "id,question\nu,a red boat\n")
 
 
 def prompts(context: Context, folder: str, **options: Any) -> dict[str, str]:
