@@ -175,6 +175,19 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from semievol_ray.report import write_report
+    from semievol_ray.results import Run
+
+    output = None if args.output is None else Path(args.output)
+    found = write_report(Run(args.run), [Run(other) for other in args.compare], output)
+    print(f"the report: {found.html}")
+    print(f"rows worth labelling next: {found.csv}")
+    return 0
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     from semievol_ray import pipeline
     from semievol_ray.progress.terminal import terminal_progress
@@ -250,6 +263,10 @@ def _print_result(run: object) -> None:
         print(f"the model: {run.model_path()}")
     for name, folder in run.classifiers.items():
         print(f"a classifier, {name}: {folder}")
+    if (report := run.report) is not None:
+        print(f"the report: {report}")
+    elif run.has_selection:
+        print(f"what it did, as a page: semievol report {run.uri}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -323,6 +340,10 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("run", help="the run directory that they are from")
     taken.add_argument("reviewed", help="the tool's export, or JSONL with question and answer")
     taken.add_argument("--output", required=True, metavar="FILE", help="a new file of labels")
+    report = add("report", _report, "write an HTML page that shows what a run did")
+    report.add_argument("run", help="the run directory")
+    report.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="other runs")
+    report.add_argument("--output", metavar="FILE", help="else report.html in the run directory")
     evaluate = add("evaluate", _evaluate, "compare a run's models on its test set")
     evaluate.add_argument("run", help="the run directory")
     add_set(evaluate)

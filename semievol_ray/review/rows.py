@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +62,22 @@ def rows_of(run: Run, where: str | None = None, round_number: int = 1) -> Iterat
     Raises UserError where that round selected nothing yet, or the condition is none.
     """
     condition = None if where is None else Condition(where, [c for c in COLUMNS if c != "options"])
+    return _rows(run, round_number, (lambda rows: rows) if condition is None else condition.rows)
+
+
+def rows_with_ids(run: Run, ids: Collection[str], round_number: int = 1) -> Iterator[Row]:
+    """Some of them by their ids, in the order of the run's own."""
+    wanted = pa.array(ids, pa.string())
+    return _rows(run, round_number, lambda rows: rows.filter(pc.is_in(rows["example_id"], wanted)))
+
+
+def _rows(run: Run, round_number: int, chosen: Callable[[pa.Table], pa.Table]) -> Iterator[Row]:
     view = RunView(run.config(), run.directory, StageLedger(run.directory))
     name = layout.round_stage(round_number, "select")
     if not view.ledger.is_done(name):
         raise UserError(f"{run.uri}: nothing was selected in round {round_number} yet")
     for shard in view.shards("unlabeled"):
-        table = _joined(view, shard, view.folder(name))
-        if condition is not None:
-            table = condition.rows(table)
+        table = chosen(_joined(view, shard, view.folder(name)))
         if table.num_rows:
             votes = _votes(view, shard, round_number, table["example_id"].combine_chunks())
             for values in table.to_pylist():

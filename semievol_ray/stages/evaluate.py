@@ -7,12 +7,13 @@ predictions are kept, so that anyone can count again.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import Config
+from semievol_ray.config import Config, ModelConfig
 from semievol_ray.stages import classifiers
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import predict
@@ -27,6 +28,14 @@ from semievol_ray.touches import of_result
 METRICS = "metrics.json"
 # What the report calls a classifier that has learnt from what was selected.
 REFITTED = ", refitted"
+# And one that knows the labels alone; each is called by its embedder.
+LINEAR = " + LR"
+_REFERENCES = {
+    "tfidf": "TF-IDF",
+    "sentence-transformers": "sentences",
+    "model": "hidden states",
+    "openai": "embeddings",
+}
 
 
 def models(context: Context, round_number: int) -> dict[str, ModelRef]:
@@ -42,6 +51,26 @@ def models(context: Context, round_number: int) -> dict[str, ModelRef]:
     if classifiers.STAGE.wanted(context.config):
         fitted = classifiers.fitted(context, round_number)
         found |= {who + REFITTED: model for who, model in fitted.items()}
+    return found | references(context.config)
+
+
+def references(config: Config) -> dict[str, ModelRef]:
+    """Linear classifiers on the labels, by the names the report gives them."""
+    found: dict[str, ModelRef] = {}
+    for reference in config.evaluation.references:
+        name = _REFERENCES[reference.embedder]
+        if name + LINEAR in found:
+            name = f"{(reference.model or name).rstrip('/').rpartition('/')[2]} ({len(found)})"
+        options = reference.model_dump(exclude_none=True)
+        if reference.embedder == "model":
+            options.setdefault("model", config.model.name)
+        model = ModelConfig(
+            name=f"{name}{LINEAR} {reference.model or ''}".rstrip(),
+            engine="probe",
+            engine_options=options,
+            trust_remote_code=config.model.trust_remote_code,
+        )
+        found[name + LINEAR] = ModelRef(model)
     return found
 
 
@@ -127,15 +156,29 @@ def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:
     return metrics
 
 
-def as_good_as_evolved(metrics: dict[str, Any]) -> dict[str, float]:
-    """Classifiers that are not significantly worse than the evolved model, with McNemar's p."""
+def as_good_as_evolved(metrics: Mapping[str, Any]) -> dict[str, str]:
+    """Classifiers that are not significantly worse than the evolved model: by how much not."""
     return {
-        pair["second"]: pair["mcnemar_p"]
+        pair["second"]: (
+            "significantly better"
+            if pair["difference"] > 0 and pair["mcnemar_p"] < SIGNIFICANCE
+            else "no worse than by chance"
+        )
+        + f" (McNemar p = {pair['mcnemar_p']:.2g})"
         for pair in metrics["pairs"]
         if pair["first"] == "SemiEvol"
-        and pair["second"].endswith(REFITTED)
+        and pair["second"].endswith((REFITTED, LINEAR))
         and (pair["difference"] >= 0 or pair["mcnemar_p"] >= SIGNIFICANCE)
     }
+
+
+def pairs_to_read(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Of the pairs those that say something: a reference against the model that counts alone."""
+    return [
+        pair
+        for pair in metrics["pairs"]
+        if not pair["second"].endswith(LINEAR) or pair["first"] == "SemiEvol"
+    ]
 
 
 def _accuracy(table: pa.Table, confidence: float) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def _before(round_number: int) -> str:
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:
-    asked = {"evaluation": of_result(config.evaluation, without=("confidence",))}
+    asked = {"evaluation": of_result(config.evaluation, without=("confidence", "references"))}
     return answering_settings(config) | asked | {"calibration": of_result(config.calibration)}
 
 

@@ -9,6 +9,7 @@ aside under `withheld` for measuring pseudo-answers.
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,9 +32,9 @@ from semievol_ray.sources import (
 )
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
 from semievol_ray.sources.rows import flat
+from semievol_ray.stages.asked_of_task import check_asked
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
-from semievol_ray.stages.facts import check_policy
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import Manifest, RunDirectory, digest, layout
@@ -99,16 +100,7 @@ def run(context: Context, _: int) -> Outcome:
     """
     config, files = context.config, sources(context.config)
     task = Task.from_config(config.task)
-    check_policy(config.selection, task, config.generation.score_options)
-    if not task.is_closed and any(c.guided for c in config.collaborators):
-        raise UserError(f"collaborators: guided needs a closed-answer task, not {task.kind}")
-    if classifier := next(filter(None, map(config.classifier_of, config.collaborators)), None):
-        if not task.is_closed:
-            raise UserError(
-                f"collaborators: {classifier} needs a closed-answer task, not {task.kind}"
-            )
-        if not config.generation.score_options:
-            raise UserError(f"collaborators: {classifier} needs generation.score_options: true")
+    check_asked(config, task)
     shard_rows = config.data.shard_rows
     if shard_rows == "auto":
         rows = estimate_rows(files["unlabeled"])
@@ -198,6 +190,7 @@ class _Ingestion:
     outputs: dict[str, int] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
     bad_rows: int = 0
+    bad_rows_of: Counter[str] = field(default_factory=Counter)
     repeated: dict[str, int] = field(default_factory=dict)
     contaminated: dict[str, int] = field(default_factory=dict)
     already_labeled: int = 0
@@ -269,6 +262,7 @@ class _Ingestion:
                 "rows": self.rows,
                 "shard_rows": self.shard_rows,
                 "bad_rows": self.bad_rows,
+                "bad_rows_of": dict(self.bad_rows_of),
                 "repeated_rows": self.repeated,
                 "contaminated_rows": self.contaminated,
                 "already_labeled_rows": self.already_labeled,
@@ -305,7 +299,9 @@ class _Ingestion:
 
     def _reject(self, split: str, row: Row | BadRow, reason: str) -> None:
         self._put_aside(split, row, reason)
-        self.bad_rows += row.rows if isinstance(row, BadRow) else 1
+        rows = row.rows if isinstance(row, BadRow) else 1
+        self.bad_rows += rows
+        self.bad_rows_of[split] += rows
         limit = self.config.data.max_bad_rows
         if self.bad_rows > limit:
             raise UserError(

@@ -3,6 +3,7 @@
     semievol-run.json                       what makes a folder a run directory
     lease/                                  who works on it
     config.json  live.json  devices.json    what it was asked, does now, and runs on
+    report.html  worth-labelling.csv        what `semievol report` made of it
     manifests/<stage>.json
     <stage>/attempt-<n>/…                   a stage's files; a stage done anew is a new attempt
 
@@ -19,6 +20,8 @@ LEASE = "lease"
 CONFIG = "config.json"
 LIVE = "live.json"
 DEVICES = "devices.json"
+REPORT = "report.html"
+WORTH_LABELLING = "worth-labelling.csv"
 MANIFESTS = "manifests"
 LOGS = "logs"
 ISOLATION = "isolation"

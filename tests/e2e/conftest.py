@@ -26,6 +26,7 @@ def write_run(folder: Path, **sections) -> Path:
     values["training"].update({"epochs": 2, "method": "lora", "workers": 1})
     values["warmup"] = values["evolve"] = {}
     values["justify"] = {"when": "always"}
+    values["evaluation"]["references"] = []
     values["selection"] = {"policy": "paper", "percentile": 50}
     values.update(sections)
     path = folder / "semievol.yaml"

@@ -31,6 +31,7 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
     values["justify"] = {"when": "never"}
     values["selection"] = {"policy": "stacked", "percentile": 50}
     values["calibration"] = {"share": 0.25}
+    values["evaluation"]["references"] = [{"embedder": "tfidf"}]
     config = Path(tmp_path / "semievol.yaml")
     config.write_text(yaml.safe_dump(values))
 
@@ -80,6 +81,11 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
         predicted = found.predictions(f"{who}, refitted")
         assert predicted["correct"].to_pylist() == right
         assert metrics["models"][f"{who}, refitted"]["correct"] == sum(right)
+    # What a user would try first knows the labels alone, and a report holds all of it.
+    assert metrics["models"]["TF-IDF + LR"]["rows"] == 60
+    assert "TF-IDF + LR against SemiEvol" in ended.stdout
+    assert semievol("report", str(run)).returncode == 0
+    assert "TF-IDF + LR" in (run / "report.html").read_text()
     (fitted,) = [m for m in found.manifests if m.stage == "round-1/classifiers"]
     chosen = pc.sum(selection["selected"]).as_py()
     assert fitted.statistics == {"after_round": 1, "examples": 24 + chosen}

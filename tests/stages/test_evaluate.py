@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+from semievol_ray.config_file import load_config
 from semievol_ray.results import metric_lines
 from semievol_ray.schema import PREDICTION
-from semievol_ray.stages.evaluate import as_good_as_evolved, compare
-from semievol_ray.stages.statistics import mcnemar_exact, wilson_interval
+from semievol_ray.stages.evaluate import as_good_as_evolved, compare, references
+from semievol_ray.stages.statistics import mcnemar_exact, paired_interval, wilson_interval
 
 
 def predictions(right: str, gold: str = "ABAB") -> pa.Table:
@@ -77,7 +80,43 @@ def test_a_classifier_that_is_as_good_is_said_first() -> None:
     models = {"SFT": equal, "SemiEvol": evolved, "probe, refitted": equal, "near, refitted": worse}
     found = compare({name: predictions(right, gold) for name, right in models.items()}, 0.95)
     # Four lost and two won are chance, six lost and none won are none; SFT is no classifier.
-    assert as_good_as_evolved(found) == {"probe, refitted": pytest.approx(0.6875)}
+    assert as_good_as_evolved(found) == {
+        "probe, refitted": "no worse than by chance (McNemar p = 0.69)"
+    }
     first, second, *_ = metric_lines(found)
     assert first == "probe, refitted: 70.0% right, SemiEvol 75.0%"
     assert "McNemar p = 0.69" in second and "classifier" in second
+
+
+def test_a_paired_interval_holds_the_difference_as_often_as_it_says() -> None:
+    rng = random.Random(0)
+    held, draws, truth = 0, 1000, 0.15 - 0.1
+    for _ in range(draws):
+        # Of 60 rows 10 % are the first's alone, 15 % the second's alone.
+        kinds = rng.choices(("first", "second", "both"), (0.1, 0.15, 0.75), k=60)
+        low, gain, high = paired_interval(
+            [k != "second" for k in kinds], [k != "first" for k in kinds], 0.95
+        )
+        assert low <= gain <= high
+        held += low <= truth <= high
+    assert 0.93 <= held / draws <= 0.985
+
+
+def test_a_paired_interval_of_equals_holds_nothing_but_chance() -> None:
+    low, gain, high = paired_interval([True, False], [True, False], 0.95)
+    assert low == -high and gain == 0 and -1 <= low < 0
+
+
+def test_each_reference_has_a_name_of_its_own(tmp_path: Path) -> None:
+    named = {
+        "data": {"labeled": "l", "unlabeled": "u"},
+        "run_dir": str(tmp_path),
+        "model": {"name": "m"},
+        "evaluation": {"references": [{}, {"embedder": "sentence-transformers", "model": "a/b/"},
+                                      {"embedder": "sentence-transformers", "model": "c"},
+                                      {"embedder": "model"}]},
+    }  # fmt: skip
+    found = references(load_config(named))
+    assert list(found) == ["TF-IDF + LR", "sentences + LR", "c (2) + LR", "hidden states + LR"]
+    assert len({model.base.name for model in found.values()}) == 4
+    assert found["hidden states + LR"].base.engine_options["model"] == "m"
