@@ -213,6 +213,21 @@ def _merge(args: argparse.Namespace) -> int:
     return 0
 
 
+def _push(args: argparse.Namespace) -> int:
+    from semievol_ray.push import push
+    from semievol_ray.results import Run
+
+    print(push(Run(args.run), args.to, base=args.base, public=args.public))
+    return 0
+
+
+def _completion(args: argparse.Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(_parser(), shell=args.shell))
+    return 0
+
+
 def _init(args: argparse.Namespace) -> int:
     from semievol_ray.scaffold import write_config
 
@@ -351,10 +366,21 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("adapter", help="its folder: the model that `semievol status RUN` names")
     merge.add_argument("--into", metavar="BASE", help="folder or hub id; else the adapter's own")
     merge.add_argument("--output", required=True, metavar="FOLDER", help="the model to write")
+    push = add("push", _push, "hand a run's model on, with its cards")
+    push.add_argument("run", help="the run directory")
+    push.add_argument(
+        "--to", required=True, metavar="PLACE", help="./FOLDER, or OWNER/NAME on the hub"
+    )
+    push.add_argument("--base", metavar="ID", help="what others know the base model by")
+    push.add_argument(
+        "--public", action="store_true", help="a repository that is made is private else"
+    )
     demo = add("demo", _demo, "the whole job on made-up data and a tiny model")
     demo.add_argument("--folder", default="runs/demo", help="where it is written")
     demo.add_argument("--seed", type=int, default=0)
     add("doctor", _doctor, "what is installed, what works, what is missing")
+    completion = add("completion", _completion, "a script that completes commands in your shell")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
     submit = add("submit", _submit, "run a config as a Ray job on a cluster")
     submit.add_argument("config", help="the YAML config")
     submit.add_argument("--address", required=True, help="http(s)://HOST:8265 of the cluster")

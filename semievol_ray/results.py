@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -94,11 +95,17 @@ class Run:
 
         None: that of the last round that counts, which the guard, if there is one, let pass.
         """
+        return self.directory.full_path(self._model(round_number))
+
+    def model_folder(self, round_number: int | None = None) -> Path:
+        """The same as a local folder: itself, or this machine's copy of it."""
+        return self.directory.local_folder(self._model(round_number))
+
+    def _model(self, round_number: int | None) -> str:
         if round_number is None:
             iteration = self.config().iteration
             round_number = accepted_round(self._ledger, iteration.rounds, guarded=iteration.guard)
-        folder = self._folder(labeller(round_number + 1))
-        return self.directory.full_path(f"{folder}/model")
+        return f"{self._folder(labeller(round_number + 1))}/model"
 
     @property
     def classifiers(self) -> dict[str, str]:

@@ -220,3 +220,20 @@ def test_a_strangers_run_directory_cannot_reach_out_of_itself(config, tmp_path, 
     assert main(["run", str(config), "--until", "ingest", "--set", "data.shard_rows=7"]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert victim.read_bytes() == b"mine"
+
+
+def test_a_shell_completes_commands_and_options() -> None:
+    script = subprocess.run(
+        [sys.executable, "-m", "semievol_ray", "completion", "bash"],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for words, expected in (
+        (["semievol", "rep"], "report"),
+        (["semievol", "run", "--un"], "--until"),
+    ):
+        asked = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_semievol"
+        told = subprocess.run(
+            ["bash", "-c", f"{script}\n{asked}\nprintf '%s\\n' \"${{COMPREPLY[@]}}\""],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert expected in told.stdout.split()
