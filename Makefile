@@ -25,8 +25,10 @@ $(STAMP): pyproject.toml constraints.txt .ci/overrides.txt Cargo.toml Cargo.lock
 demo: setup
 	$(BIN)/semievol demo
 
+# Two tests at a time: much of what they do is to wait for processes that start.
+TEST_PROCESSES ?= 2
 test: setup lint rust-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup
 
 # What a change is tried with: no Ray, no engine, no training, and fewer random cases.
 QUICK := tests/selection tests/tasks tests/store tests/stages tests/joints $(wildcard tests/test_*.py)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -90,3 +93,53 @@ def check_adapter(folder: str) -> None:
         raise UserError(f"adapter {folder}: no adapter_config.json there")
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         raise UserError(f"adapter {folder}: no adapter_model.safetensors (pickles are not loaded)")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How large a model is."""
+
+    parameters: int
+    bytes: int
+
+
+def weights(model: ModelConfig) -> Weights | None:
+    """The size of a model's weights by the headers of its files; null where they are not here.
+
+    Of a hub id the files count that an earlier download left.
+    """
+    folder = Path(model.name).expanduser()
+    if not folder.is_dir():
+        found = _downloaded(model)
+        if found is None:
+            return None
+        folder = found
+    return _weights(folder.resolve(), _newest(folder))
+
+
+def _downloaded(model: ModelConfig) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(model.name, "config.json", revision=model.revision)
+    except HFValidationError:
+        return None
+    return Path(config).parent if isinstance(config, str) else None
+
+
+@lru_cache
+def _weights(folder: Path, _newest_ns: int) -> Weights | None:
+    parameters = size = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with path.open("rb") as file:
+                header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        except (OSError, ValueError, OverflowError, MemoryError):
+            return None  # loading it will say what is wrong
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                parameters += math.prod(tensor["shape"])
+                begin, end = tensor["data_offsets"]
+                size += end - begin
+    return Weights(parameters, size) if parameters else None

@@ -54,6 +54,11 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
             "# evolve: {soft_targets: true}",
             "# justify: {when: never}   # balanced reads the options' probabilities instead",
         ]
+    if kind == "label" and test:
+        lines += [
+            "# What you would try first, compared beside the models:",
+            "evaluation: {references: [{embedder: tfidf}]}",
+        ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

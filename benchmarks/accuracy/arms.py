@@ -15,20 +15,21 @@ from typing import Any
 import pyarrow as pa
 
 from benchmarks.common.report import report
-from benchmarks.common.study import Study, accuracy_row, details
+from benchmarks.common.study import accuracy_row, details
 from semievol_ray import pipeline
+from semievol_ray.comparing.baselines import with_all_labels
+from semievol_ray.comparing.study import Study
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.demo.model import make_llama, make_tokenizer, pretrain
 from semievol_ray.results import Run
-from semievol_ray.stages import evaluate, finetune
+from semievol_ray.stages import evaluate
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef
-from semievol_ray.store import RunDirectory, StageLedger, layout
+from semievol_ray.store import RunDirectory, StageLedger
 from semievol_ray.validation import merge
 
-ALL_LABELS, ALL_LABELS_STAGE = "all true labels", "all-labels"
+ALL_LABELS = "all true labels"
 # A tiny Llama learns little through an adapter or at the paper's rate: all its weights are
 # trained, faster and for longer. What the policies differ in stays as the presets say.
 TINY_TRAINING: dict[str, Any] = {
@@ -114,7 +115,7 @@ def run_arms(
         print(f"seed {seed}, {arm}: {_pseudo_answers(run)}", flush=True)
         yield arm, _right(run.predictions("SemiEvol"))
     if ALL_LABELS not in done:
-        yield ALL_LABELS, _right(_with_all_labels(_config(values, {}, folder / "paper")))
+        yield ALL_LABELS, _right(with_all_labels(_config(values, {}, folder / "paper")))
 
 
 def summarize(
@@ -196,31 +197,6 @@ def _baselines(config: Config) -> Iterator[tuple[str, list[bool]]]:
 
 def _context(directory: RunDirectory, config: Config) -> Context:
     return Context(config, directory, StageLedger(directory))
-
-
-def _with_all_labels(config: Config) -> pa.Table:
-    """Predictions of the base fine-tuned on the labels and on the answers that were withheld."""
-    directory = pipeline.run(config, until="ingest")
-    context = _context(directory, config)
-    writes = finetune.TRAINING_WRITES
-    folder = context.ledger.begin(ALL_LABELS_STAGE, {}, {}, writes).folder
-    renderer = make_renderer(context)
-    names = finetune.write_labeled(context, folder)
-    for shard in context.shards("unlabeled"):
-        withheld = directory.read_table(shard.replace("unlabeled", "withheld", 1)).to_pylist()
-        gold = {row["example_id"]: row["answer"] for row in withheld}
-        rows = (row for row in directory.read_table(shard).to_pylist() if row["example_id"] in gold)
-        targets = ((row, finetune.Target.hard(gold[row["example_id"]])) for row in rows)
-        names.append(layout.same_shard(shard, f"{folder}/examples/withheld"))
-        directory.write_table(names[-1], finetune.training_table(context.task, renderer, targets))
-    start = ModelRef(context.base)
-    finetune.finetune(context, "evolve", folder, names, start=start, seed=config.seed)
-    model = context.trained(ALL_LABELS_STAGE)
-    try:
-        predicted = evaluate.predict_test(context, ALL_LABELS, model, f"{folder}/predictions")
-        return pa.concat_tables(predicted.values())
-    finally:
-        context.release_engines()
 
 
 def _right(predictions: pa.Table) -> list[bool]:

@@ -19,7 +19,7 @@ from benchmarks.accuracy.arms import TINY_TRAINING, make_base, run_seed, summari
 from benchmarks.accuracy.tasks import draw_labels, read, write
 from benchmarks.common.data import data_folder
 from benchmarks.common.report import arguments
-from benchmarks.common.study import Study
+from semievol_ray.comparing.study import Study
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 

@@ -13,7 +13,8 @@ from argparse import ArgumentParser
 from pathlib import Path
 
 from benchmarks.common.report import Row, arguments, report, row
-from benchmarks.common.study import Study, accuracy_row, details
+from benchmarks.common.study import accuracy_row, details
+from semievol_ray.comparing.study import Study
 from semievol_ray.demo import run_demo
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from benchmarks.accuracy.arms import TINY_TRAINING, make_base, run_seed, summarize
 from benchmarks.common.data import data_folder
 from benchmarks.common.report import arguments
-from benchmarks.common.study import Study
+from semievol_ray.comparing.study import Study
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 

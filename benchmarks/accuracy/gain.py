@@ -27,7 +27,8 @@ from benchmarks.accuracy.smollm2 import smollm2
 from benchmarks.accuracy.tasks import GainTask, arc, banking77, fpb
 from benchmarks.common.data import ROOT
 from benchmarks.common.report import arguments, machine
-from benchmarks.common.study import Study, accuracy_row, details
+from benchmarks.common.study import accuracy_row, details
+from semievol_ray.comparing.study import Study
 from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 

@@ -29,7 +29,7 @@ from semievol_ray.config.run import (
     RayConfig,
     Reference,
 )
-from semievol_ray.config.section import Section, Tokens
+from semievol_ray.config.section import Section, Tokens, given
 from semievol_ray.config.training import (
     AdapterVariant,
     EvolveConfig,
@@ -68,5 +68,6 @@ __all__ = [
     "Tokens",
     "TrainingConfig",
     "WarmupConfig",
+    "given",
     "thinking_of",
 ]

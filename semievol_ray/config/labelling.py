@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from semievol_ray.config.section import Section, Tokens
+from semievol_ray.config.section import Auto, Section, Tokens
 from semievol_ray.selection.policies import POLICIES
 from semievol_ray.touches import Place, Speed
 
@@ -15,11 +15,15 @@ class Replicas(Section):
     """Bounds of an autoscaling pool."""
 
     min: int = Field(1, ge=1)
-    max: int = Field(1, ge=1)
+    max: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto",
+        description="auto: as many as the GPUs (an autoscaler's too), or the CPUs that are there "
+        "and their memory, hold and the shards keep at work; one for an endpoint",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Replicas:
-        if self.max < self.min:
+        if self.max != "auto" and self.max < self.min:
             raise ValueError(f"replicas.max ({self.max}) is smaller than replicas.min ({self.min})")
         return self
 
@@ -41,14 +45,18 @@ class GenerationConfig(Section):
     )
     batch_rows: Speed[int] = Field(64, gt=0, description="rows that an engine call holds")
     replicas: Speed[Replicas] = Replicas()
-    cpus_per_replica: Speed[float] = Field(1, ge=0)
+    cpus_per_replica: Speed[Annotated[float, Field(ge=0)] | Auto] = Field(
+        "auto", description="auto: on CPUs what there is, shared by the replicas; one beside a GPU"
+    )
     gpus_per_replica: Speed[float | None] = Field(
         None,
         ge=0,
         description="null: one where the cluster has, or may scale to, one; below 1: that share of "
         "a GPU's memory",
     )
-    tensor_parallel: Speed[int] = Field(1, ge=1)
+    tensor_parallel: Speed[Annotated[int, Field(ge=1)] | Auto] = Field(
+        "auto", description="auto: as many GPUs as the weights need, 1, 2, 4 or 8"
+    )
     pipeline_parallel: Speed[int] = Field(1, ge=1)
     max_concurrency: Speed[int] = Field(
         32, gt=0, description="openai engine: requests in flight, for each replica"
@@ -70,7 +78,8 @@ class GenerationConfig(Section):
 
     @model_validator(mode="after")
     def _has_its_gpus(self) -> GenerationConfig:
-        parts, gpus = self.tensor_parallel * self.pipeline_parallel, self.gpus_per_replica
+        tensor_parallel = 1 if self.tensor_parallel == "auto" else self.tensor_parallel
+        parts, gpus = tensor_parallel * self.pipeline_parallel, self.gpus_per_replica
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise ValueError(f"gpus_per_replica ({gpus:g}): above 1 it is a whole number")
         if parts > 1 and gpus is not None and gpus < parts:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from semievol_ray.config.section import Section
+from semievol_ray.config.section import Auto, Section
 from semievol_ray.touches import Added, Place, Speed
 
 # Of peft's adapters those that change weights in place: a test trains, stores and merges each.
@@ -92,11 +92,15 @@ class TrainingConfig(Section):
     offload_optimizer: Speed[Literal["none", "cpu", "nvme"]] = "none"
     offload_parameters: Speed[Literal["none", "cpu", "nvme"]] = "none"
     nvme_path: Place[str | None] = None
-    workers: Speed[int] = Field(1, ge=1)
+    workers: Speed[Annotated[int, Field(ge=1)] | Auto] = Field(
+        "auto", description="auto: one for each GPU, as far as the batch can be shared; else one"
+    )
     min_workers: Speed[int | None] = Field(
         None, ge=1, description="elastic: go on with as few as these when there are no more"
     )
-    cpus_per_worker: Speed[float] = Field(1, gt=0)
+    cpus_per_worker: Speed[Annotated[float, Field(gt=0)] | Auto] = Field(
+        "auto", description="auto: of a lone worker on CPUs those of a node; else one"
+    )
     gpus_per_worker: Speed[float | None] = Field(
         None, ge=0, description="null: one where the cluster has, or may scale to, one"
     )
@@ -121,13 +125,16 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
-        if self.global_batch_size % self.workers:
-            raise ValueError(
-                f"global_batch_size ({self.global_batch_size}) is not a multiple of "
-                f"workers ({self.workers})"
-            )
-        if self.min_workers is not None and self.min_workers > self.workers:
-            raise ValueError(f"min_workers ({self.min_workers}) exceeds workers ({self.workers})")
+        if self.workers != "auto":
+            if self.global_batch_size % self.workers:
+                raise ValueError(
+                    f"global_batch_size ({self.global_batch_size}) is not a multiple of "
+                    f"workers ({self.workers})"
+                )
+            if self.min_workers is not None and self.min_workers > self.workers:
+                raise ValueError(
+                    f"min_workers ({self.min_workers}) exceeds workers ({self.workers})"
+                )
         if self.min_learning_rate > self.learning_rate:
             raise ValueError(
                 f"min_learning_rate ({self.min_learning_rate}) exceeds learning_rate "

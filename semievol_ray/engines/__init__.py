@@ -7,7 +7,6 @@ from typing import Any
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines.fleet import FleetState
-from semievol_ray.engines.placement import with_gpus
 from semievol_ray.engines.pool import EnginePool
 from semievol_ray.engines.protocol import (
     CUT_OFF,
@@ -45,7 +44,6 @@ __all__ = [
     "Work",
     "request_seed",
     "resolve_engine",
-    "with_gpus",
 ]
 
 

@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from semievol_ray.config import GenerationConfig, ModelConfig
+from semievol_ray.config import GenerationConfig, given
 from semievol_ray.ray_session import most_gpus, most_gpus_of_a_node
 
 # Work that a replica may hold at once: what the fleet hands out, and calls that ask or close.
 _CALLS_AT_ONCE = 16
 
 
-def place(
-    replica: Any, model: ModelConfig, config: GenerationConfig, avoided: Collection[str] = ()
-) -> tuple[Any, Any]:
+def place(replica: Any, config: GenerationConfig, avoided: Collection[str] = ()) -> tuple[Any, Any]:
     """A replica's Ray actor class with its resources, and its placement group or null.
 
     `avoided` are ids of nodes that it is not to run on.
@@ -30,7 +28,7 @@ def place(
     from ray.util.placement_group import placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    gpus = with_gpus(config, model, gpus=most_gpus() > 0).gpus_per_replica or 0
+    gpus = config.gpus_per_replica or 0
     resources: dict[str, Any] = {
         "max_concurrency": _CALLS_AT_ONCE,
         "num_cpus": config.cpus_per_replica,
@@ -41,7 +39,7 @@ def place(
     if not spans_nodes(gpus):
         return replica.options(**resources), None
     bundles = [{"GPU": 1.0, "CPU": 1.0} for _ in range(int(gpus))]
-    bundles[0]["CPU"] += config.cpus_per_replica
+    bundles[0]["CPU"] += given(config.cpus_per_replica)
     group = placement_group(bundles, strategy="PACK")
     strategy = PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True
@@ -56,15 +54,6 @@ def release(group: Any) -> None:
         from ray.util.placement_group import remove_placement_group
 
         remove_placement_group(group)
-
-
-def with_gpus(config: GenerationConfig, model: ModelConfig, *, gpus: bool) -> GenerationConfig:
-    """The config with `gpus_per_replica` decided: as configured, else one for each of its parts."""
-    if config.gpus_per_replica is not None:
-        return config
-    needed = config.tensor_parallel * config.pipeline_parallel
-    used = gpus and model.engine in ("vllm", "transformers")
-    return config.model_copy(update={"gpus_per_replica": needed if used else 0})
 
 
 def spans_nodes(gpus: float) -> bool:

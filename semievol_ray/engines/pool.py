@@ -11,16 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from semievol_ray.config import ENGINES, GenerationConfig, ModelConfig
+from semievol_ray.config import ENGINES, GenerationConfig, ModelConfig, given
 from semievol_ray.engines.answered import Answered
 from semievol_ray.engines.fleet import Fleet, FleetState
+from semievol_ray.engines.fleet_size import sized
 from semievol_ray.engines.metrics import FleetMetrics
 from semievol_ray.engines.placement import place, release
 from semievol_ray.engines.protocol import EngineDied, EngineOptions
 from semievol_ray.engines.replica import Replica, Work
 from semievol_ray.engines.watchdog import Watchdog
 from semievol_ray.errors import SemiEvolError
-from semievol_ray.ray_session import draining_nodes
+from semievol_ray.machines import Machines
+from semievol_ray.ray_session import draining_nodes, is_connected, most_gpus
 from semievol_ray.store import RunDirectory, digest, layout
 
 _POLL_SECONDS = 5.0
@@ -83,10 +85,12 @@ class EnginePool:
     ) -> None:
         """`start_replica` starts the replicas in place of an actor of Ray for each."""
         self.model = model
-        self.config = config
+        # What is still `auto` is that of a lone replica; a run has decided by now.
+        gpus = most_gpus() if is_connected() else 0.0
+        self.config = sized(config, model, Machines(gpus=gpus), shards=1, gpus=gpus > 0)
         self.run = run
         self.log_folder = log_folder
-        self.options = EngineOptions.of(config, adapter_rank, labels, window)
+        self.options = EngineOptions.of(self.config, adapter_rank, labels, window)
         self._start = start_replica or self._start_actor
         self._asked_who_goes = 0.0
         self._waiting_since = time.monotonic()
@@ -113,7 +117,7 @@ class EnginePool:
         import ray
 
         bounds = self.config.replicas
-        fleet = Fleet(items, max_deaths=self.config.max_restarts * bounds.max)
+        fleet = Fleet(items, max_deaths=self.config.max_restarts * given(bounds.max))
         metrics, watchdog = FleetMetrics(self.model.name), Watchdog(self.config.stall_seconds)
         answered = Answered()
         pending: _Pending = {}
@@ -122,7 +126,7 @@ class EnginePool:
                 if enough is not None and enough():
                     fleet.stop_handing_out()
                 self._send_off(fleet)
-                for _ in range(fleet.wanted(bounds.min, bounds.max)):
+                for _ in range(fleet.wanted(bounds.min, given(bounds.max))):
                     number = fleet.start()
                     self._living[number] = (
                         self._idle.pop()
@@ -245,7 +249,7 @@ class EnginePool:
             name = "".join(c if c.isalnum() else "-" for c in self.model.name.split("/")[-1])
             log_file = str(self.log_folder / f"replica-{name}-{number}.log")
         # max_restarts stays 0: a dead replica is replaced by a new one, never revived.
-        actor, group = place(ray.remote(Replica), self.model, self.config, avoided)
+        actor, group = place(ray.remote(Replica), self.config, avoided)
         engine = ENGINES[self.model.engine]
         return _Living(actor.remote(self.model, self.run, log_file, self.options, engine), group)
 
@@ -273,8 +277,8 @@ class EnginePool:
         elif now - self._waiting_since > _PATIENCE_SECONDS:
             self._waiting_since = now
             free = ray.available_resources()
-            gpus = self.config.gpus_per_replica or 0
-            if free.get("CPU", 0) < self.config.cpus_per_replica or free.get("GPU", 0) < gpus:
+            cpus, gpus = given(self.config.cpus_per_replica), self.config.gpus_per_replica or 0
+            if free.get("CPU", 0) < cpus or free.get("GPU", 0) < gpus:
                 log.warning("waiting for room for a replica of %s: %s", self.model.name, self._room)
 
     @property

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 import pyarrow as pa
 
-from semievol_ray.config import GenerationConfig
+from semievol_ray.config import GenerationConfig, given
 
 # prompt_too_long: the prompt leaves no room for an answer. engine_error: the engine refused it.
 # engine_crash: the engine died of it. request_failed: an endpoint gave no answer after retries.
@@ -199,12 +199,12 @@ class EngineOptions:
         rate = config.requests_per_minute
         return cls(
             batch_rows=config.batch_rows,
-            threads=max(1, int(config.cpus_per_replica)),
+            threads=max(1, int(given(config.cpus_per_replica, 1.0))),
             adapter_rank=adapter_rank,
-            tensor_parallel=config.tensor_parallel,
+            tensor_parallel=given(config.tensor_parallel, 1),
             pipeline_parallel=config.pipeline_parallel,
             max_concurrency=config.max_concurrency,
-            requests_per_minute=None if rate is None else rate / config.replicas.max,
+            requests_per_minute=None if rate is None else rate / given(config.replicas.max, 1),
             request_timeout_seconds=config.request_timeout_seconds,
             gpus_per_replica=config.gpus_per_replica or 0.0,
             window=window,

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from semievol_ray.config import ModelConfig
-from semievol_ray.engines import EnginePool, Work, with_gpus
+from semievol_ray.config import GenerationConfig, ModelConfig
+from semievol_ray.engines import EnginePool, Work
+from semievol_ray.engines.fleet_size import sized, words
+from semievol_ray.machines import Machines
 from semievol_ray.progress import Progress, Silent
 from semievol_ray.stages.along import Along
 from semievol_ray.stages.known_answers import known_answers
@@ -26,6 +28,7 @@ class Context(RunView):
     # What the stage that is being done can do of a later one's.
     along: Along | None = None
     _pools: dict[str, EnginePool] = field(default_factory=dict)
+    _said: set[str] = field(default_factory=set)
 
     # -- engines -----------------------------------------------------------------------------------
 
@@ -41,7 +44,7 @@ class Context(RunView):
             lora = [t.lora.rank for t in trainings if t.method == "lora"]
             self._pools[key] = EnginePool(
                 base,
-                with_gpus(self.config.generation, base, gpus=self.has_gpus),
+                self._sized(base),
                 self.run,
                 window=window_tokens(self) if asks_for_window(base) else None,
                 labels=known_answers(self, base) if base.is_classifier else (),
@@ -49,6 +52,21 @@ class Context(RunView):
                 log_folder=self.log_folder,
             )
         return self._pools[key]
+
+    def _sized(self, base: ModelConfig) -> GenerationConfig:
+        """How many replicas a base model has, of what; said where it is the first time."""
+        found = sized(
+            self.config.generation,
+            base,
+            Machines.there(),
+            shards=len(self.shards("unlabeled")),
+            gpus=self.has_gpus,
+        )
+        said = f"{words(found)} for {base.name.rpartition('/')[2]} (generation.replicas)"
+        if said not in self._said:
+            self._said.add(said)
+            self.progress.say("replicas", said)
+        return found
 
     def map(
         self,

@@ -54,6 +54,11 @@ def models(context: Context, round_number: int) -> dict[str, ModelRef]:
     return found | references(context.config)
 
 
+def reference_name(embedder: str) -> str:
+    """What the report calls a linear classifier over an embedder."""
+    return _REFERENCES[embedder] + LINEAR
+
+
 def references(config: Config) -> dict[str, ModelRef]:
     """Linear classifiers on the labels, by the names the report gives them."""
     found: dict[str, ModelRef] = {}

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 
 from semievol_ray.config import Config
 from semievol_ray.engines import request_seed
+from semievol_ray.machines import Machines
 from semievol_ray.retrieval import Retriever
 from semievol_ray.schema import TRAINING
 from semievol_ray.stages.context import Context
@@ -25,6 +26,7 @@ from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import layout
 from semievol_ray.tasks import PromptRenderer, Task
 from semievol_ray.touches import of_result
+from semievol_ray.training.group_size import check_fits, sized, words
 
 # Of a soft target the candidates are kept that hold this much of the probability together: the rest
 # costs forward passes and teaches next to nothing.
@@ -152,9 +154,10 @@ def finetune(
     run, config = context.run, context.config.training_for(stage)
     result = run.read_json(f"{folder}/result.json")
     if result is None:
-        if config.gpus_per_worker is None:
-            decided = {"gpus_per_worker": 1.0 if context.has_gpus else 0.0}
-            config = config.model_copy(update=decided)
+        machines = Machines.there()
+        config = sized(config, machines, gpus=context.has_gpus)
+        check_fits(config, start.base, machines)
+        context.progress.say(shown_as or stage, f"{words(config)} (training.workers)")
         job = TrainingJob(
             base_model=start.base.name,
             revision=start.base.revision,

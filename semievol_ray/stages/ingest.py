@@ -45,6 +45,10 @@ from semievol_ray.touches import of_result
 QUARANTINED = "quarantine.parquet"
 
 # Repetitions beyond this are counted and not listed: a corpus may repeat itself millions of times.
+# Of a fleet whose size is decided where it works.
+_USUAL_REPLICAS = 8
+# Of a fleet whose size is decided where it works.
+_USUAL_REPLICAS = 8
 _LISTED_REPETITIONS = 10_000
 
 _SHOWN_PROMPTS, _SHOWN_CHARACTERS = 3, 2000
@@ -92,6 +96,15 @@ def source_fingerprints(config: Config, found: Manifest | None) -> dict[str, str
     return fingerprints
 
 
+def shard_rows_of(config: Config, rows: int | None) -> int:
+    """Rows of a shard for a corpus of so many (null: of unknown size)."""
+    if config.data.shard_rows != "auto":
+        return config.data.shard_rows
+    most = config.generation.replicas.max
+    # The machines of another day must not make other shards of the same files.
+    return plan_shard_rows(rows, _USUAL_REPLICAS if most == "auto" else most)
+
+
 def run(context: Context, _: int) -> Outcome:
     """Write `<split>/shard-*.parquet` and `quarantine.parquet` in the stage's folder.
 
@@ -101,10 +114,7 @@ def run(context: Context, _: int) -> Outcome:
     config, files = context.config, sources(context.config)
     task = Task.from_config(config.task)
     check_asked(config, task)
-    shard_rows = config.data.shard_rows
-    if shard_rows == "auto":
-        rows = estimate_rows(files["unlabeled"])
-        shard_rows = plan_shard_rows(rows, config.generation.replicas.max)
+    shard_rows = shard_rows_of(config, estimate_rows(files["unlabeled"]))
     form, said = _answer_form(config, task, files)
     if said:
         context.progress.finish("ingest", said)

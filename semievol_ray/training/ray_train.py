@@ -17,7 +17,7 @@ from typing import Any, TypeAlias, cast
 
 from pyarrow import fs
 
-from semievol_ray.config import TrainingConfig
+from semievol_ray.config import TrainingConfig, given
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.ray_session import await_resources, most_gpus
 from semievol_ray.training import metrics
@@ -45,8 +45,8 @@ def train_on_ray(
     """
     config, gpus = job.config, _gpus_per_worker(job)
     await_resources(
-        {"CPU": config.cpus_per_worker, "GPU": gpus},
-        config.min_workers or config.workers,
+        {"CPU": given(config.cpus_per_worker), "GPU": gpus},
+        config.min_workers or given(config.workers),
         "the training's workers",
         job.wait_seconds,
     )
@@ -121,7 +121,8 @@ def _new_trainer(job: TrainingJob, depot: Depot | None) -> Any:
     new_trainer, new_run_config = cast(Any, TorchTrainer), cast(Any, RunConfig)
     new_scaling_config = cast(Any, ScalingConfig)
     gpus = _gpus_per_worker(job)
-    fewest = config.min_workers or config.workers
+    workers = given(config.workers)
+    fewest = config.min_workers or workers
     return new_trainer(
         _group_worker,
         train_loop_config={"job": job, "depot": depot},
@@ -129,7 +130,7 @@ def _new_trainer(job: TrainingJob, depot: Depot | None) -> Any:
             backend="nccl" if gpus else "gloo", timeout_s=math.ceil(config.timeout_seconds)
         ),
         scaling_config=new_scaling_config(
-            num_workers=(fewest, config.workers) if fewest < config.workers else fewest,
+            num_workers=(fewest, workers) if fewest < workers else fewest,
             use_gpu=gpus > 0,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": gpus} if gpus else {}),
         ),
@@ -208,7 +209,7 @@ def _train(job: TrainingJob, depot: Depot | None, log_file: Path) -> Outcome | N
 
         from semievol_ray.training.loop import train_worker
 
-        torch.set_num_threads(max(1, int(job.config.cpus_per_worker)))
+        torch.set_num_threads(max(1, int(given(job.config.cpus_per_worker))))
         try:
             return train_worker(job, metrics.Writer(job, depot), depot)
         except (UserError, Diverged) as error:

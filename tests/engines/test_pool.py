@@ -143,14 +143,13 @@ async def do_nothing(engine, item: int) -> int:
 
 def test_slow_work_is_told_from_work_that_stands_still(tmp_path) -> None:
     """One item takes three times the patience, but replies keep coming."""
-    hurried = GenerationConfig(stall_seconds=3)
 
     def make(**options) -> EnginePool:
         model = ModelConfig(name="sim", engine="simulated", engine_options=options)
         pool = EnginePool(model, GenerationConfig(), RunDirectory(str(tmp_path / "run")))
         # The patience is with work: how long a replica takes to start is the machine's affair.
         assert list(pool.map(do_nothing, [0])) == [0]
-        pool.config = hurried
+        pool.config = pool.config.model_copy(update={"stall_seconds": 3})
         return pool
 
     slow = make(tokens_per_second=1 / 9)

@@ -6,7 +6,8 @@ import pytest
 
 from semievol_ray.config import GenerationConfig, ModelConfig
 from semievol_ray.config_file import load_config
-from semievol_ray.engines import with_gpus
+from semievol_ray.engines.fleet_size import sized
+from semievol_ray.machines import Machines
 from semievol_ray.stages import run_view
 from semievol_ray.stages.context import Context
 from semievol_ray.store import RunDirectory, StageLedger
@@ -39,7 +40,8 @@ def test_a_run_on_gpus_stays_one(tmp_path, monkeypatch) -> None:
 def test_a_replicas_gpus(engine, gpus, asked, decided) -> None:
     parts = 4 if asked is None else 1
     config = GenerationConfig(gpus_per_replica=asked, tensor_parallel=parts)
-    found = with_gpus(config, ModelConfig(name="m", engine=engine), gpus=gpus)
+    model = ModelConfig(name="m", engine=engine)
+    found = sized(config, model, Machines(gpus=8), shards=1, gpus=gpus)
     assert found.gpus_per_replica == decided
 
 

@@ -1,0 +1,309 @@
+"""What each command of `semievol` does: call, print; no logic.
+
+Imports stand in the functions: a command waits for nothing that it does not use.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from semievol_ray.errors import UserError
+
+
+def run(args: argparse.Namespace) -> int:
+    """`semievol run`."""
+    from semievol_ray import pipeline
+    from semievol_ray.config_file import load_config
+    from semievol_ray.progress.terminal import terminal_progress
+    from semievol_ray.results import Run
+
+    config = load_config(args.config, tuple(args.set))
+    progress = terminal_progress()
+    try:
+        done = pipeline.run(config, progress=progress, redo=args.redo, until=args.until)
+    finally:
+        progress.close()
+    print_result(Run(done.uri))
+    return 0
+
+
+def plan(args: argparse.Namespace) -> int:
+    """`semievol plan`."""
+    from semievol_ray.config_file import load_config
+    from semievol_ray.planning import Asked, plan, plan_lines
+    from semievol_ray.progress.terminal import terminal_progress
+
+    config = load_config(args.config, tuple(args.set))
+    asked = Asked(args.rows, args.gpus, args.replicas, args.rows_per_second, args.probe_rows)
+    progress = terminal_progress()
+    try:
+        found = plan(config, asked, progress)
+    finally:
+        progress.close()
+    for line in plan_lines(config, *found):
+        print(line)
+    return 0
+
+
+def compare(args: argparse.Namespace) -> int:
+    """`semievol compare`."""
+
+    from semievol_ray.comparing.compare import compare
+    from semievol_ray.comparing.outcome import Outcome, as_json, as_markdown, as_text
+    from semievol_ray.config_file import load_config
+    from semievol_ray.progress.terminal import terminal_progress
+    from semievol_ray.store import RunDirectory
+
+    config = load_config(args.config, tuple(args.set))
+    where = args.folder or f"{config.run_dir.rstrip('/')}-compare"
+    seeds = range(config.seed, config.seed + args.seeds)
+    progress = terminal_progress()
+
+    def keep(outcome: Outcome) -> None:
+        """A comparison may be cut short: what is known is kept as each arm ends."""
+        directory = RunDirectory(where)
+        directory.write_json("compare.json", as_json(outcome))
+        directory.write_bytes("compare.md", as_markdown(outcome).encode())
+
+    try:
+        found = compare(config, args.arms, seeds, folder=where, progress=progress, done=keep)
+    finally:
+        progress.close()
+    print(as_text(found))
+    print(f"\nthe table, and which rows each arm had right: {where}/compare.md, compare.json")
+    return 0
+
+
+def status(args: argparse.Namespace) -> int:
+    """`semievol status`."""
+    from semievol_ray.results import Run
+
+    run = Run(args.run)
+    for manifest in run.manifests:
+        rows = sum(manifest.outputs.values())
+        detail = f"{rows} rows, {manifest.seconds:.1f} s" if manifest.state == "done" else ""
+        print(f"{manifest.stage:<18} {manifest.state:<8} {detail}")
+    if run.live is not None:
+        print(run.live)
+    print_result(run)
+    return 0
+
+
+def config(args: argparse.Namespace) -> int:
+    """`semievol config`."""
+    import json
+    from pathlib import Path
+
+    from semievol_ray.config import Config
+    from semievol_ray.config_file import settings_of
+
+    if args.schema:
+        print(json.dumps(Config.model_json_schema(), indent=1))
+        return 0
+    if args.config is None:
+        raise UserError("config: name a file, or ask for the --schema")
+    settings = settings_of(Path(args.config), tuple(args.set))
+    width = max(len(setting.name) for setting in settings)
+    for setting in settings:
+        value = json.dumps(setting.value, ensure_ascii=False)
+        print(f"{setting.name:<{width}}  {value}  # {setting.origin}")
+    return 0
+
+
+def select(args: argparse.Namespace) -> int:
+    """`semievol select`."""
+    from semievol_ray.reselection import reselect
+
+    found = reselect(args.run, tuple(args.set), args.round)
+    for line in found.lines:
+        print(line)
+    for reason, count in found.reasons.items():
+        print(f"{reason:<18} {count}")
+    print(f"written to {found.folder}")
+    return 0
+
+
+def labels(args: argparse.Namespace) -> int:
+    """`semievol labels`."""
+    from pathlib import Path
+
+    from semievol_ray.label_audit import audit_labels, write_csv
+
+    found = audit_labels(args.run, tuple(args.set))
+    who = " and ".join(found.classifiers)
+    rows = found.contradicted.to_pylist()
+    print(f"{len(rows)} of {found.labels} labels are contradicted by {who}, fitted without them")
+    for row in rows[: args.most]:
+        question = " ".join(row["question"].split())
+        shown = question if len(question) <= 100 else f"{question[:99]}…"
+        print(
+            f"{row['example_id']}: {row['label']} ({row['p_label']:.2f}), expected "
+            f"{row['expected']} ({row['p_expected']:.2f}): {shown}"
+        )
+    if args.csv:
+        write_csv(found.contradicted, Path(args.csv))
+        print(f"all of them: {args.csv}")
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """`semievol show`."""
+    import json
+    from dataclasses import asdict
+    from itertools import islice
+
+    from semievol_ray.results import Run
+    from semievol_ray.review import rows_of
+
+    for row in islice(rows_of(Run(args.run), args.where, args.round), max(0, args.limit)):
+        if args.json:
+            print(json.dumps(row.values | {"votes": [asdict(v) for v in row.votes]},
+                             ensure_ascii=False))  # fmt: skip
+        else:
+            print("\n".join(row.lines()), end="\n\n")
+    return 0
+
+
+def export(args: argparse.Namespace) -> int:
+    """`semievol export`."""
+    from pathlib import Path
+
+    from semievol_ray.results import Run
+    from semievol_ray.review import export_rows, rows_of
+
+    rows = rows_of(Run(args.run), args.where, args.round)
+    count = export_rows(rows, Path(args.output), args.format)
+    print(f"{count} rows: {args.output}")
+    return 0
+
+
+def import_(args: argparse.Namespace) -> int:
+    """`semievol import`."""
+    from pathlib import Path
+
+    from semievol_ray.results import Run
+    from semievol_ray.review import import_reviewed
+
+    columns = Run(args.run).config().data.columns
+    count = import_reviewed(Path(args.reviewed), Path(args.output), columns)
+    print(f"{count} labels: add {args.output} to data.labeled of the next run")
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """`semievol report`."""
+    from pathlib import Path
+
+    from semievol_ray.report import write_report
+    from semievol_ray.results import Run
+
+    output = None if args.output is None else Path(args.output)
+    found = write_report(Run(args.run), [Run(other) for other in args.compare], output)
+    print(f"the report: {found.html}")
+    print(f"rows worth labelling next: {found.csv}")
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """`semievol evaluate`."""
+    from semievol_ray import pipeline
+    from semievol_ray.progress.terminal import terminal_progress
+    from semievol_ray.results import Run
+
+    run = Run(args.run)
+    progress = terminal_progress()
+    try:
+        config = run.config(tuple(args.set))
+        pipeline.run(config, progress=progress, redo="evaluate" if args.set else None)
+    finally:
+        progress.close()
+    print_result(run)
+    return 0
+
+
+def merge(args: argparse.Namespace) -> int:
+    """`semievol merge`."""
+    from pathlib import Path
+
+    from semievol_ray.training import merge
+
+    print(merge(Path(args.adapter), Path(args.output), base_model=args.into))
+    return 0
+
+
+def push(args: argparse.Namespace) -> int:
+    """`semievol push`."""
+    from semievol_ray.push import push
+    from semievol_ray.results import Run
+
+    print(push(Run(args.run), args.to, base=args.base, public=args.public))
+    return 0
+
+
+def completion(args: argparse.Namespace) -> int:
+    """`semievol completion`."""
+    import shtab
+
+    print(shtab.complete(args.parser, shell=args.shell))
+    return 0
+
+
+def init(args: argparse.Namespace) -> int:
+    """`semievol init`."""
+    from semievol_ray.scaffold import write_config
+
+    path = write_config(args.labeled, args.unlabeled, args.test, args.model, args.output)
+    print(f"wrote {path}; look through it, then: semievol run {path}")
+    return 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """`semievol demo`."""
+    from semievol_ray.demo import run_demo
+    from semievol_ray.progress.terminal import terminal_progress
+
+    progress = terminal_progress()
+    try:
+        run = run_demo(args.folder, seed=args.seed, progress=progress)
+    finally:
+        progress.close()
+    print_result(run)
+    return 0
+
+
+def doctor(args: argparse.Namespace) -> int:
+    """`semievol doctor`."""
+    from semievol_ray.doctor import examine
+
+    healthy = True
+    for finding in examine():
+        mark = "ok" if finding.works else ("MISSING" if finding.needed else "-")
+        print(f"{mark:<8} {finding.name:<22} {finding.detail}")
+        healthy &= finding.works or not finding.needed
+    return 0 if healthy else 1
+
+
+def submit(args: argparse.Namespace) -> int:
+    """`semievol submit`."""
+    from semievol_ray.submit import submit
+
+    return submit(args.config, tuple(args.set), address=args.address, follow=not args.no_wait)
+
+
+def print_result(run: object) -> None:
+    """The comparison, and where everything is."""
+    from semievol_ray.results import Run, metric_lines
+
+    assert isinstance(run, Run)
+    if run.metrics is not None:
+        print()
+        print("\n".join(metric_lines(run.metrics)))
+    print(f"\nthe run: {run.uri}")
+    if run.has_model:
+        print(f"the model: {run.model_path()}")
+    for name, folder in run.classifiers.items():
+        print(f"a classifier, {name}: {folder}")
+    if (report := run.report) is not None:
+        print(f"the report: {report}")
+    elif run.has_selection:
+        print(f"what it did, as a page: semievol report {run.uri}")

@@ -1,0 +1,122 @@
+"""From what a probe measured to what a run of another size takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from semievol_ray import pipeline
+from semievol_ray.config import Config, TrainingConfig
+from semievol_ray.planning.probe import Measured
+
+# The driver's own speed over shards, of which selection is the slowest part (benchmarks/).
+_SELECTED_ROWS_A_SECOND = 100_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the run is, and on what."""
+
+    unlabeled: int
+    test: int
+    replicas: int
+    gpus_per_replica: float
+    training_gpus: float
+    # Rows of a shard: while the last one is answered, the other replicas wait.
+    shard_rows: int
+    # Of one replica, where it is known better than by a probe.
+    rows_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """One stage's share of a plan."""
+
+    stage: str
+    seconds: float
+    tokens: float = 0.0
+    cost: float = 0.0
+    gpu_hours: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run takes."""
+
+    lines: list[Line]
+    storage_bytes: float
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole run."""
+        return sum(line.seconds for line in self.lines)
+
+
+def estimate(config: Config, measured: Measured, size: Size) -> Plan:
+    """Seconds, tokens, money and GPU hours of each stage that the config has."""
+    lines: list[Line] = []
+    labels = measured.labels
+    pseudo = 0
+    for step in pipeline.steps(config):
+        name = step.stage.name
+        if name in ("warmup", "holdout"):
+            share = 1 - config.calibration.share if name == "holdout" else 1.0
+            training = config.training_for("warmup")
+            lines.append(_training(name, training, labels * share, measured, size))
+        elif name == "generate":
+            lines.append(_labelling(step.name, size.unlabeled, measured, size))
+        elif name == "calibrate":
+            held = math.ceil(labels * config.calibration.share)
+            lines.append(_labelling(step.name, held, measured, size))
+        elif name == "select":
+            lines.append(Line(step.name, size.unlabeled / _SELECTED_ROWS_A_SECOND))
+        elif name == "evolve":
+            pseudo = round(_selected(config, measured, step.round_number) * size.unlabeled)
+            examples = pseudo + labels * config.evolve.include_labeled
+            training = config.training_for("evolve")
+            lines.append(_training(step.name, training, examples, measured, size))
+        elif name == "evaluate":
+            models = 2 + config.iteration.rounds + len(config.evaluation.references)
+            lines.append(_answers(step.name, models, size.test, measured, size))
+        elif name == "guard":
+            held = math.ceil(labels * config.calibration.share)
+            lines.append(_answers(step.name, 2, held, measured, size))
+    rounds = config.iteration.rounds
+    models = 1 + rounds + sum(s.stage.name == "holdout" for s in pipeline.steps(config))
+    kept = measured.model_bytes if config.training_for("evolve").method == "full" else 0
+    storage = rounds * measured.row_bytes * size.unlabeled + models * kept
+    return Plan(lines, storage)
+
+
+def _training(
+    name: str, config: TrainingConfig, examples: float, measured: Measured, size: Size
+) -> Line:
+    steps = math.ceil(examples * config.epochs / config.global_batch_size)
+    seconds = measured.training_start + steps * measured.step_seconds
+    return Line(name, seconds, gpu_hours=seconds * size.training_gpus / 3600)
+
+
+def _labelling(name: str, rows: int, measured: Measured, size: Size) -> Line:
+    each = 1 / size.rows_per_second if size.rows_per_second else measured.row_seconds
+    seconds = _fleet_seconds(rows, each, measured, size)
+    gpu_hours = seconds * size.replicas * size.gpus_per_replica / 3600
+    return Line(name, seconds, rows * measured.row_tokens, rows * measured.row_cost, gpu_hours)
+
+
+def _answers(name: str, models: int, rows: int, measured: Measured, size: Size) -> Line:
+    """A model's answer to a test row takes what a voter's does."""
+    each = measured.row_seconds / measured.voters
+    seconds = models * _fleet_seconds(rows, each, measured, size)
+    return Line(name, seconds, gpu_hours=seconds * size.replicas * size.gpus_per_replica / 3600)
+
+
+def _fleet_seconds(rows: int, each: float, measured: Measured, size: Size) -> float:
+    """Of a fleet: its start, all rows shared evenly, and half a shard in which most wait."""
+    tail = min(size.shard_rows, rows) * each / 2 if size.replicas > 1 else 0.0
+    return measured.replica_start + rows * each / size.replicas + tail
+
+
+def _selected(config: Config, measured: Measured, round_number: int) -> float:
+    """The share of the rows that a round selects: as the probe's, or as its percentile differs."""
+    first = config.selection.percentile_of(1)
+    return min(1.0, measured.selected_share * config.selection.percentile_of(round_number) / first)

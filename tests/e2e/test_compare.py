@@ -1,0 +1,51 @@
+"""Arms beside each other: what they share is not done again, and a comparison goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from semievol_ray.results import Run
+from tests.e2e.conftest import semievol
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+ARMS = ["vanilla", "sft", "tfidf-lr", "config", "no-as", "rag", "all-labels"]
+
+
+def test_arms_share_what_they_can_and_go_on(undisturbed, tmp_path) -> None:
+    values = yaml.safe_load((undisturbed.parent / "semievol.yaml").read_text())
+    values["run_dir"] = str(tmp_path / "run")
+    config, folder = tmp_path / "semievol.yaml", tmp_path / "run-compare"
+    config.write_text(yaml.safe_dump(values))
+    # The config's own arm is done already, but for the classifier that is asked for now.
+    before = folder / f"seed-{values['seed']}" / "config"
+    before.parent.mkdir(parents=True)
+    shutil.copytree(undisturbed, before)
+
+    done = semievol("compare", str(config), "--arms", *ARMS)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((folder / "compare.json").read_text())
+    assert [row["arm"] for row in found["arms"]] == ["config", *(a for a in ARMS if a != "config")]
+    assert all(len(rows[str(values["seed"])]) == 60 for rows in found["right"].values())
+    assert done.stdout.splitlines()[0].startswith("arm") and (folder / "compare.md").is_file()
+
+    def made(arm: str) -> dict[str, str | None]:
+        run = Run(str(folder / f"seed-{values['seed']}" / arm))
+        return {m.stage: m.finished_at for m in run.manifests}
+
+    theirs, ours = made("config"), made("no-as")
+    assert ours["warmup"] == theirs["warmup"]
+    assert ours["round-1/generate"] == theirs["round-1/generate"]
+    selected = Run(str(Path(before).parent / "no-as")).selection()
+    answered = selected["pseudo_answer"].is_valid().to_pylist()
+    assert selected["selected"].to_pylist() == answered
+
+    again = semievol("compare", str(config), "--arms", *ARMS)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert made("config") == theirs and made("no-as") == ours
+    assert "responses/s" not in again.stderr and "steps, loss" not in again.stderr
+    assert json.loads((folder / "compare.json").read_text())["right"] == found["right"]

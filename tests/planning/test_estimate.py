@@ -1,0 +1,140 @@
+"""The arithmetic of a plan, and the watch that it starts from."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from semievol_ray.cli import main
+from semievol_ray.config import Config
+from semievol_ray.config_file import load_config
+from semievol_ray.engines import FleetState
+from semievol_ray.planning import Line, Measured, Plan, Size, estimate, plan_lines, stopwatch
+from semievol_ray.progress import Silent
+
+MEASURED = Measured(
+    labels=400,
+    rows=32,
+    voters=4,
+    training_start=20.0,
+    step_seconds=0.5,
+    replica_start=10.0,
+    row_seconds=0.2,
+    selected_share=0.5,
+    row_tokens=1000.0,
+    row_cost=0.002,
+    row_bytes=2000.0,
+    model_bytes=1 << 30,
+)
+SIZE = Size(
+    unlabeled=100_000, test=500, replicas=8, gpus_per_replica=1, training_gpus=8, shard_rows=1000
+)
+
+
+def config_of(**sections: Any) -> Config:
+    values: dict[str, Any] = {"run_dir": "r", "model": {"name": "m"}, "task": {"kind": "label"}}
+    values["data"] = {"labeled": "l", "unlabeled": "u", "test": "t"}
+    return load_config(values | sections)
+
+
+def line(plan: Plan, stage: str) -> Line:
+    (found,) = [x for x in plan.lines if x.stage == stage]
+    return found
+
+
+def test_each_stage_by_hand() -> None:
+    plan = estimate(config_of(), MEASURED, SIZE)
+    # 400 labels, 2 epochs, 8 a step.
+    assert line(plan, "warmup").seconds == 20 + 100 * 0.5
+    generate = line(plan, "round-1/generate")
+    # A start, an eighth of the rows each, and half a shard that most wait for.
+    assert generate.seconds == pytest.approx(10 + 100_000 * 0.2 / 8 + 100)
+    assert generate.tokens == 1e8 and generate.cost == pytest.approx(200)
+    assert generate.gpu_hours == pytest.approx(8 * generate.seconds / 3600)
+    assert line(plan, "round-1/evolve").seconds == 20 + (50_400 * 2 / 8) * 0.5
+    # Vanilla, SFT and the evolved one, a quarter of a row's four voters each.
+    each = 10 + 500 * 0.05 / 8 + 500 * 0.05 / 2
+    assert line(plan, "round-1/evaluate").seconds == pytest.approx(3 * each)
+    assert plan.seconds == pytest.approx(sum(x.seconds for x in plan.lines))
+    assert plan.storage_bytes == 2000 * 100_000
+
+
+def test_twice_the_rows_are_twice_the_work_and_no_more_starts() -> None:
+    one, two = (
+        estimate(config_of(), MEASURED, replace(SIZE, unlabeled=n)) for n in (100_000, 200_000)
+    )
+    first, second = (line(p, "round-1/generate").seconds for p in (one, two))
+    assert second - first == pytest.approx(100_000 * 0.2 / 8)
+
+
+def test_rounds_select_by_their_own_percentiles() -> None:
+    config = config_of(
+        iteration={"rounds": 2, "mode": "relabel"}, selection={"percentile": [50, 80]}
+    )
+    plan = estimate(config, MEASURED, SIZE)
+    steps = [(line(plan, f"round-{n}/evolve").seconds - 20) / 0.5 for n in (1, 2)]
+    assert steps == [(50_000 + 400) / 4, (80_000 + 400) / 4]
+
+
+def test_a_speed_that_is_given_takes_the_place_of_the_probes() -> None:
+    size = replace(SIZE, rows_per_second=100.0, replicas=1)
+    plan = estimate(config_of(), MEASURED, size)
+    assert line(plan, "round-1/generate").seconds == 10 + 1000
+
+
+def test_a_whole_model_is_kept_for_each_training() -> None:
+    plan = estimate(config_of(training={"method": "full"}), MEASURED, SIZE)
+    assert plan.storage_bytes == 2000 * 100_000 + 2 * (1 << 30)
+
+
+def test_the_table_adds_up() -> None:
+    config = config_of()
+    plan = estimate(config, MEASURED, SIZE)
+    lines = list(plan_lines(config, plan, MEASURED, SIZE))
+    assert lines[0].startswith("400 labels, 100,000 unlabelled rows, 500 test rows; 8 replicas")
+    together = next(x for x in lines if x.startswith("together"))
+    assert "100,000,000" in together and "200.00" in together
+    assert "storage 0.2 GiB" in lines[-1]
+
+
+def test_a_start_is_told_from_the_work(monkeypatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(stopwatch.time, "monotonic", lambda: clock[0])
+    watch = stopwatch.Stopwatch(Silent())
+    watch.start("warmup", 8, "steps")
+    for clock[0] in (12.0, 14.0, 16.0, 18.0):
+        watch.advance("warmup", 1)
+    clock[0] = 25.0
+    watch.finish("warmup", "25 s")
+    lap = watch.laps["warmup"]
+    assert (lap.start_seconds, lap.unit_seconds, lap.work_seconds) == (12, 2, 13)
+    clock[0] = 100.0
+    watch.start("generate", 4, "responses")
+    clock[0] = 105.0
+    watch.fleet("generate", FleetState(0, 1, 4, 0, 0, 0))
+    clock[0] = 108.0
+    watch.fleet("generate", FleetState(1, 0, 4, 0, 0, 0))
+    clock[0] = 120.0
+    watch.finish("round-1/generate", "20 s")
+    lap = watch.laps["generate"]
+    assert (lap.start_seconds, lap.work_seconds) == (8, 12)
+
+
+@pytest.mark.parametrize("rows", ["-3", "0", "1.5", "many", "3X", "1e99"])
+def test_a_number_of_rows_that_is_none_is_one_line(rows: str, capsys) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["plan", "semievol.yaml", f"--rows={rows}"])
+    assert caught.value.code == 2 and "--rows" in capsys.readouterr().err
+
+
+def test_what_would_stop_a_run_stops_its_plan(tmp_path: Path, capsys) -> None:
+    (tmp_path / "c.yaml").write_text(
+        f"run_dir: {tmp_path}/run\nmodel: {{name: ./none}}\ntask: {{kind: label}}\n"
+        f"data: {{labeled: {tmp_path}/no.csv, unlabeled: {tmp_path}/no.csv}}\n"
+    )
+    assert main(["plan", str(tmp_path / "c.yaml"), "--rows", "100M"]) == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
