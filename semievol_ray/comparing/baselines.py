@@ -17,24 +17,27 @@ ALL_LABELS_STAGE, SHOTS_STAGE = "all-labels", "shots"
 ALL_LABELS, SHOTS = "all labels", "base, with shots"
 
 
-def with_shots(config: Config) -> pa.Table:
-    """The base model's predictions where it is shown each question's nearest labels."""
+def with_shots(config: Config, redo: str | None = None) -> pa.Table:
+    """The base model's predictions where it is shown each question's nearest labels.
+
+    `redo` is the first step that the run directory has under other settings.
+    """
     shots = config.retrieval.k
     if not shots:
         raise UserError("the arm rag shows a model its nearest labels, but retrieval.k is 0")
-    directory = pipeline.run(config, until="retrieve")
+    directory = pipeline.run(config, until="retrieve", redo=redo)
     evaluation = config.evaluation.model_copy(update={"shots": shots})
     asked = config.model_copy(update={"evaluation": evaluation})
     context = Context(asked, directory, StageLedger(directory))
     return _kept(context, SHOTS_STAGE, SHOTS, ModelRef(context.base))
 
 
-def with_all_labels(config: Config) -> pa.Table:
+def with_all_labels(config: Config, redo: str | None = None) -> pa.Table:
     """Predictions of the base fine-tuned on the labels and on the answers that were withheld.
 
     Raises UserError where the unlabelled rows have none.
     """
-    directory = pipeline.run(config, until="ingest")
+    directory = pipeline.run(config, until="ingest", redo=redo)
     context = Context(config, directory, StageLedger(directory))
     if not context.shards("withheld"):
         raise UserError("the arm all-labels needs the unlabelled rows' true answers")

@@ -24,7 +24,7 @@ from semievol_ray.tasks import Task
 from semievol_ray.validation import merge
 
 # Arms that are no run: what asks them, in a run directory of their own.
-_ASKED: Mapping[str, tuple[Callable[[Config], pa.Table], str]] = {
+_ASKED: Mapping[str, tuple[Callable[[Config, str | None], pa.Table], str]] = {
     baselines.SHOTS: (baselines.with_shots, baselines.SHOTS_STAGE),
     baselines.ALL_LABELS: (baselines.with_all_labels, baselines.ALL_LABELS_STAGE),
 }
@@ -110,10 +110,10 @@ def _arms(
                 yield name, run.predictions("SemiEvol"), run
         elif arm.model in _ASKED:
             changed = config_of(config, "config", seed, f"{where}/seed-{seed}/{name}")
-            begin_from(runs, changed)
+            redo = begin_from(runs, changed)
             ask, stage = _ASKED[arm.model]
             kept = baselines.kept(RunDirectory(changed.run_dir), stage)
-            table = kept if kept is not None else ask(changed)
+            table = kept if kept is not None else ask(changed, redo)
             yield name, table, Run(changed.run_dir)
         else:
             assert main is not None

@@ -64,8 +64,8 @@ def plan(config: Config, asked: Asked, progress: Progress) -> tuple[Plan, Measur
 def plan_lines(config: Config, found: Plan, measured: Measured, size: Size) -> Iterator[str]:
     """The plan as text."""
     yield (
-        f"{measured.labels:,} labels, {size.unlabeled:,} unlabelled rows, {size.test:,} test rows; "
-        f"{size.replicas} replicas; a replica takes {1000 * measured.row_seconds:,.0f} ms for a "
+        f"{measured.labels:,} labels, about {size.unlabeled:,} unlabelled and {size.test:,} test "
+        f"rows; replicas: {size.replicas}; one takes {1000 * measured.row_seconds:,.0f} ms for a "
         f"row's {measured.voters} voters, a training step {measured.step_seconds:.2f} s"
     )
     yield ""

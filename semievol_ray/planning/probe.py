@@ -100,8 +100,8 @@ def _measured(run: Run, laps: dict[str, Lap], rows: dict[str, int]) -> Measured:
     spent = [manifest.statistics for manifest in done if manifest is not None]
     tokens = sum(s.get("tokens", 0) + s.get("prompt_tokens", 0) for s in spent)
     unlabelled = max(1, rows["unlabeled"])
-    sizes = run.directory.all_files("round-1")
-    kept = sum(size for name, size in sizes.items() if "/evolve/" not in name)
+    names = [name for name in run.directory.all_files("round-1") if "/evolve/" not in name]
+    kept = sum(run.directory.column_bytes(name) for name in names if name.endswith(".parquet"))
     size = weights(resolve_engine(run.config().model))
     return Measured(
         labels=rows["labeled"],

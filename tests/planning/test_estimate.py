@@ -94,7 +94,9 @@ def test_the_table_adds_up() -> None:
     config = config_of()
     plan = estimate(config, MEASURED, SIZE)
     lines = list(plan_lines(config, plan, MEASURED, SIZE))
-    assert lines[0].startswith("400 labels, 100,000 unlabelled rows, 500 test rows; 8 replicas")
+    assert lines[0].startswith(
+        "400 labels, about 100,000 unlabelled and 500 test rows; replicas: 8;"
+    )
     together = next(x for x in lines if x.startswith("together"))
     assert "100,000,000" in together and "200.00" in together
     assert "storage 0.2 GiB" in lines[-1]
