@@ -15,8 +15,8 @@ _PROCESS_BYTES = 2 << 30
 # Weights as they are and what is made of them while they are loaded.
 _LOADED = 1.5
 _PARTS = (1, 2, 4, 8)
-# One replica of two threads is as fast as two of one (README), in half the memory; more threads
-# than a few share a small model's matrices badly.
+# One replica of two threads is as fast as two of one (SmolLM2-135M on two cores, 512 responses with
+# the replicas' start: 109 and 103 s), in half the memory.
 _CPUS = 2
 
 

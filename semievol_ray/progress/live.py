@@ -64,6 +64,7 @@ class LiveProgress:
         if stage == self._values.get("stage"):
             self._count.answer(state.answered)
             self._values["done"] = self._count.done
+            self._values["answers"] = self._count.answers
             self._values["fleet"] = asdict(state)
             self._write()
         self._shown.fleet(stage, state)
@@ -95,7 +96,10 @@ def live_line(values: dict[str, Any], now: float) -> str:
     rate = done / seconds
     parts = [f"{values['stage']}: {done:,}/{total:,} {values['unit']}" if total is not None
              else f"{values['stage']}: {done:,} {values['unit']}"]  # fmt: skip
-    if rate:
+    answers = values.get("answers", 0)
+    if answers and not Count(total, values["unit"]).counts_answers:
+        parts.append(f"{answers:,} answers, {answers / seconds:,.1f}/s")
+    elif rate:
         parts.append(f"{rate:,.1f} {values['unit']}/s")
     if values["tokens"]:
         parts.append(f"{values['tokens'] / seconds:,.0f} tokens/s")

@@ -102,7 +102,7 @@ class PlainProgress:
         meter = self.meters.get(stage)
         if meter is not None:
             meter.look(state)
-            if meter.count.done:
+            if meter.count.done or meter.count.answers:
                 self._tell(stage, meter)
 
     def _tell(self, stage: str, meter: _Meter, note: str = "") -> None:
@@ -152,6 +152,9 @@ class _Meter:
     def rate(self) -> str:
         seconds = max(time.monotonic() - self.started, 1e-3)
         text = f"{self.count.done / seconds:,.1f} {self.count.unit}/s"
+        if self.count.answers and not self.count.counts_answers:
+            # The first shard may take a quarter of an hour: what is answered within it moves.
+            text = f"{self.count.answers:,} answers, {self.count.answers / seconds:,.1f}/s"
         tokens = f"{self.tokens / seconds:,.0f} tokens/s" if self.tokens else ""
         return ", ".join(part for part in (text, tokens, self.workers) if part)
 

@@ -38,7 +38,7 @@ def corpus_examples(run: Run, corpus: Corpus, round_number: int) -> list[Example
     wrong = pc.invert(rows["right"])  # null where the truth is not known
     kinds = {
         "selected": rows["selected"],
-        "selected, wrong": pc.and_(rows["selected"], pc.fill_null(wrong, False)),
+        "selected but wrong": pc.and_(rows["selected"], pc.fill_null(wrong, False)),
         "rejected": pc.invert(rows["selected"]),
         "changed by justification": rows["justified"],
     }

@@ -97,7 +97,7 @@ def render(
         version=importlib.metadata.version("semievol-ray"),
         written=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         task=view.task.kind,
-        model=view.config.model.name,
+        model=view.config.model.name.rstrip("/").rpartition("/")[2],
         policy=view.config.selection.policy,
         verdict=[] if metrics is None else accuracy.verdict(metrics),
         results=[] if metrics is None else _results(run, metrics, others),

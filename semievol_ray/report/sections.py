@@ -47,7 +47,10 @@ def funnel(manifests: Mapping[str, Manifest], corpus: Corpus, round_number: int)
     most = max(1, steps[0][1])
     rows = [(name, f"{count:,}") for name, count in steps]
     bars = [min(1.0, count / most) for _, count in steps]
-    return Table("From the corpus to the training set", ("rows", "count"), rows, bars)
+    caption = "From the corpus to the training set"
+    if round_number > 1:
+        caption += f", as round {round_number} had it"
+    return Table(caption, ("rows", "count"), rows, bars)
 
 
 def reasons(corpus: Corpus) -> Table:

@@ -30,6 +30,22 @@ def test_shards_and_steps_are_counted_when_they_are_kept() -> None:
     assert count.done == 1
 
 
+def test_within_a_shard_answers_are_told_whoever_gives_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("semievol_ray.progress.terminal._PLAIN_EVERY_SECONDS", 0.0)
+    progress = PlainProgress()
+    progress.start("justify", 4, "shards")
+    progress.fleet("justify", FleetState(1, 0, 3, 1, 0, 0, answered=30))
+    # Other replicas begin at nothing.
+    progress.fleet("justify", FleetState(1, 0, 3, 1, 0, 0, answered=5))
+    said = capsys.readouterr().err.splitlines()
+    assert "0/4 shards" in said[0] and "30 answers" in said[0] and "35 answers" in said[1]
+    live = {"stage": "justify", "unit": "shards", "total": 4, "done": 0, "tokens": 0,
+            "started": 0.0, "at": 10.0, "answers": 35}  # fmt: skip
+    assert live_line(live, 10.0).startswith("justify: 0/4 shards, 35 answers, 3.5/s")
+
+
 def test_the_next_models_replicas_count_from_nothing() -> None:
     count = Count(400, "answers")
     count.answer(200)
