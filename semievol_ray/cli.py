@@ -66,6 +66,33 @@ def _count(text: str) -> int:
     return int(found)
 
 
+def _add_set(found: argparse.ArgumentParser) -> None:
+    found.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="override a setting, as in selection.percentile=40; may be repeated",
+    )  # fmt: skip
+
+
+def _add_render(add: Callable[..., argparse.ArgumentParser]) -> None:
+    found = add("render", commands.render, "a config as Kubernetes objects for KubeRay")
+    found.add_argument("config", help="the YAML config")
+    found.add_argument("--kind", choices=("rayjob", "raycluster"), default="rayjob")
+    found.add_argument("--output", metavar="FILE", help="a new file; else it is printed")
+    found.add_argument("--name", default="semievol", help="of the job (default semievol)")
+    found.add_argument("--image", default="", help="else semievol-ray at this version")
+    found.add_argument("--cpus", type=_count, default=8, help="of a worker (default 8)")
+    found.add_argument("--memory", type=_count, default=64, help="of a worker, in GiB (default 64)")
+    found.add_argument("--gpus", type=int, default=1, help="of a worker (default 1; 0: none)")
+    found.add_argument("--workers", type=_count, default=8, help="where the config leaves it open")
+    found.add_argument("--spot", metavar="KEY=VALUE", help="label and taint of spot nodes")
+    found.add_argument("--priority-class", metavar="NAME")
+    found.add_argument("--claim", metavar="NAME", help="a volume claim mounted at /runs")
+    found.add_argument("--model-claim", metavar="NAME", help="one that keeps models (HF_HOME)")
+    found.add_argument("--redis", metavar="HOST:PORT", help="for a head that comes back")
+    found.add_argument("--deadline", type=_count, metavar="SECONDS", help="of the whole job")
+    _add_set(found)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="semievol",
@@ -85,12 +112,6 @@ def _parser() -> argparse.ArgumentParser:
         found.set_defaults(command=command)
         return found
 
-    def add_set(found: argparse.ArgumentParser) -> None:
-        found.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE",
-            help="override a setting, as in selection.percentile=40; may be repeated",
-        )  # fmt: skip
-
     init = add("init", commands.init, "look at your files and write a commented config")
     init.add_argument("--labeled", required=True, help="file, glob or URI of the labelled set")
     init.add_argument("--unlabeled", required=True, help="of the unlabelled corpus")
@@ -101,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("config", help="the YAML config")
     run.add_argument("--redo", metavar="STAGE", help="do this stage and all after it anew")
     run.add_argument("--until", metavar="STAGE", help="stop after this stage")
-    add_set(run)
+    _add_set(run)
     plan = add("plan", commands.plan, "what a run takes, from a small one of the real thing")
     plan.add_argument("config", help="the YAML config")
     plan.add_argument("--rows", type=_count, help="of the corpus; else what its files hold")
@@ -109,17 +130,17 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--replicas", type=_count, help="else as `generation` has it")
     plan.add_argument("--rows-per-second", type=float, help="of a replica, where it is known")
     plan.add_argument("--probe-rows", type=_count, default=32, help="that are tried (default 32)")
-    add_set(plan)
+    _add_set(plan)
     compare = add("compare", commands.compare, "arms beside each other on the test set, over seeds")
     compare.add_argument("config", help="the YAML config")
     compare.add_argument("--arms", nargs="+", default=(), metavar="ARM", help=", ".join(ARMS))
     compare.add_argument("--seeds", type=_count, default=1, help="how many (default 1)")
     compare.add_argument("--folder", help="where their runs are; else RUN_DIR-compare")
-    add_set(compare)
+    _add_set(compare)
     config = add("config", commands.config, "every setting of a config, and where it comes from")
     config.add_argument("config", nargs="?", help="the YAML config")
     config.add_argument("--schema", action="store_true", help="the JSON schema, for editors")
-    add_set(config)
+    _add_set(config)
     status = add("status", commands.status, "how far a run is")
     status.add_argument("run", help="the run directory")
     select = add(
@@ -127,14 +148,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     select.add_argument("run", help="the run directory")
     select.add_argument("--round", type=int, default=1, help="whose responses (default 1)")
-    add_set(select)
+    _add_set(select)
     labels = add(
         "labels", commands.labels, "which labels look wrong to classifiers that had not seen them"
     )
     labels.add_argument("run", help="the run directory; its stage ingest is enough")
     labels.add_argument("--csv", metavar="FILE", help="write all of them there")
     labels.add_argument("--most", type=int, default=20, help="how many to print (default 20)")
-    add_set(labels)
+    _add_set(labels)
 
     def add_rows(found: argparse.ArgumentParser) -> None:
         found.add_argument("run", help="the run directory")
@@ -157,11 +178,12 @@ def _parser() -> argparse.ArgumentParser:
     taken.add_argument("--output", required=True, metavar="FILE", help="a new file of labels")
     report = add("report", commands.report, "write an HTML page that shows what a run did")
     report.add_argument("run", help="the run directory")
-    report.add_argument("--compare", nargs="+", default=[], metavar="RUN", help="other runs")
+    report.add_argument("--compare", nargs="+", default=[], metavar="RUN",
+                        help="other runs, or the folder of a comparison")  # fmt: skip
     report.add_argument("--output", metavar="FILE", help="else report.html in the run directory")
     evaluate = add("evaluate", commands.evaluate, "compare a run's models on its test set")
     evaluate.add_argument("run", help="the run directory")
-    add_set(evaluate)
+    _add_set(evaluate)
     merge = add("merge", commands.merge, "write a base model with an adapter added to its weights")
     merge.add_argument("adapter", help="its folder: the model that `semievol status RUN` names")
     merge.add_argument("--into", metavar="BASE", help="folder or hub id; else the adapter's own")
@@ -184,11 +206,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     completion.set_defaults(parser=parser)
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    _add_render(add)
     submit = add("submit", commands.submit, "run a config as a Ray job on a cluster")
     submit.add_argument("config", help="the YAML config")
     submit.add_argument("--address", required=True, help="http(s)://HOST:8265 of the cluster")
     submit.add_argument("--no-wait", action="store_true", help="do not follow the logs")
-    add_set(submit)
+    _add_set(submit)
     return parser
 
 

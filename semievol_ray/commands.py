@@ -52,7 +52,7 @@ def compare(args: argparse.Namespace) -> int:
     from semievol_ray.comparing.outcome import Outcome, as_json, as_markdown, as_text
     from semievol_ray.config_file import load_config
     from semievol_ray.progress.terminal import terminal_progress
-    from semievol_ray.store import RunDirectory
+    from semievol_ray.store import RunDirectory, layout
 
     config = load_config(args.config, tuple(args.set))
     where = args.folder or f"{config.run_dir.rstrip('/')}-compare"
@@ -62,7 +62,7 @@ def compare(args: argparse.Namespace) -> int:
     def keep(outcome: Outcome) -> None:
         """A comparison may be cut short: what is known is kept as each arm ends."""
         directory = RunDirectory(where)
-        directory.write_json("compare.json", as_json(outcome))
+        directory.write_json(layout.COMPARISON, as_json(outcome))
         directory.write_bytes("compare.md", as_markdown(outcome).encode())
 
     try:
@@ -198,7 +198,7 @@ def report(args: argparse.Namespace) -> int:
     from semievol_ray.results import Run
 
     output = None if args.output is None else Path(args.output)
-    found = write_report(Run(args.run), [Run(other) for other in args.compare], output)
+    found = write_report(Run(args.run), args.compare, output)
     print(f"the report: {found.html}")
     print(f"rows worth labelling next: {found.csv}")
     return 0
@@ -281,6 +281,30 @@ def doctor(args: argparse.Namespace) -> int:
         print(f"{mark:<8} {finding.name:<22} {finding.detail}")
         healthy &= finding.works or not finding.needed
     return 0 if healthy else 1
+
+
+def render(args: argparse.Namespace) -> int:
+    """`semievol render`."""
+    from pathlib import Path
+
+    from semievol_ray.config_file import load_config
+    from semievol_ray.new_files import new_file
+    from semievol_ray.submit.render import Cluster, as_yaml, render
+
+    cluster = Cluster(
+        name=args.name, image=args.image, cpus=args.cpus, memory_gib=args.memory, gpus=args.gpus,
+        most_workers=args.workers, spot=args.spot, priority_class=args.priority_class,
+        claim=args.claim, model_claim=args.model_claim, redis=args.redis,
+        deadline_seconds=args.deadline,
+    )  # fmt: skip
+    text = as_yaml(render(load_config(args.config, tuple(args.set)), cluster, args.kind))
+    if args.output is None:
+        print(text, end="")
+        return 0
+    with new_file(Path(args.output)) as file:
+        file.write(text.encode())
+    print(f"wrote {args.output}; kubectl apply -f {args.output}")
+    return 0
 
 
 def submit(args: argparse.Namespace) -> int:

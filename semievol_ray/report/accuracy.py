@@ -69,6 +69,27 @@ def pairs_table(metrics: Mapping[str, Any]) -> Table:
     return Table("Paired comparisons: the same test rows, answered by both", header, rows)
 
 
+def comparison(found: Mapping[str, Any]) -> Table:
+    """The table of `semievol compare`, by the `compare.json` that it keeps."""
+    rows = []
+    for arm in found["arms"]:
+        against = arm["against_sft"]
+        gain, counts, p, over = "", "", "", ""
+        if against is not None:
+            gain = f"{against['mean']:+.1f}"
+            counts = f"{against['only_second_right']:,} / {against['only_first_right']:,}"
+            p = f"{against['p']:.2g}"
+            if against["low"] is not None:
+                over = f"{against['low']:+.1f} to {against['high']:+.1f}"
+        gap = "" if arm["gap_share"] is None else f"{100 * arm['gap_share']:.0f}\u00a0%"
+        mean, seeds = f"{arm['accuracy']:.1f}\u00a0%", str(len(arm["by_seed"]))
+        time = f"{arm['seconds']:,.0f} s"
+        rows.append((arm["arm"], mean, seeds, gain, over, counts, p, gap, time))
+    header = ("arm", "accuracy", "seeds", "against SFT", "over seeds", "won / lost", "McNemar's p",
+              "of the gap", "time")  # fmt: skip
+    return Table("Arms beside each other", header, rows)
+
+
 def other_runs(run: Run, others: Sequence[Run]) -> Table:
     """This run's model against others', over the test rows that both answered."""
     mine = run.predictions()

@@ -32,7 +32,7 @@ from semievol_ray.report.table import Table
 from semievol_ray.results import Run
 from semievol_ray.review import Row
 from semievol_ray.stages.run_view import RunView
-from semievol_ray.store import StageLedger, layout
+from semievol_ray.store import RunDirectory, StageLedger, layout
 
 # By this a later report knows that an earlier one may be written over.
 MARK = '<meta name="generator" content="semievol_ray report">'
@@ -48,9 +48,10 @@ class Report:
     csv: str
 
 
-def write_report(run: Run, others: Sequence[Run] = (), output: Path | None = None) -> Report:
+def write_report(run: Run, others: Sequence[str] = (), output: Path | None = None) -> Report:
     """Write a run's report: `report.html` and `worth-labelling.csv` in it, or where `output` says.
 
+    `others` are URIs of runs, or of what `semievol compare` left, that are set beside it.
     A file of another's is not written over. Raises UserError where nothing was selected yet.
     """
     round_number = _last_round(run)
@@ -75,7 +76,7 @@ def render(
     run: Run,
     view: RunView,
     corpus: Corpus,
-    others: Sequence[Run],
+    others: Sequence[str],
     round_number: int,
     doubted: Sequence[Row],
 ) -> str:
@@ -125,12 +126,15 @@ class Figure:
     table: Table | None = None
 
 
-def _results(run: Run, metrics: dict[str, Any], others: Sequence[Run]) -> list[Any]:
+def _results(run: Run, metrics: dict[str, Any], others: Sequence[str]) -> list[Any]:
     svg = figures.accuracies(metrics["models"])
     share = f"{100 * run.config().evaluation.confidence:.0f} %"
     drawn = Figure(svg, f"Accuracy with its interval ({share}, Wilson)")
     found = [drawn, accuracy.models_table(metrics), accuracy.pairs_table(metrics)]
-    return [*found, *([accuracy.other_runs(run, others)] if others else [])]
+    comparisons = {uri: RunDirectory(uri).read_json(layout.COMPARISON) for uri in others}
+    found += [accuracy.comparison(kept) for kept in comparisons.values() if kept is not None]
+    runs = [Run(uri) for uri, kept in comparisons.items() if kept is None]
+    return [*found, *([accuracy.other_runs(run, runs)] if runs else [])]
 
 
 def _funnel(run: Run, corpus: Corpus, manifests: Any, round_number: int) -> list[Table]:

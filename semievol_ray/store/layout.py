@@ -22,6 +22,8 @@ LIVE = "live.json"
 DEVICES = "devices.json"
 REPORT = "report.html"
 WORTH_LABELLING = "worth-labelling.csv"
+# What `semievol compare` keeps in the folder of its runs.
+COMPARISON = "compare.json"
 MANIFESTS = "manifests"
 LOGS = "logs"
 ISOLATION = "isolation"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from semievol_ray import UserError
 from semievol_ray.cli import main
+from semievol_ray.comparing.outcome import Cost, Outcome, as_json
 from semievol_ray.report import accuracy, sections, write_report
 from semievol_ray.report.corpus import Bin, binned, calibration_error, look_through
 from semievol_ray.report.examples import worth_labelling
@@ -191,3 +193,20 @@ def test_another_run_is_compared_over_the_rows_in_common(made: Made, tmp_path: P
     table = accuracy.other_runs(made.run, [other.run])
     ((uri, rows, *_),) = table.rows
     assert (uri, rows) == (other.run.uri, "50")
+
+
+def test_a_comparison_is_set_beside_a_run(made: Made, tmp_path: Path) -> None:
+    found = Outcome()
+    for arm, model in (("sft", "SFT"), ("config", "SemiEvol")):
+        found.add(arm, 0, made.run.predictions(model), Cost(3.0, 5, 0.0))
+    (tmp_path / "compare.json").write_text(json.dumps(as_json(found)))
+    output = tmp_path / "page.html"
+    write_report(made.run, [str(tmp_path)], output)
+    gain = sum(made.right["SemiEvol"]) - sum(made.right["SFT"])
+    assert "Arms beside each other" in output.read_text()
+    assert f"{100 * gain / 80:+.1f}" in output.read_text()
+
+
+def test_what_is_no_run_is_not_set_beside_one(made: Made, tmp_path: Path, capsys) -> None:
+    assert main(["report", made.run.uri, "--compare", str(tmp_path / "none")]) == 2
+    assert "no run here" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import tomllib
 from pathlib import Path
 
@@ -9,14 +10,29 @@ import jsonschema
 import pytest
 import yaml
 
+from semievol_ray.submit.render import Cluster, render
 from tests.conftest import ROOT, WHOLE
+from tests.submit.test_render import config_of
 
 KEPT_FIELDS = Path(__file__).with_name("rayjob_fields.yaml")
 WHOLE_DEFINITION = WHOLE / "kuberay-crds" / "ray.io_rayjobs.yaml"
 
 
-@pytest.fixture(scope="module")
-def manifest() -> dict:
+RENDERED = {
+    "rendered": Cluster(),
+    "rendered, all of it": Cluster(
+        spot="cloud/spot=true", claim="runs", model_claim="models", redis="redis:6379",
+        deadline_seconds=3600, priority_class="batch",
+    ),
+    "rendered, without GPUs": Cluster(gpus=0),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=["cluster/base", *RENDERED])
+def manifest(request) -> dict:
+    """Each RayJob of ours: the one that is written by hand, and what is rendered."""
+    if request.param in RENDERED:
+        return render(config_of(), RENDERED[request.param])[-1]
     return yaml.safe_load((ROOT / "cluster" / "base" / "rayjob.yaml").read_text())
 
 
@@ -83,7 +99,7 @@ def test_a_restricted_namespace_takes_every_container(manifest) -> None:
         assert kinds <= {"configMap", "emptyDir", "secret", "projected", "persistentVolumeClaim"}
         containers = [*pod["containers"], *pod.get("initContainers", ())]
         contexts += [container["securityContext"] for container in containers]
-    assert len(contexts) == 4, "submitter, head, autoscaler, worker"
+    assert len(contexts) == 1 + len(pods(manifest)), "the autoscaler, and a container of each pod"
     for context in contexts:
         assert context["allowPrivilegeEscalation"] is False
         assert context["capabilities"]["drop"] == ["ALL"]
@@ -122,11 +138,16 @@ def pods(manifest: dict) -> list[dict]:
     ]
 
 
+def installed() -> str:
+    """What is rendered has the version that is installed, which may be an older build."""
+    return importlib.metadata.version("semievol-ray")
+
+
 def test_the_image_is_of_this_version(manifest) -> None:
     cargo = tomllib.loads((ROOT / "rust_ext" / "Cargo.toml").read_text())
     version = cargo["package"]["version"]
     images = {c["image"] for pod in pods(manifest) for c in pod["containers"]}
-    assert images == {f"semievol-ray:{version}"}
+    assert images == {f"semievol-ray:{version}"} or installed() != version
     for name in ("Dockerfile", "README.md"):
         assert (
             f"docker build -f cluster/Dockerfile -t semievol-ray:{version} ."

@@ -1,0 +1,1 @@
+"""The Rust core against pyarrow, polars and plain Python."""
