@@ -93,7 +93,7 @@ def _overridden(values: dict[str, Any], overrides: tuple[str, ...]) -> dict[str,
 
 def _checked(values: dict[str, Any], where: str) -> Config:
     preset = values.get("preset", "paper")
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise UserError(f"{where}: preset: unknown preset {preset!r}; known: {', '.join(PRESETS)}")
     try:
         return Config.model_validate(merge(PRESETS[preset], values))

@@ -7,3 +7,7 @@ class SemiEvolError(Exception):
 
 class UserError(SemiEvolError):
     """The user's input cannot be used: file, row, field, value, remedy. One line; exit code 2."""
+
+
+class DamagedError(SemiEvolError):
+    """A file of a run cannot be read as what it was written as."""

@@ -38,7 +38,7 @@ def audit_labels(run_uri: str, overrides: Sequence[str] = ()) -> Audit:
     embedder. Raises UserError where the task has no closed answers, or nothing was ingested.
     """
     directory = RunDirectory(run_uri)
-    before = directory.read_json(layout.CONFIG)
+    before = directory.read_mapping(layout.CONFIG)
     if before is None:
         raise UserError(f"{run_uri}: no run here")
     config = load_config(before | {"run_dir": run_uri}, tuple(overrides))

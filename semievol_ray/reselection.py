@@ -46,7 +46,7 @@ def reselect(run_uri: str, overrides: tuple[str, ...], round_number: int = 1) ->
         if not override.startswith("selection."):
             raise UserError(f"--set {override}: only selection.* can change without generating")
     directory = RunDirectory(run_uri)
-    before = directory.read_json(layout.CONFIG)
+    before = directory.read_mapping(layout.CONFIG)
     if before is None:
         raise UserError(f"{run_uri}: no run here")
     config = load_config(before | {"run_dir": run_uri}, overrides)

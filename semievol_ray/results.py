@@ -39,12 +39,14 @@ class Run:
     @property
     def live(self) -> str | None:
         """What the run is doing, or was when it died, in one line; null between two stages."""
-        found = self.directory.read_json(layout.LIVE)
+        found = self.directory.read_mapping(layout.LIVE)
         return None if found is None else live_line(found, time.time())
 
     def config(self, overrides: tuple[str, ...] = ()) -> Config:
         """The config that the run was last given, with overrides."""
-        values = self.directory.read_json(layout.CONFIG)
+        values = self.directory.read_mapping(layout.CONFIG)
+        if values is None:
+            raise UserError(f"{self.uri}: no run here")
         return load_config(values | {"run_dir": self.uri}, overrides)
 
     @property
@@ -139,7 +141,7 @@ class Run:
 
     @property
     def _rounds(self) -> int:
-        config = self.directory.read_json(layout.CONFIG) or {}
+        config = self.directory.read_mapping(layout.CONFIG) or {}
         return int(config.get("iteration", {}).get("rounds", 1))
 
     def _folder(self, stage: str) -> str:

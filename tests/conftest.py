@@ -24,6 +24,7 @@ WHOLE = Path(os.environ.get("SEMIEVOL_DATA", ROOT.parent / "shared" / "data"))
 _LONG = ("e2e", "cluster", "chaos", "training", "engines", "submit")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under xdist a file stays with one process, and the end-to-end tests, which share a run."""
 

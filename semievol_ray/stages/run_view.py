@@ -182,7 +182,7 @@ class RunView:
         Decided once and kept with the run: a spot node that is away, or a group that is scaled to
         zero, is waited for, and never turns a run on GPUs into one on CPUs.
         """
-        known = self.run.read_json(layout.DEVICES) or {"gpus": False}
+        known = self.run.read_mapping(layout.DEVICES) or {"gpus": False}
         if not known["gpus"] and most_gpus() > 0:
             known = {"gpus": True}
             self.run.write_json(layout.DEVICES, known)

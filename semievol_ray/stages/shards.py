@@ -11,9 +11,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
-import pyarrow as pa
-
-from semievol_ray.errors import SemiEvolError
+from semievol_ray.errors import DamagedError, SemiEvolError
 from semievol_ray.stages.counts import COUNTED, Counts, count_responses
 from semievol_ray.store import RunDirectory, layout
 
@@ -112,7 +110,7 @@ class Shards:
                 rows = self._run.row_count(name)
                 return None if rows is None else Counts(rows=rows)
             table = self._run.read_table(name, COUNTED)
-        except (FileNotFoundError, pa.ArrowInvalid):
+        except (FileNotFoundError, DamagedError):
             return None
         source_rows = self._sources[self._source_of[name]]
         settled = 0 if self._sparse else source_rows - len(table) // self._responses

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from semievol_ray.errors import SemiEvolError, UserError
+from semievol_ray.errors import DamagedError, SemiEvolError, UserError
 from semievol_ray.store import layout
 from semievol_ray.store.fingerprint import digest
 from semievol_ray.store.node_cache import cache_root, copy_of
@@ -58,7 +58,7 @@ class RunDirectory:
 
     def check_claimable(self) -> None:
         """Raise UserError where the folder holds files and is no run directory."""
-        if self.read_json(layout.MARKER) is not None:
+        if self.read_mapping(layout.MARKER) is not None:
             return
         found = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
         foreign = sorted(
@@ -75,7 +75,7 @@ class RunDirectory:
 
     def mark(self) -> None:
         """Make the folder a run directory, unless it is one. Its lease must be held."""
-        marker = self.read_json(layout.MARKER)
+        marker = self.read_mapping(layout.MARKER)
         if marker is None:
             marker = {"format": 2, "run": uuid.uuid4().hex}
             self.write_json(layout.MARKER, marker)
@@ -85,7 +85,7 @@ class RunDirectory:
         """Raise UserError where this machine does not see the run that its driver marked."""
         if self.run_id is None:
             return
-        if (self.read_json(layout.MARKER) or {}).get("run") != self.run_id:
+        if (self.read_mapping(layout.MARKER) or {}).get("run") != self.run_id:
             raise UserError(
                 f"run_dir {self.uri}: is not there on {os.uname().nodename}; workers on several "
                 "machines need an object store, or a file system that all of them mount"
@@ -94,8 +94,16 @@ class RunDirectory:
     # -- reading ---------------------------------------------------------------------------------
 
     def exists(self, name: str) -> bool:
-        """Whether a file or folder is there."""
-        return self.filesystem.get_file_info(self.full_path(name)).type != fs.FileType.NotFound
+        """Whether a file or folder is there. Raises UserError where nobody could look."""
+        try:
+            found = self.filesystem.get_file_info(self.full_path(name))
+        except (pa.ArrowInvalid, ValueError) as error:
+            raise UserError(f"{self.uri}: is no place of a run: {_flat(error)}") from None
+        except OSError as error:
+            raise UserError(
+                f"{self.uri}: cannot be read: {error.strerror or _flat(error)}"
+            ) from None
+        return found.type != fs.FileType.NotFound
 
     def files(self, folder: str, suffix: str = "") -> list[str]:
         """Names (relative to the run) of the files right inside a folder, sorted."""
@@ -109,10 +117,15 @@ class RunDirectory:
         )
 
     def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """A whole Parquet file."""
+        """A whole Parquet file. Raises SemiEvolError where it is damaged."""
         # ParquetFile and not read_table: the latter infers partitions from the path.
         with self.filesystem.open_input_file(self.full_path(name)) as source:
-            return pq.ParquetFile(source).read(columns=columns)
+            try:
+                return pq.ParquetFile(source).read(columns=columns)
+            except (pa.ArrowInvalid, pa.ArrowKeyError, OSError) as error:
+                if isinstance(error, OSError) and "thrift" not in str(error):
+                    raise  # the store's, and not the file's
+                raise DamagedError(f"{self.uri}/{name}: is damaged: {_flat(error)}") from None
 
     def folders(self, folder: str) -> list[str]:
         """Names (relative to the run) of the folders right inside a folder, sorted."""
@@ -146,10 +159,21 @@ class RunDirectory:
         try:
             with self.filesystem.open_input_stream(self.full_path(name)) as source:
                 return json.loads(source.read().decode())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
-        except ValueError as error:
-            raise SemiEvolError(f"{self.uri}/{name}: is damaged: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise SemiEvolError(f"{self.uri}/{name}: is damaged: {_flat(error)}") from None
+        except OSError as error:
+            raise UserError(
+                f"{self.uri}: cannot be read: {error.strerror or _flat(error)}"
+            ) from None
+
+    def read_mapping(self, name: str) -> dict[str, Any] | None:
+        """A JSON object, or null where there is no file. Raises SemiEvolError for anything else."""
+        found = self.read_json(name)
+        if found is not None and not isinstance(found, dict):
+            raise SemiEvolError(f"{self.uri}/{name}: is damaged: it holds no object")
+        return found
 
     # -- writing ---------------------------------------------------------------------------------
 
@@ -276,6 +300,8 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     Raises UserError where pyarrow knows no such filesystem, and for a URI with credentials in it,
     which would be kept with the run.
     """
+    if "\0" in uri:
+        raise UserError("a path holds a null character")
     if "://" not in uri:
         return fs.LocalFileSystem(), str(Path(uri).expanduser().absolute())
     if "@" in urlsplit(uri).netloc:
@@ -286,7 +312,9 @@ def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, ValueError, OSError) as error:
-        raise UserError(f"{uri}: cannot be opened: {' '.join(str(error).split())}") from None
+        raise UserError(f"{uri}: cannot be opened: {_flat(error)}") from None
+    if not path.strip("/"):
+        raise UserError(f"{uri}: names no folder")
     return filesystem, path.rstrip("/")
 
 
@@ -301,6 +329,10 @@ def _replace_atomically(path: Path, content: bytes | pa.Buffer) -> None:
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _flat(error: object) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _write_failure(uri: str, name: str, error: OSError) -> str:
