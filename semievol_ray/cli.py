@@ -135,6 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("config", help="the YAML config")
     compare.add_argument("--arms", nargs="+", default=(), metavar="ARM", help=", ".join(ARMS))
     compare.add_argument("--seeds", type=_count, default=1, help="how many (default 1)")
+    compare.add_argument("--at-once", type=_count, default=1, help="arms that run beside others")
     compare.add_argument("--folder", help="where their runs are; else RUN_DIR-compare")
     _add_set(compare)
     config = add("config", commands.config, "every setting of a config, and where it comes from")

@@ -66,7 +66,10 @@ def compare(args: argparse.Namespace) -> int:
         directory.write_bytes("compare.md", as_markdown(outcome).encode())
 
     try:
-        found = compare(config, args.arms, seeds, folder=where, progress=progress, done=keep)
+        found = compare(
+            config, args.arms, seeds, folder=where, at_once=args.at_once,
+            progress=progress, done=keep,
+        )  # fmt: skip
     finally:
         progress.close()
     print(as_text(found))

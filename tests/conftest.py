@@ -20,22 +20,18 @@ PUBLISHED = Path(__file__).parent / "published"
 WHOLE = Path(os.environ.get("SEMIEVOL_DATA", ROOT.parent / "shared" / "data"))
 
 
-# Those that take minutes, which are begun with: what is left at the end is then short.
+# Folders whose tests take minutes: they are begun with, so that what is left at the end is short.
 _LONG = ("e2e", "cluster", "chaos", "training", "engines", "submit")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist, which reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under xdist a file stays with one process, and the end-to-end tests, which share a run."""
+    """The long ones first: two processes take the files in this order."""
 
     def place(item: pytest.Item) -> int:
         folder = item.path.relative_to(ROOT / "tests").parts[0]
         return _LONG.index(folder) if folder in _LONG else len(_LONG)
 
     items.sort(key=place)
-    for item in items:
-        group = "e2e" if place(item) == 0 else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(

@@ -41,8 +41,9 @@ ARMS: dict[str, Arm] = {
         "logistic regression on the labels over the retrieval's embedder",
         model="embedder + LR", kinds=("label",),
     ),
-    "rag": Arm("the base model, shown each question's nearest labels", model="base, with shots"),
-    "all-labels": Arm("fine-tuned on the unlabelled rows' true answers too", model="all labels"),
+    "rag-faiss": Arm("the base model, shown the labels nearest to each question", model="shots"),
+    "rag-bm25": Arm("the same, the labels that BM25 ranks first", model="bm25"),
+    "all-labels": Arm("fine-tuned on the unlabelled rows' true answers too", model="all-labels"),
     "paper": Arm(
         "the paper's policy: the lowest entropies",
         _policy("paper", justify={"when": "always"}),

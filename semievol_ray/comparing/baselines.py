@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 
 from semievol_ray import pipeline
 from semievol_ray.config import Config
 from semievol_ray.errors import UserError
-from semievol_ray.stages import evaluate, finetune
+from semievol_ray.retrieval import example_texts
+from semievol_ray.schema import DEMONSTRATIONS
+from semievol_ray.stages import finetune
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.predictions import predict
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory, StageLedger, layout
 
-ALL_LABELS_STAGE, SHOTS_STAGE = "all-labels", "shots"
-ALL_LABELS, SHOTS = "all labels", "base, with shots"
+ALL_LABELS, SHOTS, BM25 = "all-labels", "shots", "bm25"
 
 
 def with_shots(config: Config, redo: str | None = None) -> pa.Table:
@@ -22,14 +26,31 @@ def with_shots(config: Config, redo: str | None = None) -> pa.Table:
 
     `redo` is the first step that the run directory has under other settings.
     """
-    shots = config.retrieval.k
-    if not shots:
-        raise UserError("the arm rag shows a model its nearest labels, but retrieval.k is 0")
-    directory = pipeline.run(config, until="retrieve", redo=redo)
-    evaluation = config.evaluation.model_copy(update={"shots": shots})
-    asked = config.model_copy(update={"evaluation": evaluation})
-    context = Context(asked, directory, StageLedger(directory))
-    return _kept(context, SHOTS_STAGE, SHOTS, ModelRef(context.base))
+    context = _shown(config, pipeline.run(config, until="retrieve", redo=redo))
+    return _kept(context, SHOTS, ModelRef(context.base), context.neighbours("test"))
+
+
+def with_bm25(config: Config, redo: str | None = None) -> pa.Table:
+    """The same with the labels that BM25 ranks first (Lucene's variant, by `bm25s`)."""
+    import bm25s
+
+    context = _shown(config, pipeline.run(config, until="ingest", redo=redo))
+    labeled, k = context.labeled, min(config.retrieval.k, len(context.labeled))
+    ids = labeled["example_id"].to_pylist()
+    index = bm25s.BM25()
+    index.index(_words(example_texts(labeled)), show_progress=False)
+    folder = f"{layout.attempt_folder(BM25, 1)}/test"
+    for source in context.shards("test"):
+        examples = context.run.read_table(source)
+        found, scores = index.retrieve(_words(example_texts(examples)), k=k, show_progress=False)
+        table = {
+            "example_id": examples["example_id"],
+            "demonstration_ids": [[ids[row] for row in rows] for rows in found.tolist()],
+            "similarities": scores.tolist(),
+        }
+        target = layout.same_shard(source, folder)
+        context.run.write_table(target, pa.table(table, schema=DEMONSTRATIONS))
+    return _kept(context, BM25, ModelRef(context.base), folder)
 
 
 def with_all_labels(config: Config, redo: str | None = None) -> pa.Table:
@@ -37,11 +58,13 @@ def with_all_labels(config: Config, redo: str | None = None) -> pa.Table:
 
     Raises UserError where the unlabelled rows have none.
     """
-    directory = pipeline.run(config, until="ingest", redo=redo)
+    # Models that are compared are shown labels where the config's evaluation says so.
+    until = "retrieve" if config.evaluation.shots else "ingest"
+    directory = pipeline.run(config, until=until, redo=redo)
     context = Context(config, directory, StageLedger(directory))
     if not context.shards("withheld"):
         raise UserError("the arm all-labels needs the unlabelled rows' true answers")
-    folder = context.ledger.begin(ALL_LABELS_STAGE, {}, {}, finetune.TRAINING_WRITES).folder
+    folder = context.ledger.begin(ALL_LABELS, {}, {}, finetune.TRAINING_WRITES).folder
     renderer = make_renderer(context)
     names = finetune.write_labeled(context, folder)
     for shard in context.shards("unlabeled"):
@@ -54,7 +77,8 @@ def with_all_labels(config: Config, redo: str | None = None) -> pa.Table:
     finetune.finetune(
         context, "evolve", folder, names, start=ModelRef(context.base), seed=config.seed
     )
-    return _kept(context, ALL_LABELS_STAGE, ALL_LABELS, context.trained(ALL_LABELS_STAGE))
+    neighbours = context.neighbours("test") if config.evaluation.shots else None
+    return _kept(context, ALL_LABELS, context.trained(ALL_LABELS), neighbours)
 
 
 def kept(run: RunDirectory, stage: str) -> pa.Table | None:
@@ -66,10 +90,26 @@ def kept(run: RunDirectory, stage: str) -> pa.Table | None:
     return pa.concat_tables([run.read_table(name) for name in names])
 
 
-def _kept(context: Context, stage: str, name: str, model: ModelRef) -> pa.Table:
+def _shown(config: Config, directory: RunDirectory) -> Context:
+    """A run whose models are shown the labels that are found for each question."""
+    if not config.retrieval.k:
+        raise UserError("the arms rag-… show a model its nearest labels, but retrieval.k is 0")
+    evaluation = config.evaluation.model_copy(update={"shots": config.retrieval.k})
+    asked = config.model_copy(update={"evaluation": evaluation})
+    return Context(asked, directory, StageLedger(directory))
+
+
+def _words(texts: list[str]) -> Any:
+    import bm25s
+
+    return bm25s.tokenize(texts, stopwords=None, show_progress=False)
+
+
+def _kept(context: Context, stage: str, model: ModelRef, neighbours: str | None = None) -> pa.Table:
     folder = f"{layout.attempt_folder(stage, 1)}/predictions"
+    shards = context.shards("test")
     try:
-        parts = evaluate.predict_test(context, name, model, folder)
+        parts = predict(context, "evaluate", stage, model, shards, neighbours, folder)
     finally:
         context.release_engines()
     context.run.write_json(f"{folder}/done.json", {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from semievol_ray import pipeline
 from semievol_ray.comparing import baselines
 from semievol_ray.comparing.arms import ARMS, USUAL
 from semievol_ray.comparing.outcome import Cost, Outcome
-from semievol_ray.comparing.sharing import begin_from
+from semievol_ray.comparing.sharing import begin_from, first_changed
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
@@ -24,9 +25,10 @@ from semievol_ray.tasks import Task
 from semievol_ray.validation import merge
 
 # Arms that are no run: what asks them, in a run directory of their own.
-_ASKED: Mapping[str, tuple[Callable[[Config, str | None], pa.Table], str]] = {
-    baselines.SHOTS: (baselines.with_shots, baselines.SHOTS_STAGE),
-    baselines.ALL_LABELS: (baselines.with_all_labels, baselines.ALL_LABELS_STAGE),
+_ASKED: Mapping[str, Callable[[Config, str | None], pa.Table]] = {
+    baselines.SHOTS: baselines.with_shots,
+    baselines.BM25: baselines.with_bm25,
+    baselines.ALL_LABELS: baselines.with_all_labels,
 }
 
 
@@ -36,13 +38,16 @@ def compare(
     seeds: Sequence[int] = (0,),
     *,
     folder: str | None = None,
+    at_once: int = 1,
     progress: Progress | None = None,
     done: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """Run every arm under every seed in `folder` (default: `<run_dir>-compare`), or go on with it.
 
-    `done` is called with what is known whenever an arm has ended. Raises UserError for an arm that
-    is unknown or that the task has not, and what a run raises.
+    The first arm runs alone, and what others share with it is copied; then `at_once` arms run
+    beside each other, each on what the cluster has left. `done` is called with what is known
+    whenever an arm has ended. Raises UserError for an arm that is unknown or that the task has
+    not, and what a run raises.
     """
     if config.data.test is None:
         raise UserError("compare needs data.test: without it nothing is measured")
@@ -53,7 +58,8 @@ def compare(
     started = connect(config.ray)
     try:
         for seed in seeds:
-            for name, table, run in _arms(config, names, seed, where, progress or Silent()):
+            folder_of_seed, shown = f"{where}/seed-{seed}", progress or Silent()
+            for name, table, run in _arms(config, names, seed, folder_of_seed, shown, at_once):
                 outcome.add(name, seed, table, _cost(run))
                 if done is not None:
                     done(outcome)
@@ -84,41 +90,54 @@ def checked(config: Config, arms: Sequence[str]) -> list[str]:
 
 
 def _arms(
-    config: Config,
-    names: Sequence[str],
-    seed: int,
-    where: str,
-    progress: Progress,
+    config: Config, names: Sequence[str], seed: int, where: str, progress: Progress, at_once: int
 ) -> Iterator[tuple[str, pa.Table, Run]]:
     """Each arm's predictions, as they come, and the run that they are of."""
     # Models of a run need one: the first that is asked for, or the config's own.
     first = next((name for name in names if ARMS[name].changes is not None), "config")
-    ordered = [first, *(name for name in names if name != first)]
-    main: Run | None = None
-    runs: list[RunDirectory] = []
-    for name in ordered:
+    begun = _with_references(config_of(config, first, seed, f"{where}/{first}"), names)
+    main = Run(pipeline.run(begun, progress=progress, redo=first_changed(begun)).uri)
+    runs = [main.directory]
+    if first in names:
+        yield first, main.predictions("SemiEvol"), main
+
+    def answered(name: str, progress: Progress = progress) -> tuple[pa.Table, Run]:
         arm = ARMS[name]
-        if arm.changes is not None:
-            changed = config_of(config, name, seed, f"{where}/seed-{seed}/{name}")
-            if name == first:
-                changed = _with_references(changed, names)
-            redo = begin_from(runs, changed)
-            run = Run(pipeline.run(changed, progress=progress, redo=redo).uri)
-            runs.append(run.directory)
-            main = main or run
-            if name in names:
-                yield name, run.predictions("SemiEvol"), run
-        elif arm.model in _ASKED:
-            changed = config_of(config, "config", seed, f"{where}/seed-{seed}/{name}")
-            redo = begin_from(runs, changed)
-            ask, stage = _ASKED[arm.model]
-            kept = baselines.kept(RunDirectory(changed.run_dir), stage)
-            table = kept if kept is not None else ask(changed, redo)
-            yield name, table, Run(changed.run_dir)
-        else:
-            assert main is not None
+        if arm.changes is None and arm.model not in _ASKED:
             model = _reference(config) if name == "embedder-lr" else arm.model
-            yield name, main.predictions(model), main
+            return main.predictions(model), main
+        own = config_of(config, name, seed, f"{where}/{name}")
+        redo = begin_from(runs, own)
+        if arm.changes is None:
+            kept = baselines.kept(RunDirectory(own.run_dir), arm.model)
+            table = _ASKED[arm.model](own, redo) if kept is None else kept
+            return table, Run(own.run_dir)
+        run = Run(pipeline.run(own, progress=progress, redo=redo).uri)
+        runs.append(run.directory)
+        return run.predictions("SemiEvol"), run
+
+    others = [name for name in names if name != first]
+    if at_once == 1:
+        yield from ((name, *answered(name)) for name in others)
+        return
+    with ThreadPoolExecutor(at_once) as threads:
+        work = {n: threads.submit(answered, n, Lines(n, progress)) for n in others}
+        yield from ((name, *found.result()) for name, found in work.items())
+
+
+class Lines(Silent):
+    """Of an arm that others run beside: its lines alone, with its name before them."""
+
+    def __init__(self, arm: str, shown: Progress) -> None:
+        self._arm, self._shown = arm, shown
+
+    def say(self, stage: str, line: str) -> None:
+        """See Progress.say."""
+        self._shown.say(f"{self._arm}: {stage}", line)
+
+    def finish(self, stage: str, note: str) -> None:
+        """See Progress.finish."""
+        self._shown.say(f"{self._arm}: {stage}", note)
 
 
 def config_of(config: Config, name: str, seed: int, run_dir: str) -> Config:

@@ -31,7 +31,7 @@ def begin_from(donors: Sequence[RunDirectory], config: Config) -> str | None:
             source_filesystem=donor.filesystem,
             destination_filesystem=target.filesystem,
         )
-    return first_changed(target, config)
+    return first_changed(config)
 
 
 def steps_done(run: RunDirectory, config: Config) -> int:
@@ -45,9 +45,9 @@ def steps_done(run: RunDirectory, config: Config) -> int:
     return len(steps)
 
 
-def first_changed(run: RunDirectory, config: Config) -> str | None:
-    """The first step that a run began under other settings than a config has; null: none."""
-    ledger = StageLedger(run)
+def first_changed(config: Config) -> str | None:
+    """The first step that a config's run directory has under other settings; null: none."""
+    ledger = StageLedger(RunDirectory(config.run_dir))
     for step in pipeline.steps(config):
         found = ledger.get(step.name)
         if found is not None and found.settings != step.settings:

@@ -13,7 +13,7 @@ from semievol_ray.results import Run
 from tests.e2e.conftest import semievol
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-ARMS = ["vanilla", "sft", "tfidf-lr", "config", "no-as", "rag", "all-labels"]
+ARMS = ["vanilla", "sft", "tfidf-lr", "config", "no-as", "rag-faiss", "rag-bm25", "all-labels"]
 
 
 def test_arms_share_what_they_can_and_go_on(undisturbed, tmp_path) -> None:
@@ -26,7 +26,7 @@ def test_arms_share_what_they_can_and_go_on(undisturbed, tmp_path) -> None:
     before.parent.mkdir(parents=True)
     shutil.copytree(undisturbed, before)
 
-    done = semievol("compare", str(config), "--arms", *ARMS)
+    done = semievol("compare", str(config), "--at-once", "2", "--arms", *ARMS)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((folder / "compare.json").read_text())
     assert [row["arm"] for row in found["arms"]] == ["config", *(a for a in ARMS if a != "config")]
