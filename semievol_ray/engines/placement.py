@@ -31,7 +31,7 @@ def place(replica: Any, config: GenerationConfig, avoided: Collection[str] = ())
     gpus = config.gpus_per_replica or 0
     resources: dict[str, Any] = {
         "max_concurrency": _CALLS_AT_ONCE,
-        "num_cpus": config.cpus_per_replica,
+        "num_cpus": given(config.cpus_per_replica, 1.0),
         "num_gpus": gpus,
     }
     if avoided:
@@ -39,7 +39,7 @@ def place(replica: Any, config: GenerationConfig, avoided: Collection[str] = ())
     if not spans_nodes(gpus):
         return replica.options(**resources), None
     bundles = [{"GPU": 1.0, "CPU": 1.0} for _ in range(int(gpus))]
-    bundles[0]["CPU"] += given(config.cpus_per_replica)
+    bundles[0]["CPU"] += given(config.cpus_per_replica, 1.0)
     group = placement_group(bundles, strategy="PACK")
     strategy = PlacementGroupSchedulingStrategy(
         group, placement_group_bundle_index=0, placement_group_capture_child_tasks=True

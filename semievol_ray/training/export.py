@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from semievol_ray.config import given
 from semievol_ray.training.job import TrainingJob, TrainingResult
 from semievol_ray.training.world import World
 
@@ -90,7 +91,7 @@ def write_model_card(folder: Path, job: TrainingJob, result: TrainingResult) -> 
         ("optimizer steps", f"{result.steps} of {c.global_batch_size} examples"),
         ("learning rate", f"{c.learning_rate:g}, {c.schedule}, warm-up {c.warmup_ratio:g}"),
         ("longest example", f"{c.max_length} tokens"),
-        ("precision", f"{c.precision}, ZeRO-{c.zero_stage}, {c.workers} workers"),
+        ("precision", f"{c.precision}, ZeRO-{c.zero_stage}, {given(c.workers, 1)} workers"),
         ("seed", str(job.seed)),
         ("mean training loss", f"{result.train_loss:.4f} nats a token"),
         ("held-out loss", held_out),

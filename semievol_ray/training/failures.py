@@ -10,7 +10,7 @@ import re
 import shutil
 from pathlib import Path
 
-from semievol_ray.config import TrainingConfig
+from semievol_ray.config import TrainingConfig, given
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.training.world import World
 
@@ -60,7 +60,7 @@ def out_of_memory(config: TrainingConfig) -> SemiEvolError:
         f"out of memory: lower training.micro_batch_size ({c.micro_batch_size}) or "
         f"training.max_length ({c.max_length}), set training.gradient_checkpointing "
         f"({str(c.gradient_checkpointing).lower()}), raise training.zero_stage ({c.zero_stage}) or "
-        f"training.workers ({c.workers}), or off-load: training.offload_optimizer "
+        f"training.workers ({given(c.workers, 1)}), or off-load: training.offload_optimizer "
         f"({c.offload_optimizer}), training.offload_parameters ({c.offload_parameters})"
     )
 

@@ -124,8 +124,7 @@ def test_a_node_where_replicas_keep_dying_is_avoided(cluster) -> None:
     bad, good = cluster.add_node(num_cpus=2), cluster.add_node(num_cpus=2)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     cluster.wait_for_nodes()
-    model = ModelConfig(name="sim", engine="simulated")
-    made = [place(Somewhere, model, GenerationConfig(), {bad.node_id})[0] for _ in range(2)]
+    made = [place(Somewhere, GenerationConfig(), {bad.node_id})[0] for _ in range(2)]
     actors = [actor.remote() for actor in made]
     assert {ray.get(a.node.remote(), timeout=60) for a in actors} == {good.node_id}
 

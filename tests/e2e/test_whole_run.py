@@ -72,7 +72,8 @@ def test_the_screen_shows_stages_and_figures_and_the_rest_is_in_logs(undisturbed
         "round-1/select",
         "round-1/evaluate",
     )
-    known = (*stages, "generate", "round-1/", "evolve", "evaluate", "justify", "select")
+    known = (*stages, "generate", "round-1/", "evolve", "evaluate", "justify", "select",
+             "replicas")  # fmt: skip
     table = screen.index("model ")
     assert all(line.startswith(known) for line in screen[:table].splitlines() if line.strip())
     for word in ("DeepSpeed", "raylet", "WARNING", "Traceback"):
