@@ -103,11 +103,14 @@ def _measured(run: Run, laps: dict[str, Lap], rows: dict[str, int]) -> Measured:
     names = [name for name in run.directory.all_files("round-1") if "/evolve/" not in name]
     kept = sum(run.directory.column_bytes(name) for name in names if name.endswith(".parquet"))
     size = weights(resolve_engine(run.config().model))
+    # A training tells of itself with its first step: what its stage took besides is its start.
+    steps = manifests["warmup"].statistics["steps"]
+    start = manifests["warmup"].seconds - steps * warmup.unit_seconds
     return Measured(
         labels=rows["labeled"],
         rows=unlabelled,
         voters=len(run.config().collaborators),
-        training_start=warmup.start_seconds,
+        training_start=max(0.0, start),
         step_seconds=laps["evolve"].unit_seconds or warmup.unit_seconds,
         replica_start=generate.start_seconds,
         row_seconds=sum(labelling) / unlabelled,

@@ -21,9 +21,8 @@ class Lap:
 
     @property
     def start_seconds(self) -> float:
-        """Until work could begin: of a training until its first step was done."""
-        first = self.ready or (self.marks[0][0] if self.marks else self.began)
-        return first - self.began
+        """Until replicas were there to work."""
+        return 0.0 if self.ready is None else self.ready - self.began
 
     @property
     def unit_seconds(self) -> float:
