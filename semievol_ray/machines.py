@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from semievol_ray.ray_session import is_connected, most_gpus, most_gpus_of_a_node
+from semievol_ray.ray_session import is_connected, most_gpus
 
 _GIB = 1 << 30
 # Memory of a GPU by Ray's name of it; where one name stands for several sizes, the smallest.
@@ -26,7 +26,6 @@ class Machines:
     node_memory: float = float("inf")
     memory: float = float("inf")
     gpus: float = 0.0
-    node_gpus: float = 0.0
     # Of the smallest kind of GPU that is there; null where Ray's name of it is not known.
     gpu_memory: int | None = None
 
@@ -49,7 +48,6 @@ class Machines:
             node_memory=max([0.0, *(node.get("memory", 0.0) for node in nodes)]) or float("inf"),
             memory=sum(node.get("memory", 0.0) for node in nodes) or float("inf"),
             gpus=most_gpus(),
-            node_gpus=most_gpus_of_a_node(),
             gpu_memory=min(known) if known and len(known) == len(sizes) else None,
         )
 

@@ -1,1 +1,1 @@
-"""The Rust core against pyarrow, polars and plain Python."""
+"""What a plan says against what a run takes."""

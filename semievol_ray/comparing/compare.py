@@ -147,6 +147,11 @@ def config_of(config: Config, name: str, seed: int, run_dir: str) -> Config:
     changes = dict(arm.changes or {})
     for section in arm.whole:
         values.pop(section)
+    if (
+        changes.get("selection", {}).get("policy", config.selection.policy)
+        != config.selection.policy
+    ):
+        values["selection"]["options"] = {}  # they are another policy's
     return load_config(merge(values, changes | {"run_dir": run_dir, "seed": seed}))
 
 

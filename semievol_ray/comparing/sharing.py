@@ -17,7 +17,8 @@ def begin_from(donors: Sequence[RunDirectory], config: Config) -> str | None:
     A run that is begun is gone on with: nothing is copied over it.
     """
     target = RunDirectory(config.run_dir)
-    if not target.exists(layout.MARKER):
+    target.check_claimable()
+    if not StageLedger(target).all():
         shared, donor = max(
             ((steps_done(donor, config), donor) for donor in donors),
             key=lambda found: found[0],
@@ -25,13 +26,26 @@ def begin_from(donors: Sequence[RunDirectory], config: Config) -> str | None:
         )
         if donor is None or not shared:
             return None
+        _copy(donor, target)
+    return first_changed(config)
+
+
+def _copy(donor: RunDirectory, target: RunDirectory) -> None:
+    """All of a run but its lease; the manifests last: of a copy cut short nothing counts."""
+    target.mark()
+    own = {layout.MARKER, layout.LEASE, layout.MANIFESTS}
+    found = donor.filesystem.get_file_info(fs.FileSelector(donor.path))
+    kinds = {i.base_name: i.type for i in found if not i.base_name.startswith(".")}
+    for name in [*sorted(kinds.keys() - own), layout.MANIFESTS]:
+        if kinds[name] == fs.FileType.Directory:
+            # A folder without folders in it is not made by the copying.
+            target.filesystem.create_dir(target.full_path(name))
         fs.copy_files(
-            donor.path,
-            target.path,
+            donor.full_path(name),
+            target.full_path(name),
             source_filesystem=donor.filesystem,
             destination_filesystem=target.filesystem,
         )
-    return first_changed(config)
 
 
 def steps_done(run: RunDirectory, config: Config) -> int:

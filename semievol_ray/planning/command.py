@@ -40,7 +40,7 @@ def plan(config: Config, asked: Asked, progress: Progress) -> tuple[Plan, Measur
     connect(config.ray)
     machines = Machines.there()
     if asked.gpus is not None:
-        machines = replace(machines, gpus=float(asked.gpus), node_gpus=float(min(8, asked.gpus)))
+        machines = replace(machines, gpus=float(asked.gpus))
     rows = asked.rows or config.data.max_unlabeled_rows or estimate_rows(files["unlabeled"])
     rows = measured.rows if rows is None else rows
     test = estimate_rows(files["test"]) if files.get("test") else 0
@@ -79,10 +79,10 @@ def plan_lines(config: Config, found: Plan, measured: Measured, size: Size) -> I
         hours = f"{line.gpu_hours:,.1f}" if line.gpu_hours else ""
         yield f"{line.stage:<18} {_time(line.seconds):>10} {tokens:>15} {cost:>10} {hours:>10}"
     yield ""
-    yield f"storage {gib(found.storage_bytes)}; {_memory(config, measured)}"
+    yield f"storage {gib(found.storage_bytes)}; {_memory(config)}"
 
 
-def _memory(config: Config, measured: Measured) -> str:
+def _memory(config: Config) -> str:
     size = weights(resolve_engine(config.model))
     if size is None:
         return "the model's size is not known here"

@@ -56,7 +56,6 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
     """Seconds, tokens, money and GPU hours of each stage that the config has."""
     lines: list[Line] = []
     labels = measured.labels
-    pseudo = 0
     for step in pipeline.steps(config):
         name = step.stage.name
         if name in ("warmup", "holdout"):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from semievol_ray.engines import FAILED
 from semievol_ray.selection import Groups, collaborator_agreement, consensus, mean_nll
 from semievol_ray.stages import justify
-from semievol_ray.stages.run_view import RunView
+from semievol_ray.stages.run_view import RunView, looked_up
 from semievol_ray.store import layout
 
 # Of a larger corpus so many rows are looked at, from shards that lie evenly in it.
@@ -86,7 +86,7 @@ def look_through(view: RunView, round_number: int, most_rows: int = MOST_ROWS) -
     tables = []
     for shard in taken:
         selection = view.run.read_table(layout.same_shard(shard, selections))
-        truth = _truth(view, shard, selection)
+        truth = view.true_answers(shard, selection["example_id"])
         justified = _votes(view, shard, round_number, truth, corpus)
         tables.append(_row_facts(view, selection, truth, justified))
     corpus.rows = pa.concat_tables(tables)
@@ -122,14 +122,6 @@ def _confidence(selection: pa.Table) -> pa.Array:
         most = [max(row) if row else np.nan for row in lists]
         likely = np.where(np.isnan(np.array(most, float)), likely, most)
     return pa.array(likely, from_pandas=True)
-
-
-def _truth(view: RunView, shard: str, selection: pa.Table) -> pa.Array:
-    withheld = shard.replace("/unlabeled/", "/withheld/", 1)
-    if withheld not in view.shards("withheld"):
-        return pa.nulls(len(selection), pa.string())
-    table = view.run.read_table(withheld)
-    return _looked_up(table, "answer", selection["example_id"].combine_chunks())
 
 
 def _votes(
@@ -173,7 +165,7 @@ def _count_voters(
     for name in names:
         voter = corpus.voters.setdefault(name, Voter())
         own = table.filter(pc.field("collaborator") == name)
-        answers = _looked_up(own, "answer", ids)
+        answers = looked_up(own, "answer", ids)
         known = pc.and_(answers.is_valid(), truth.is_valid())
         voter.responses += len(own)
         voter.answers += len(own) - own["answer"].null_count
@@ -212,7 +204,7 @@ def _winners(view: RunView, table: pa.Table, ids: pa.Array) -> pa.Array:
     tolerance = view.task.relative_tolerance if view.task.kind == "numeric" else 0.0
     votes = consensus(groups, table["answer"], table["nll"], tolerance=tolerance)
     found = pa.table({"example_id": groups.ids(), "winner": votes["winner"]})
-    return _looked_up(found, "winner", ids)
+    return looked_up(found, "winner", ids)
 
 
 def _right(view: RunView, answers: pa.Array, truth: pa.Array) -> NDArray[np.bool_]:
@@ -228,11 +220,6 @@ def _justified_ids(view: RunView, shard: str, round_number: int) -> pa.Array | N
     if not view.run.exists(path):
         return None
     return view.run.read_table(path, ["example_id"])["example_id"].combine_chunks()
-
-
-def _looked_up(table: pa.Table, name: str, ids: pa.Array) -> pa.Array:
-    rows = pc.index_in(ids, value_set=table["example_id"].combine_chunks())
-    return table[name].combine_chunks().take(rows)
 
 
 @dataclass(frozen=True)

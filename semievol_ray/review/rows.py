@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from semievol_ray.errors import UserError
 from semievol_ray.results import Run
 from semievol_ray.review.where import Condition
-from semievol_ray.stages.run_view import RunView
+from semievol_ray.stages.run_view import RunView, looked_up
 from semievol_ray.store import RunDirectory, StageLedger, layout
 
 # Of the selection and of the examples, in the order in which they are shown. `true_answer` is the
@@ -94,17 +94,9 @@ def _joined(view: RunView, shard: str, selections: str) -> pa.Table:
     found = view.run.read_table(layout.same_shard(shard, selections))
     examples = view.run.read_table(shard)
     for name in ("question", "context", "options", "subject"):
-        found = found.append_column(name, _looked_up(examples, name, found))
-    withheld = shard.replace("/unlabeled/", "/withheld/", 1)
-    answers = pa.nulls(found.num_rows, pa.string())
-    if withheld in view.shards("withheld"):
-        answers = _looked_up(view.run.read_table(withheld), "answer", found)
+        found = found.append_column(name, looked_up(examples, name, found["example_id"]))
+    answers = view.true_answers(shard, found["example_id"])
     return found.append_column("true_answer", answers).select(list(COLUMNS))
-
-
-def _looked_up(table: pa.Table, name: str, of: pa.Table) -> pa.Array:
-    rows = pc.index_in(of["example_id"].combine_chunks(), table["example_id"].combine_chunks())
-    return table[name].combine_chunks().take(rows)
 
 
 def _votes(view: RunView, shard: str, round_number: int, ids: pa.Array) -> dict[str, list[Vote]]:

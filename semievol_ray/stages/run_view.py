@@ -114,6 +114,16 @@ class RunView:
         """Ids of the labels that are held out to judge voters by."""
         return held_out_ids(self.labeled, self.config.calibration.share)
 
+    def true_answers(self, shard: str, ids: pa.Array) -> pa.Array:
+        """Answers that the user's file held of an unlabelled shard's rows; null where it held none.
+
+        They are for measuring alone: no stage that trains reads them.
+        """
+        withheld = shard.replace("/unlabeled/", "/withheld/", 1)
+        if withheld not in self.shards("withheld"):
+            return pa.nulls(len(ids), pa.string())
+        return looked_up(self.run.read_table(withheld), "answer", ids)
+
     # -- models ------------------------------------------------------------------------------------
 
     @cached_property
@@ -193,6 +203,13 @@ def _known_as(classifier: ModelRef, what_it_saw: str) -> ModelRef:
     """One that is fitted to other answers is another model, with replicas of its own."""
     name = classifier.base.name + what_it_saw
     return ModelRef(classifier.base.model_copy(update={"name": name}))
+
+
+def looked_up(table: pa.Table, name: str, ids: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """A column of a table with example ids, for these ids in their order; null where one lacks."""
+    known = table["example_id"].combine_chunks()
+    wanted = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
+    return table[name].combine_chunks().take(pc.index_in(wanted, value_set=known))
 
 
 def labeller(round_number: int) -> str:

@@ -20,8 +20,8 @@ from semievol_ray.config_file import config_yaml
 from semievol_ray.errors import UserError
 
 SECRETS, CONFIG, PLACE = "semievol-secrets", "semievol-config", "/config"
-# Ray's ports of the head that take commands from outside: dashboard and jobs, client, GCS.
-_CLOSED_PORTS = (8265, 10001, 6379)
+# Of the head: the dashboard, where the operator asks after the job.
+_JOB_PORT = 8265
 _RAY = "2.60.0"
 _USER = {
     "runAsNonRoot": True,
@@ -338,7 +338,7 @@ def _network_policy(cluster: Cluster) -> dict[str, Any]:
                 {"from": [mine]},
                 {
                     "from": [operator],
-                    "ports": [{"protocol": "TCP", "port": port} for port in _CLOSED_PORTS[:1]],
+                    "ports": [{"protocol": "TCP", "port": _JOB_PORT}],
                 },
             ],
         },

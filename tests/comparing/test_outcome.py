@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from pyarrow import fs
 
 from semievol_ray import UserError
 from semievol_ray.cli import main
+from semievol_ray.comparing import sharing
 from semievol_ray.comparing.arms import ARMS
 from semievol_ray.comparing.compare import checked, usual
 from semievol_ray.comparing.compare import config_of as arm_config
@@ -17,6 +20,9 @@ from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.pipeline import steps
+from semievol_ray.results import Run
+from semievol_ray.store import RunDirectory, StageLedger
+from tests.report.making import make_run
 
 
 def config_with(kind: str = "label", **sections: Any) -> Config:
@@ -70,7 +76,7 @@ def test_the_table_says_it_in_every_form(outcome: Outcome) -> None:
     page = as_markdown(outcome).splitlines()
     assert all(line.count("|") == page[0].count("|") for line in page)
     document = as_json(outcome)
-    assert document["right"]["paper"]["1"] == "1110110000"[:10]
+    assert document["right"]["paper"]["1"] == "1110110000"
     assert [row["arm"] for row in document["arms"]] == ["sft", "paper", "all-labels"]
 
 
@@ -99,6 +105,36 @@ def test_an_arm_without_warm_voters_has_none() -> None:
     assert [(c.model, c.shots) for c in found.collaborators] == [("base", n) for n in range(4)]
     assert [c.shots for c in arm_config(config_with(), "no-icp", 0, "x").collaborators] == [0] * 4
     assert len(arm_config(config_with(), "no-cl", 0, "x").collaborators) == 1
+
+
+def test_another_policys_options_do_not_follow_into_an_arm() -> None:
+    config = config_with(selection={"policy": "risk", "options": {"alpha": 0.1}})
+    assert arm_config(config, "paper", 0, "x").selection.options == {}
+    assert arm_config(config, "config", 0, "x").selection.options == {"alpha": 0.1}
+
+
+def test_a_copy_that_was_cut_short_counts_for_nothing(tmp_path: Path, monkeypatch) -> None:
+    donor = make_run(tmp_path / "made").run
+    config = load_config(
+        donor.config().model_dump(mode="json") | {"run_dir": str(tmp_path / "own")}
+    )
+    copied, whole = [], fs.copy_files
+
+    def interrupted(source: str, *more: Any, **options: Any) -> None:
+        if source.endswith("/manifests"):
+            raise KeyboardInterrupt
+        copied.append(source)
+        whole(source, *more, **options)
+
+    monkeypatch.setattr(sharing.fs, "copy_files", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sharing.begin_from([donor.directory], config)
+    target = RunDirectory(str(tmp_path / "own"))
+    assert copied and not StageLedger(target).all()
+    monkeypatch.setattr(sharing.fs, "copy_files", whole)
+    sharing.begin_from([donor.directory], config)
+    assert sharing.steps_done(target, config) == sharing.steps_done(donor.directory, config) >= 1
+    assert Run(target.uri).examples("unlabeled").equals(donor.examples("unlabeled"))
 
 
 def test_the_usual_arms_are_those_that_the_task_has() -> None:

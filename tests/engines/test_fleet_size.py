@@ -16,7 +16,7 @@ from semievol_ray.model_files import Weights, weights
 from semievol_ray.training import group_size
 
 GIB = 1 << 30
-H100 = Machines(cpus=128, node_cpus=64, gpus=8, node_gpus=8, gpu_memory=80 * GIB)
+H100 = Machines(cpus=128, node_cpus=64, gpus=8, gpu_memory=80 * GIB)
 
 
 @pytest.fixture
