@@ -98,6 +98,14 @@ class DataConfig(Section):
         100, ge=0, description="more quarantined rows than this stop the run"
     )
     max_unlabeled_rows: int | None = Field(None, gt=0)
+    near_duplicates: Added[float | None] = Field(
+        None,
+        gt=0,
+        le=1,
+        description="unlabelled rows are left out whose text is so similar to that of a row "
+        "before them, of the labels or of the test set (Jaccard, shingles of five characters; "
+        "0.8 is usual); null: only those that say the same",
+    )
 
     @field_validator("labeled", "unlabeled", "test", mode="before")
     @classmethod

@@ -15,17 +15,18 @@ from typing import Any
 
 from semievol_ray.errors import UserError
 from semievol_ray.sources.files import SourceFile
+from semievol_ray.sources.parts import FilePart, buffered, open_lines
 from semievol_ray.sources.rows import BadRow, Row, flat
-from semievol_ray.sources.tables import chosen
+from semievol_ray.sources.tables import Rows, chosen
 
 # A row of text that is longer is none: a quote is open, or a line has no end.
 _LONGEST_CHARACTERS = 1 << 26
 
 
-def read_csv(source: SourceFile, columns: Collection[str] | None) -> Iterator[Row | BadRow]:
-    """The rows of a CSV or TSV file, whose first line names the columns."""
+def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
+    """The rows of a CSV or TSV file, whose first line names the columns; returns how many."""
     csv.field_size_limit(sys.maxsize)  # the bound above is by row, and has a better message
-    with _open_text(source, newline="") as stream:
+    with _open_text(FilePart(source), newline="") as stream:
         lines = _Lines(source, stream)
         reader = csv.reader(lines, delimiter="\t" if source.suffix == ".tsv" else ",", strict=True)
         try:
@@ -44,7 +45,7 @@ def read_csv(source: SourceFile, columns: Collection[str] | None) -> Iterator[Ro
             except csv.Error as error:
                 cells, reason = [], _quote(str(error))
             if cells is None:
-                return
+                return number
             taken = reader.line_num + 1 - first
             if not cells and reason is None:
                 continue  # an empty line
@@ -62,15 +63,21 @@ def read_csv(source: SourceFile, columns: Collection[str] | None) -> Iterator[Ro
             yield BadRow(source.name, number - taken + 1, reason, rows=taken)
 
 
-def read_jsonl(source: SourceFile) -> Iterator[Row | BadRow]:
-    """The objects of a file that has one a line."""
-    with _open_text(source) as stream:
+def read_jsonl(part: FilePart) -> Rows:
+    """The objects of a part of a file that has one a line; returns how many lines it has."""
+    source = part.file
+    with _open_text(part) as stream:
         lines, started = _Lines(source, stream), False
         for number, line in enumerate(lines, start=1):
             lines.characters = 0
             if not line.strip():
                 continue
-            if not started and source.suffix == ".json" and line.lstrip().startswith("["):
+            if (
+                not started
+                and part.start == 0
+                and source.suffix == ".json"
+                and line.lstrip().startswith("[")
+            ):
                 raise UserError(
                     f"{source.name}: a JSON list, and not one object a line; write each of its "
                     "objects into a line of its own (.jsonl)"
@@ -81,6 +88,7 @@ def read_jsonl(source: SourceFile) -> Iterator[Row | BadRow]:
                 yield BadRow(source.name, number, values)
             else:
                 yield Row(source.name, number, values)
+        return lines.line
 
 
 def parse_object(line: str) -> dict[str, Any] | str:
@@ -153,8 +161,9 @@ def _quote(error: str) -> str:
     return error
 
 
-def _open_text(source: SourceFile, newline: str | None = None) -> io.TextIOWrapper:
-    assert source.filesystem is not None
-    stream = source.filesystem.open_input_stream(source.path)  # decompresses by the suffix
+def _open_text(part: FilePart, newline: str | None = None) -> io.TextIOWrapper:
+    # Only a file's beginning has a byte order mark.
+    encoding = "utf-8" if part.start else "utf-8-sig"
+    stream = buffered(open_lines(part))
     # Undecodable bytes survive as surrogates: the row that holds them is told apart later.
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    return io.TextIOWrapper(stream, encoding=encoding, errors="surrogateescape", newline=newline)

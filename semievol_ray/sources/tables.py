@@ -7,7 +7,7 @@ column, as the hub's files do, a cell is the name and not its index.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.sources.files import SourceFile
+from semievol_ray.sources.parts import FilePart
 from semievol_ray.sources.rows import BadRow, Row, flat
 
 _BATCH_ROWS = 1024
@@ -24,36 +25,42 @@ _BUFFER_BYTES = 8 << 20
 Classes = dict[str, list[str]]
 
 
-def read_parquet(source: SourceFile, columns: Collection[str] | None) -> Iterator[Row | BadRow]:
-    """The rows of a Parquet file."""
+Rows = Generator[Row | BadRow, None, int]
+
+
+def read_parquet(part: FilePart, columns: Collection[str] | None) -> Rows:
+    """The rows of row groups of a Parquet file; returns how many they are."""
+    source = part.file
     assert source.filesystem is not None
     with source.filesystem.open_input_file(source.path) as stream:
         file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
         wanted = chosen(source, file.schema_arrow.names, columns)
-        batches = file.iter_batches(_BATCH_ROWS, columns=wanted)
-        yield from _rows(source, file.schema_arrow, wanted, batches)
+        groups = range(part.start, file.num_row_groups if part.stop is None else part.stop)
+        batches = file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=wanted)
+        return (yield from _rows(source, file.schema_arrow, wanted, batches))
 
 
-def read_saved_dataset(
-    source: SourceFile, columns: Collection[str] | None
-) -> Iterator[Row | BadRow]:
-    """The rows of what `Dataset.save_to_disk` wrote: Arrow streams, named in `state.json`."""
+def read_saved_dataset(part: FilePart, columns: Collection[str] | None) -> Rows:
+    """The rows of what `Dataset.save_to_disk` wrote: Arrow streams, named in `state.json`.
+
+    Returns how many they are.
+    """
+    source = part.file
     assert source.filesystem is not None
     with source.filesystem.open_input_stream(f"{source.path}/state.json") as stream:
         state = json.loads(stream.read())
     number = 0
-    for entry in state["_data_files"]:
+    for entry in state["_data_files"][part.start : part.stop]:
         path = f"{source.path}/{entry['filename']}"
         with source.filesystem.open_input_file(path) as stream:
             reader = pa.ipc.open_stream(stream)
             wanted = chosen(source, reader.schema.names, columns)
-            for row in _rows(source, reader.schema, wanted, _pieces(reader), number):
-                number = row.number
-                yield row
+            number = yield from _rows(source, reader.schema, wanted, _pieces(reader), number)
+    return number
 
 
-def read_hub(source: SourceFile, columns: Collection[str] | None) -> Iterator[Row]:
-    """The rows of a dataset of the Hugging Face hub, streamed."""
+def read_hub(source: SourceFile, columns: Collection[str] | None) -> Rows:
+    """The rows of a dataset of the Hugging Face hub, streamed; returns how many they are."""
     import datasets
 
     name, configuration, revision, split = parse_hub(source.name)
@@ -70,9 +77,10 @@ def read_hub(source: SourceFile, columns: Collection[str] | None) -> Iterator[Ro
             for key, feature in features.items()
             if isinstance(feature, datasets.ClassLabel)
         }
-        names = tuple(features) or None
+        names, number = tuple(features) or None, 0
         for number, values in enumerate(stream, start=1):
             yield Row(source.name, number, _with_names(dict(values), classes), names)
+        return number
     except SemiEvolError:
         raise
     except (FileNotFoundError, ValueError) as error:
@@ -116,7 +124,7 @@ def _rows(
     wanted: Sequence[str],
     batches: Iterable[pa.RecordBatch],
     number: int = 0,
-) -> Iterator[Row | BadRow]:
+) -> Rows:
     names, classes = tuple(schema.names), _classes(schema)
     for batch in batches:
         batch = _with_short_floats(batch.select(list(wanted)))
@@ -126,6 +134,7 @@ def _rows(
                 yield BadRow(source.name, number, values)
             else:
                 yield Row(source.name, number, _with_names(values, classes), names)
+    return number
 
 
 def _values(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:

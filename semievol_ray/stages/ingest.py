@@ -1,31 +1,45 @@
 """Ingest: the user's files to Parquet shards of examples with stable ids.
 
-Streaming: beyond one shard it keeps a 64-bit hash of every example, to see repetitions, and one
-more of each given id.
-The unlabelled set's answers, where the file has some, never enter the examples; they are put
-aside under `withheld` for measuring pseudo-answers.
+`ingestion/` has the three passes over the corpus; this puts them in order for each split. The
+unlabelled set's answers, where the file has some, never enter the examples; they are put aside
+under `withheld` for measuring pseudo-answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from semievol_ray.config import Config, Locations
 from semievol_ray.errors import UserError
-from semievol_ray.schema import EXAMPLE, QUARANTINE
+from semievol_ray.ingestion import (
+    Block,
+    ExampleReader,
+    Limit,
+    Places,
+    PortionRead,
+    Reader,
+    RepeatFinder,
+    Repeats,
+    ShardWriter,
+    WrittenShards,
+    numbered,
+    repeated_rows,
+)
+from semievol_ray.ray_session import shard_map
+from semievol_ray.schema import QUARANTINE
 from semievol_ray.sources import (
-    BadRow,
     Row,
     SourceFile,
-    cell_text,
-    find_cell,
+    cut,
     find_files,
     read_rows,
     refuse_overlap,
@@ -34,26 +48,27 @@ from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
 from semievol_ray.sources.rows import flat
 from semievol_ray.stages.asked_of_task import check_asked
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.examples import ExampleReader, content_hash, text_hash
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
-from semievol_ray.store import Manifest, RunDirectory, digest, layout
+from semievol_ray.store import Manifest, digest
 from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task
 from semievol_ray.tasks.prompts import plain_text
 from semievol_ray.touches import of_result
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 QUARANTINED = "quarantine.parquet"
 
+# What is between the files and the shards; it goes when the stage is done.
+_BLOCKS = "blocks"
+_HASHED_AT_ONCE = 8
 # Repetitions beyond this are counted and not listed: a corpus may repeat itself millions of times.
-# Of a fleet whose size is decided where it works.
-_USUAL_REPLICAS = 8
-# Of a fleet whose size is decided where it works.
-_USUAL_REPLICAS = 8
 _LISTED_REPETITIONS = 10_000
+# Of a fleet whose size is decided where it works.
+_USUAL_REPLICAS = 8
 
 _SHOWN_PROMPTS, _SHOWN_CHARACTERS = 3, 2000
-
-_WITHHELD = pa.schema([("example_id", pa.string()), ("answer", pa.string())])
 
 
 def sources(config: Config) -> dict[str, list[SourceFile]]:
@@ -92,7 +107,10 @@ def source_fingerprints(config: Config, found: Manifest | None) -> dict[str, str
             fingerprints[key] = found.inputs[key]
             continue
         refuse_overlap(config.run_dir, key, where, files)
-        fingerprints[key] = digest([(Path(f.path).name, f.fingerprint(known)) for f in files])
+        with ThreadPoolExecutor(_HASHED_AT_ONCE) as pool:
+            contents = pool.map(lambda file: file.fingerprint(known), files)
+            names = (Path(file.path).name for file in files)
+            fingerprints[key] = digest(list(zip(names, contents, strict=True)))
     return fingerprints
 
 
@@ -118,18 +136,15 @@ def run(context: Context, _: int) -> Outcome:
     form, said = _answer_form(config, task, files)
     if said:
         context.progress.finish("ingest", said)
-    ingestion = _Ingestion(
-        config, task, context.run, shard_rows, context.folder("ingest"), form, said
-    )
+    ingestion = _Ingestion(context, task, shard_rows, form, said)
     # The test set first: what it holds may not be trained on. Then the labels, which name the
     # closed set of a label task.
     for split in ("test", "labeled", "unlabeled"):
         if split in files:
             ingestion.read(split, files[split])
-            context.progress.advance(split, ingestion.rows[split])
         if split == "labeled":  # before the corpus: what is wrong here, is wrong in all of it
             labels = sorted(ingestion.label_counts)
-            for line in _first_prompts(Task.from_config(config.task, labels), ingestion.first):
+            for line in _first_prompts(Task.from_config(config.task, labels), ingestion.first()):
                 context.progress.finish("ingest", line)
     outcome = ingestion.finish()
     states = {file.name: file.state() for members in files.values() for file in members}
@@ -149,7 +164,7 @@ STAGE = Stage(
     run,
     _settings,
     lambda config, number: [],
-    writes=("*/shard-*.parquet", QUARANTINED),
+    writes=("*/shard-*.parquet", f"{_BLOCKS}/*", QUARANTINED),
     in_round=False,
     continues=False,
     works_with="nothing",
@@ -189,211 +204,201 @@ def _first_prompts(task: Task, examples: list[dict[str, Any]]) -> Iterator[str]:
 
 @dataclass
 class _Ingestion:
-    config: Config
+    """One split after another, and what they came to."""
+
+    context: Context
     task: Task
-    run: RunDirectory
     shard_rows: int
-    folder: str
     form: AnswerForm
     form_said: str
-    rows: dict[str, int] = field(default_factory=dict)
     outputs: dict[str, int] = field(default_factory=dict)
     quarantine: list[dict[str, Any]] = field(default_factory=list)
-    bad_rows: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
     bad_rows_of: Counter[str] = field(default_factory=Counter)
     repeated: dict[str, int] = field(default_factory=dict)
+    nearly_repeated: int = 0
+    # Repetitions that may still be named.
+    unlisted: int = _LISTED_REPETITIONS
     contaminated: dict[str, int] = field(default_factory=dict)
     already_labeled: int = 0
     label_counts: dict[str, int] = field(default_factory=dict)
     most_options: int = 0
-    # Where each split's longest example is: its shard, its row there, its size.
-    longest: dict[str, tuple[str, int, int]] = field(default_factory=dict)
-    first: list[dict[str, Any]] = field(default_factory=list)
-    test_contents: set[int] = field(default_factory=set)
-    labeled_contents: set[int] = field(default_factory=set)
+    # Where each split's longest example is: its shard and its row there.
+    longest: dict[str, tuple[str, int]] = field(default_factory=dict)
+    # What the test set and the labels say, to know it again.
+    contents: dict[str, frozenset[int]] = field(default_factory=dict)
+    # The blocks of the splits that were read.
+    blocks: list[Block] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.config, self.store = self.context.config, self.context.run
+        self.folder = self.context.folder("ingest")
 
     def read(self, split: str, files: list[SourceFile]) -> None:
         """Read one split into its shards."""
-        self.rows[split] = self.repeated[split] = self.contaminated[split] = 0
-        # Without given ids, an id is a content's hash: one set is enough.
-        seen_ids: set[int] = set()
-        seen_contents: set[int] = set()
-        shard = _ShardWriter(self.run, self.folder, split, self.shard_rows, self.outputs)
-        limit = self.config.data.max_unlabeled_rows if split == "unlabeled" else None
-        for row, example in self._examples(split, files):
-            content = content_hash(example)
-            if split != "test" and content in self.test_contents:
-                self.contaminated[split] += 1
-                continue
-            if split == "unlabeled" and content in self.labeled_contents:
-                self.already_labeled += 1
-                continue
-            given = self.config.data.columns.id is not None
-            if given and text_hash(example["example_id"]) in seen_ids:
-                raise UserError(self._name_both(files, row, example["example_id"]))
-            if content in seen_contents and not given:
-                self._repeats(split, row)
-                continue
-            if given:
-                seen_ids.add(text_hash(example["example_id"]))
-            seen_contents.add(content)
-            if split == "labeled":
-                answer = example["answer"]
-                self.label_counts[answer] = self.label_counts.get(answer, 0) + 1
-                if len(self.first) < _SHOWN_PROMPTS:
-                    self.first.append(example)
-            self.most_options = max(self.most_options, len(example["options"] or ()))
-            size = _text_bytes(example)
-            if size > self.longest.get(split, ("", 0, -1))[2]:
-                self.longest[split] = (*shard.next_row, size)
-            shard.add(example)
-            self.rows[split] += 1
-            if self.rows[split] == limit:
+        portions = cut(files)
+        parts = [part for portion in portions for part in portion]
+        blocks: list[Block] = []
+        objects, met = None, set[str]()
+        reader, places = self._reader(split), Places(split, parts)
+        self.contaminated[split] = 0
+        # What a limit has counted stays in this process.
+        apply = map if reader.limit else shard_map(self.config.ray, len(portions))
+        work = apply(reader.read, numbered(portions))
+        for read, portion in zip(work, numbered(portions), strict=True):
+            # The user's files may be on this machine alone.
+            found = read or reader.read(portion)
+            if found is None:
+                name = next(part.file.name for part in portion[2] if not part.is_here())
+                raise UserError(f"data.{split}: {name}: changed while it was read; run again")
+            self._reject(split, found, places)
+            blocks += found.blocks
+            self.contaminated[split] += found.contaminated
+            self.already_labeled += found.already_labeled
+            met |= found.met
+            objects = objects or found.objects
+            self.context.progress.advance(split, found.rows)
+            if reader.limit and not reader.limit.left:
                 break
-        shard.close()
-        if split == "test":
-            self.test_contents = seen_contents
-        elif split == "labeled":
-            self.labeled_contents = seen_contents
-        if not self.rows[split]:
+        if objects:
+            names = ExampleReader(self.config.data.columns, self.task, split)
+            names.met = met
+            names.check_objects(objects)
+        if blocks:
+            self._shard(split, blocks, places)
+        self.quarantine += places.quarantine()
+        if not self.rows.get(split):
             first = next((q for q in self.quarantine if q["split"] == split), None)
             because = f"; first: row {first['row']}: {first['reason']}" if first else ""
             raise UserError(f"data.{split}: {files[0].name}: no usable row{because}")
+
+    def first(self) -> list[dict[str, Any]]:
+        """The first labelled examples."""
+        name = next(name for name in self.outputs if "/labeled/" in name)
+        found: list[dict[str, Any]] = self.store.read_table(name)[:_SHOWN_PROMPTS].to_pylist()
+        return found
 
     def finish(self) -> Outcome:
         """Write the quarantine and say what was read."""
         name = f"{self.folder}/{QUARANTINED}"
         table = pa.Table.from_pylist(self.quarantine, schema=QUARANTINE)
-        self.outputs[name] = self.run.write_table(name, table)
+        self.outputs[name] = self.store.write_table(name, table)
+        self.store.delete_owned(f"{self.folder}/{_BLOCKS}", (), ("*",))
         labels = sorted(self.label_counts) if self.task.kind == "label" else None
         return Outcome(
             self.outputs,
             {
                 "rows": self.rows,
                 "shard_rows": self.shard_rows,
-                "bad_rows": self.bad_rows,
+                "bad_rows": self.bad_rows_of.total(),
                 "bad_rows_of": dict(self.bad_rows_of),
                 "repeated_rows": self.repeated,
+                **self._nearly(),
                 "contaminated_rows": self.contaminated,
                 "already_labeled_rows": self.already_labeled,
                 "labels": list(self.task.labels) if self.task.labels else labels,
                 "most_options": self.most_options,
-                "longest": {split: where[:2] for split, where in self.longest.items()},
+                "longest": self.longest,
                 "answers": self.form_said or None,
                 "label_counts": self.label_counts if self.task.is_closed else None,
             },
         )
 
-    def _examples(
-        self, split: str, files: list[SourceFile]
-    ) -> Iterator[tuple[Row, dict[str, Any]]]:
-        reader = ExampleReader(self.config.data.columns, self.task, split, self.form)
+    def _reader(self, split: str) -> Reader:
         labels = self.task.labels
         if labels is None and self.task.kind == "label" and split == "unlabeled":
             labels = tuple(self.label_counts)
-        for file in files:
-            row = None
-            for found in read_rows(file, reader.names.values()):
-                if isinstance(found, BadRow):
-                    self._reject(split, found, found.reason)
-                    continue
-                if row is None and found.columns is not None:
-                    reader.check_table(found)
-                row = found
-                try:
-                    yield row, reader.example(row, labels)
-                except ValueError as error:
-                    self._reject(split, row, str(error))
-            if row is not None and row.columns is None:
-                reader.check_objects(row.file)
-
-    def _reject(self, split: str, row: Row | BadRow, reason: str) -> None:
-        self._put_aside(split, row, reason)
-        rows = row.rows if isinstance(row, BadRow) else 1
-        self.bad_rows += rows
-        self.bad_rows_of[split] += rows
-        limit = self.config.data.max_bad_rows
-        if self.bad_rows > limit:
-            raise UserError(
-                f"{row.file}: row {row.number}: {flat(reason)}; with it more than "
-                f"data.max_bad_rows ({limit}) rows are unusable"
-            )
-
-    def _repeats(self, split: str, row: Row) -> None:
-        self.repeated[split] += 1
-        if sum(self.repeated.values()) <= _LISTED_REPETITIONS:
-            self._put_aside(split, row, "repeats an earlier example")
-
-    def _put_aside(self, split: str, row: Row | BadRow, reason: str) -> None:
-        self.quarantine.append(
-            {"split": split, "file": row.file, "row": row.number, "reason": flat(reason)}
+        most = self.config.data.max_unlabeled_rows if split == "unlabeled" else None
+        return Reader(
+            run=self.store,
+            folder=f"{self.folder}/{_BLOCKS}",
+            columns=self.config.data.columns,
+            task=self.task,
+            split=split,
+            form=self.form,
+            labels=labels,
+            max_bad_rows=self.config.data.max_bad_rows,
+            # Neither is trained on, nor asked about again.
+            test=self.contents.get("test", frozenset()),
+            labeled=self.contents.get("labeled", frozenset()),
+            limit=None if most is None else Limit(most),
+            similarity=self.config.data.near_duplicates,
         )
 
-    def _name_both(self, files: list[SourceFile], second: Row, example_id: str) -> str:
-        column = self.config.data.columns.id or ""
-        for file in files:
-            for row in read_rows(file, [column]):
-                if isinstance(row, Row) and _is_id(find_cell(row.values, column), example_id):
-                    return (
-                        f"{second.file}: row {second.number}: id {example_id!r} is already that "
-                        f"of {row.file}, row {row.number}"
-                    )
-        return f"{second.file}: row {second.number}: id {example_id!r} occurs twice"
+    def _nearly(self) -> dict[str, int]:
+        asked = self.config.data.near_duplicates is not None
+        return {"nearly_repeated_rows": self.nearly_repeated} if asked else {}
 
+    def _reject(self, split: str, found: PortionRead, places: Places) -> None:
+        """Put bad rows aside. Raises UserError where they are more than may be."""
+        limit = self.config.data.max_bad_rows
+        places.passed += found.passed
+        for bad in found.bad:
+            name, row = places.add(bad.part, bad.row, bad.reason)
+            self.bad_rows_of[split] += bad.rows
+            if self.bad_rows_of.total() > limit:
+                raise UserError(
+                    f"{name}: row {row}: {flat(bad.reason)}; with it more than "
+                    f"data.max_bad_rows ({limit}) rows are unusable"
+                )
 
-def _text_bytes(example: dict[str, Any]) -> int:
-    """About what an example adds to a prompt; an option has a letter and a line of its own."""
-    texts = (example[name] for name in ("question", "context", "subject", "answer"))
-    options = example["options"] or ()
-    return sum(len(text.encode()) for text in (*texts, *options) if text) + 8 * len(options)
+    def _shard(self, split: str, blocks: list[Block], places: Places) -> None:
+        finder = RepeatFinder(
+            run=self.store,
+            prefix=f"{self.folder}/{_BLOCKS}/{split}-repeats",
+            blocks=blocks,
+            ids_given=self.config.data.columns.id is not None,
+            similarity=self.config.data.near_duplicates,
+            earlier=self.blocks,
+        )
+        self.blocks = [*self.blocks, *blocks]
+        repeats = self._map(finder.find, finder.tasks())
+        if twice := min((found.twice for found in repeats if found.twice), default=None):
+            second, first = (places.of(finder.row(place)) for place in twice)
+            name = finder.row(twice[0])["example_id"]
+            raise UserError(
+                f"{second[0]}: row {second[1]}: id {name!r} is already that of {first[0]}, "
+                f"row {first[1]}"
+            )
+        self.repeated[split] = sum(sum(found.rows_of.values()) for found in repeats)
+        self._list_repeats(finder, repeats, places, "repeats an earlier example")
+        if split == "unlabeled" and finder.similarity is not None:
+            similar = self._similar(finder, repeats)
+            self.nearly_repeated = sum(sum(found.rows_of.values()) for found in similar)
+            self._list_repeats(finder, similar, places, "is nearly an earlier example")
+            repeats += similar
+        writer = ShardWriter(self.store, self.folder, split, self.shard_rows, blocks, repeats)
+        written = WrittenShards()
+        for some in self._map(writer.write, writer.tasks()):
+            written.merge(some)
+        self.rows[split] = writer.rows
+        self.outputs |= written.outputs
+        self.most_options = max(self.most_options, written.most_options)
+        if written.longest[0]:
+            self.longest[split] = written.longest[:2]
+        if split != "unlabeled":
+            self.contents[split] = frozenset(written.contents)
+        if split == "labeled":
+            self.label_counts = dict(written.answers)
 
+    def _similar(self, finder: RepeatFinder, exact: list[Repeats]) -> list[Repeats]:
+        """Rows that are nearly alike to one before them, and no exact repetitions."""
+        found = self._map(finder.find_similar, finder.similar_tasks())
+        blocks = sorted({block for some in found for block in some.rows_of})
+        return self._map(partial(finder.settle, exact, found), blocks)
 
-def _is_id(cell: Any, example_id: str) -> bool:
-    try:
-        return cell_text(cell, "id") == example_id
-    except ValueError:
-        return False
+    def _map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+        return list(shard_map(self.config.ray, len(items))(function, items))
 
-
-class _ShardWriter:
-    def __init__(
-        self,
-        run: RunDirectory,
-        folder: str,
-        split: str,
-        shard_rows: int,
-        outputs: dict[str, int],
+    def _list_repeats(
+        self, finder: RepeatFinder, repeats: list[Repeats], places: Places, reason: str
     ) -> None:
-        self.run, self.folder, self.split = run, folder, split
-        self.shard_rows, self.outputs = shard_rows, outputs
-        self.buffer: list[dict[str, Any]] = []
-        self.shards = 0
-
-    @property
-    def next_row(self) -> tuple[str, int]:
-        """Where the next example goes: its shard's name, and its row there."""
-        return f"{self.folder}/{self.split}/{layout.shard(self.shards)}", len(self.buffer)
-
-    def add(self, example: dict[str, Any]) -> None:
-        self.buffer.append(example)
-        if len(self.buffer) == self.shard_rows:
-            self._flush()
-
-    def close(self) -> None:
-        if self.buffer:
-            self._flush()
-
-    def _flush(self) -> None:
-        table = pa.Table.from_pylist(self.buffer, schema=EXAMPLE)
-        name = layout.shard(self.shards)
-        if self.split == "unlabeled":
-            withheld = table.select(_WITHHELD.names)
-            if withheld["answer"].null_count < len(withheld):
-                self._write(f"{self.folder}/withheld/{name}", withheld)
-            answers = pa.nulls(len(table), pa.string())
-            table = table.set_column(table.schema.get_field_index("answer"), "answer", answers)
-        self._write(self.next_row[0], table.cast(EXAMPLE))
-        self.buffer, self.shards = [], self.shards + 1
-
-    def _write(self, name: str, table: pa.Table) -> None:
-        self.outputs[name] = self.run.write_table(name, table)
+        """Put the first of the repetitions aside by name."""
+        for number in sorted({block for found in repeats for block in found.rows_of}):
+            rows = repeated_rows(self.store, repeats, number)[: self.unlisted]
+            if not len(rows):
+                return
+            table = self.store.read_table(finder.blocks[number].table, ["part", "row"])
+            for row in table.take(pa.array(rows)).to_pylist():
+                places.add(row["part"], row["row"], reason)
+            self.unlisted -= len(rows)

@@ -13,7 +13,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -127,6 +127,26 @@ class RunDirectory:
                     raise  # the store's, and not the file's
                 raise DamagedError(f"{self.uri}/{name}: is damaged: {_flat(error)}") from None
 
+    def read_slice(self, name: str, start: int, stop: int) -> pa.Table:
+        """Rows of a Parquet file from one to another, of which little else is read."""
+        with self.filesystem.open_input_file(self.full_path(name)) as source:
+            file = pq.ParquetFile(source)
+            wanted, first, skipped = [], 0, 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if first + rows <= start:
+                    skipped = first + rows
+                elif first < stop:
+                    wanted.append(group)
+                first += rows
+            return file.read_row_groups(wanted).slice(start - skipped, stop - start)
+
+    def read_batches(self, name: str, numbers: Iterable[int]) -> list[pa.RecordBatch]:
+        """Some of the batches of an Arrow file, by their numbers from 0."""
+        with self.filesystem.open_input_file(self.full_path(name)) as source:
+            reader = pa.ipc.open_file(source)
+            return [reader.get_batch(number) for number in numbers]
+
     def folders(self, folder: str) -> list[str]:
         """Names (relative to the run) of the folders right inside a folder, sorted."""
         selector = fs.FileSelector(self.full_path(folder), allow_not_found=True)
@@ -177,12 +197,23 @@ class RunDirectory:
 
     # -- writing ---------------------------------------------------------------------------------
 
-    def write_table(self, name: str, table: pa.Table) -> int:
-        """Commit a Parquet file; returns its rows. The same table gives the same bytes."""
+    def write_table(self, name: str, table: pa.Table, group_rows: int | None = None) -> int:
+        """Commit a Parquet file; returns its rows. The same table gives the same bytes.
+
+        `group_rows` is how many of them `read_slice` has to read at least.
+        """
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        pq.write_table(table, sink, compression="zstd", row_group_size=group_rows)
         self.write_bytes(name, sink.getvalue())
-        return table.num_rows
+        return int(table.num_rows)
+
+    def write_batches(self, name: str, batches: Sequence[pa.RecordBatch]) -> None:
+        """Commit an Arrow file of batches that are read one by one; there must be one."""
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, batches[0].schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        self.write_bytes(name, sink.getvalue())
 
     def write_json(self, name: str, value: Any) -> None:
         """Commit a JSON file."""

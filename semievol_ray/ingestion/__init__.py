@@ -1,0 +1,36 @@
+"""Reading a corpus in three passes, each of them tasks: what `stages/ingest.py` puts in order.
+
+    reading   parts of the user's files -> blocks of examples, repetitions among them
+    repeats   the keys of all blocks, bucket by bucket -> which rows say what one before them said
+    sharding  blocks without those rows -> shards, each of `shard_rows`
+
+Which rows are kept, their ids, their order and their shards depend on the files alone, not on how
+many tasks there are. What the tasks hand back does not grow with the rows, and no pass holds more
+of them than a task's own: blocks lie in the run's folder until the shards are written.
+"""
+
+from semievol_ray.ingestion.blocks import Block
+from semievol_ray.ingestion.examples import ExampleReader
+from semievol_ray.ingestion.places import Places
+from semievol_ray.ingestion.reading import Limit, PortionRead, Reader, numbered
+from semievol_ray.ingestion.repeats import (
+    RepeatFinder,
+    Repeats,
+    repeated_rows,
+)
+from semievol_ray.ingestion.sharding import ShardWriter, WrittenShards
+
+__all__ = [
+    "Block",
+    "ExampleReader",
+    "Limit",
+    "Places",
+    "PortionRead",
+    "Reader",
+    "RepeatFinder",
+    "Repeats",
+    "ShardWriter",
+    "WrittenShards",
+    "numbered",
+    "repeated_rows",
+]
