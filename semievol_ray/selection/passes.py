@@ -7,9 +7,10 @@ gives its `Examples`, read anew at each pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,14 @@ import pyarrow.parquet as pq
 from semievol_ray import _native
 from semievol_ray.selection.distinct import Distinct
 from semievol_ray.selection.examples import SCORED, Examples, columns, examples_of
-from semievol_ray.selection.policies.policy import Map, Passes, Policy, Shard, hashes_within
+from semievol_ray.selection.policies.policy import (
+    Decision,
+    Map,
+    Passes,
+    Policy,
+    Shard,
+    hashes_within,
+)
 from semievol_ray.selection.tables import Table, as_table
 from semievol_ray.selection.thresholds import Keys
 
@@ -69,7 +77,8 @@ def select_shards(
     kind: str,
     relative_tolerance: float = 0.0,
     map: Map = map,
-) -> Iterator[pa.Table]:
+    then: Callable[[int, pa.Table], Any] | None = None,
+) -> Iterator[Any]:
     """`select` over Parquet shards: one SELECTION table for each, in their order, as they are done.
 
     All rows of an example lie in one shard (ValueError with its id where they do not), and the
@@ -78,6 +87,9 @@ def select_shards(
     `map(function, shards)` applies a picklable function to each shard, in order; give one that runs
     Ray tasks to spread the work. Together the tables hold the rows of `select` over all shards as
     one table, whatever their number and order.
+
+    `then(number, table)` is picklable and takes each table where it was made, so that no table
+    travels; what it gives comes instead of the table.
     """
     reader = _reader(policy, kind, relative_tolerance)
     if justified is not None and len(justified) != len(responses):
@@ -86,7 +98,8 @@ def select_shards(
         )
     nothing = [None] * len(responses)
     parts = zip(responses, justified or nothing, scored or nothing, strict=True)
-    return _select(policy, [partial(_read, reader, filesystem, *part) for part in parts], map)
+    shards = [partial(_read, reader, filesystem, *part) for part in parts]
+    return _select(policy, shards, map, then)
 
 
 @dataclass(frozen=True)
@@ -150,7 +163,12 @@ def _read(
     return reader.examples(answered, verdicts, table(scored, SCORED))
 
 
-def _select(policy: Policy, shards: Sequence[Shard], map: Map) -> Iterator[pa.Table]:
+def _select(
+    policy: Policy,
+    shards: Sequence[Shard],
+    map: Map,
+    then: Callable[[int, pa.Table], Any] | None = None,
+) -> Iterator[Any]:
     # One table holds every row of an example: only shards can part them.
     ids = Distinct() if len(shards) > 1 else None
     passes = Passes(shards, map, ids)
@@ -160,7 +178,16 @@ def _select(policy: Policy, shards: Sequence[Shard], map: Map) -> Iterator[pa.Ta
             lambda low, high: passes.each(hashes_within, low, high),
             lambda hashes: passes.each(_ids_of, hashes),
         )
-    return iter(map(decision, shards))
+    if then is None:
+        return iter(map(decision, shards))
+    return iter(map(partial(_decided, decision, then), enumerate(shards)))
+
+
+def _decided(
+    decision: Decision, then: Callable[[int, pa.Table], Any], numbered: tuple[int, Shard]
+) -> Any:
+    number, shard = numbered
+    return then(number, decision(shard))
 
 
 def _ids_of(hashes: Keys, shard: Shard) -> list[str]:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray.config import Config
 from semievol_ray.errors import UserError
+from semievol_ray.ray_session import shard_map
 from semievol_ray.stages import holdout
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import (
@@ -18,8 +23,12 @@ from semievol_ray.stages.finetune import (
 )
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
-from semievol_ray.store import layout
+from semievol_ray.store import RunDirectory, layout
+from semievol_ray.tasks import PromptRenderer, Task
 from semievol_ray.touches import of_result
+
+# Rows that pay for a task, which starts by loading the tokenizer.
+_TASK_ROWS = 50_000
 
 
 def run(context: Context, round_number: int) -> Outcome:
@@ -38,7 +47,7 @@ def run(context: Context, round_number: int) -> Outcome:
     first = 1 if mined else round_number
     selected = 0
     for number in range(first, round_number + 1):
-        for name, rows in _write_selected(context, number, folder):
+        for name, rows in write_selected(context, number, folder):
             shards.append(name)
             selected += rows
     if not selected and not config.evolve.include_labeled:
@@ -84,30 +93,50 @@ def raise_nothing_selected(context: Context, round_number: int) -> None:
     )
 
 
-def _write_selected(context: Context, round_number: int, folder: str) -> Iterator[tuple[str, int]]:
+def write_selected(context: Context, round_number: int, folder: str) -> Iterator[tuple[str, int]]:
     """The selected rows of one round as training shards: (name, rows)."""
-    renderer = make_renderer(context)
-    soft = context.config.evolve.soft_targets
-    selections = context.folder(layout.round_stage(round_number, "select"))
-    for source in context.shards("unlabeled"):
-        selection = context.run.read_table(layout.same_shard(source, selections)).to_pylist()
-        chosen = {row["example_id"]: row for row in selection if row["selected"]}
-        if not chosen:
-            continue
-        examples = context.run.read_table(source).to_pylist()
+    sources = context.shards("unlabeled")
+    write = _SelectedWriter(
+        run=context.run,
+        task=context.task,
+        renderer=make_renderer(context),
+        soft=context.config.evolve.soft_targets,
+        selections=context.folder(layout.round_stage(round_number, "select")),
+        folder=f"{folder}/examples/selected-{round_number}",
+    )
+    tasks = sum(sources.values()) // _TASK_ROWS
+    written = shard_map(context.config.ray, tasks)(write, sources)
+    yield from ((name, rows) for name, rows in written if rows)
+
+
+@dataclass(frozen=True)
+class _SelectedWriter:
+    """Writes the selected rows of a shard as training rows. Picklable."""
+
+    run: RunDirectory
+    task: Task
+    renderer: PromptRenderer
+    soft: bool
+    selections: str
+    folder: str
+
+    def __call__(self, source: str) -> tuple[str, int]:
+        target = layout.same_shard(source, self.folder)
+        selection = self.run.read_table(layout.same_shard(source, self.selections))
+        kept = selection.filter(pc.field("selected")).to_pylist()
+        if not kept:
+            return target, 0
+        chosen = {row["example_id"]: row for row in kept}
+        examples = self.run.read_table(source)
+        ids = pa.array(list(chosen), pa.string())
         rows = [
-            (example, _target(context, example, chosen[example["example_id"]], soft))
-            for example in examples
-            if example["example_id"] in chosen
+            (example, self._target(example, chosen[example["example_id"]]))
+            for example in examples.filter(pc.is_in(examples["example_id"], ids)).to_pylist()
         ]
-        target = layout.same_shard(source, f"{folder}/examples/selected-{round_number}")
-        context.run.write_table(target, training_table(context.task, renderer, rows))
-        yield target, len(rows)
+        self.run.write_table(target, training_table(self.task, self.renderer, rows))
+        return target, len(rows)
 
-
-def _target(
-    context: Context, example: dict[str, Any], selected: dict[str, Any], soft: bool
-) -> Target:
-    if soft and selected["distribution"] is not None:
-        return Target.soft(context.task.candidates(example), selected["distribution"])
-    return Target.hard(selected["pseudo_answer_text"])
+    def _target(self, example: Mapping[str, Any], selected: Mapping[str, Any]) -> Target:
+        if self.soft and selected["distribution"] is not None:
+            return Target.soft(self.task.candidates(example), selected["distribution"])
+        return Target.hard(selected["pseudo_answer_text"])

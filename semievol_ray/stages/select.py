@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config, SelectionConfig
@@ -17,7 +19,7 @@ from semievol_ray.stages.facts import RunFacts, policy_of
 from semievol_ray.stages.run_view import selected_answers
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage
-from semievol_ray.store import layout
+from semievol_ray.store import RunDirectory, layout
 from semievol_ray.touches import of_result
 
 # In the fingerprint: whoever changes what a policy makes of the same responses raises it.
@@ -65,7 +67,17 @@ def select_into(
         answered = context.folder(layout.round_stage(round_number, stage))
         return [context.run.full_path(layout.same_shard(s, answered)) for s in sources]
 
-    tables = select_shards(
+    # Selected again as a whole: a threshold belongs to all shards at once.
+    shards = Shards(context.run, sources, folder)
+    classes = facts.classes
+    earlier = layout.round_stage(round_number - 1, "select")
+    write = _ShardWriter(
+        run=context.run,
+        targets=tuple(layout.same_shard(source, folder) for source in sources),
+        before=context.folder(earlier) if round_number > 1 else None,
+        is_closed=classes is not None,
+    )
+    written = select_shards(
         shards_of("generate"),
         shards_of("justify") if justify.STAGE.wanted(config) else None,
         shards_of("score") if _is_scored(context, round_number) else None,
@@ -74,28 +86,21 @@ def select_into(
         kind=context.task.kind,
         relative_tolerance=context.task.relative_tolerance,
         map=shard_map(config.ray, len(sources)),
+        then=write,
     )
-    classes = facts.classes
-    # Selected again as a whole: a threshold belongs to all shards at once.
-    shards = Shards(context.run, sources, folder)
     answered = context.ledger.done(layout.round_stage(round_number, "generate"))
     reasons: Counter[str] = Counter()
     answers: Counter[str] = Counter()
     changed = 0
     context.progress.start("select", len(sources), "shards")
-    for source, table in zip(sources, tables, strict=True):
-        target = layout.same_shard(source, folder)
-        rows = context.run.write_table(target, table)
+    for source, target, made in zip(sources, write.targets, written, strict=True):
         # Rows that an earlier round settled have no response here, and so no selection.
         responses = answered.outputs[layout.same_shard(source, answered.folder)]
         open_rows = responses // len(config.collaborators)
-        shards.record(target, Counts(rows=rows, settled=sources[source] - open_rows))
-        reasons.update(table["reason"].to_pylist())
-        if classes is not None:
-            kept = table.filter(pc.field("selected"))
-            answers.update(kept["pseudo_answer"].to_pylist())
-        if round_number > 1:
-            changed += _changed_rows(context, round_number, source, target)
+        shards.record(target, Counts(rows=made.rows, settled=sources[source] - open_rows))
+        reasons.update(made.reasons)
+        answers.update(made.answers)
+        changed += made.changed
         context.progress.advance("select", 1)
     statistics: dict[str, Any] = {"reasons": dict(reasons.most_common())} | policy.statistics()
     if note := policy.note():
@@ -113,11 +118,37 @@ def select_into(
     return Outcome(shards.outputs(), statistics)
 
 
-def _changed_rows(context: Context, round_number: int, source: str, target: str) -> int:
-    """How many rows of a shard are selected that the round before did not select as they are."""
-    before = context.folder(layout.round_stage(round_number - 1, "select"))
-    known = selected_answers(context.run, layout.same_shard(source, before))
-    return len(selected_answers(context.run, target).items() - known.items())
+@dataclass(frozen=True)
+class _Written:
+    """What a shard of selections came to."""
+
+    rows: int
+    reasons: Counter[str]
+    # Of what is selected: its answers, and the rows that the round before did not select so.
+    answers: Counter[str]
+    changed: int
+
+
+@dataclass(frozen=True)
+class _ShardWriter:
+    """Writes a shard of selections where it was decided. Picklable."""
+
+    run: RunDirectory
+    targets: tuple[str, ...]
+    # The folder of the selections of the round before.
+    before: str | None
+    is_closed: bool
+
+    def __call__(self, number: int, table: pa.Table) -> _Written:
+        target = self.targets[number]
+        rows = self.run.write_table(target, table)
+        kept = table.filter(pc.field("selected"))
+        answers = Counter(kept["pseudo_answer"].to_pylist() if self.is_closed else ())
+        changed = 0
+        if self.before is not None:
+            known = selected_answers(self.run, layout.same_shard(target, self.before))
+            changed = len(selected_answers(self.run, target).items() - known.items())
+        return _Written(rows, Counter(table["reason"].to_pylist()), answers, changed)
 
 
 def _is_scored(context: Context, round_number: int) -> bool:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from semievol_ray import UserError
+from semievol_ray import ray_session as ray_session_module
 from semievol_ray.schema import SELECTION
 from semievol_ray.stages import evolve
 from semievol_ray.stages.context import Context
@@ -65,7 +66,7 @@ def context(tmp_path: Path, tiny_model: Path) -> Context:
 
 def trained_on(context: Context) -> dict[str, dict[str, float]]:
     """Each trained row's candidates with their weights."""
-    written = list(evolve._write_selected(context, 1, "into"))
+    written = list(evolve.write_selected(context, 1, "into"))
     assert [rows for _, rows in written] == [1, 1]
     rows = [row for name, _ in written for row in context.run.read_table(name).to_pylist()]
     return {
@@ -86,6 +87,14 @@ def test_soft_targets_keep_the_doubt(context: Context) -> None:
     found = trained_on(context)
     assert found["u0"] == pytest.approx({"red": 0.8, "blue": 0.2})
     assert found["u4"] == pytest.approx({"red": 0.3, "blue": 0.7})
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_the_same_rows_from_tasks_of_ray(context: Context, monkeypatch) -> None:
+    here = trained_on(context)
+    monkeypatch.setattr(evolve, "_TASK_ROWS", 1)
+    monkeypatch.setattr(ray_session_module, "_FEWEST_FOR_RAY", 1)
+    assert trained_on(context) == here
 
 
 def test_nothing_to_train_on_is_one_line(context: Context) -> None:

@@ -1,0 +1,1 @@
+"""What a corpus costs before and after its answers: reading, selecting, writing training rows."""
