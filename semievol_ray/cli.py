@@ -144,6 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(config)
     status = add("status", commands.status, "how far a run is")
     status.add_argument("run", help="the run directory")
+    status.add_argument("--address", help="http(s)://HOST:8265 of a cluster: its jobs of the run")
     select = add(
         "select", commands.select, "select anew from a run's responses; nothing is generated"
     )
@@ -213,6 +214,11 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--address", required=True, help="http(s)://HOST:8265 of the cluster")
     submit.add_argument("--no-wait", action="store_true", help="do not follow the logs")
     _add_set(submit)
+    attach = add("attach", commands.attach, "follow a run's job on a cluster, as submit does")
+    stop = add("stop", commands.stop, "end a run's job on a cluster; what is done stays")
+    for of_job in (attach, stop):
+        of_job.add_argument("run", help="the YAML config, or the run directory")
+        of_job.add_argument("--address", required=True, help="http(s)://HOST:8265 of the cluster")
     return parser
 
 

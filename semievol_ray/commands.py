@@ -81,6 +81,11 @@ def status(args: argparse.Namespace) -> int:
     """`semievol status`."""
     from semievol_ray.results import Run
 
+    if args.address is not None:
+        from semievol_ray.submit import states
+
+        for job, state in states(args.run, address=args.address):
+            print(f"{job} {state}")
     run = Run(args.run)
     for manifest in run.manifests:
         rows = sum(manifest.outputs.values())
@@ -315,6 +320,20 @@ def submit(args: argparse.Namespace) -> int:
     from semievol_ray.submit import submit
 
     return submit(args.config, tuple(args.set), address=args.address, follow=not args.no_wait)
+
+
+def attach(args: argparse.Namespace) -> int:
+    """`semievol attach`."""
+    from semievol_ray.submit import attach
+
+    return attach(args.run, address=args.address)
+
+
+def stop(args: argparse.Namespace) -> int:
+    """`semievol stop`."""
+    from semievol_ray.submit import stop
+
+    return stop(args.run, address=args.address)
 
 
 def print_result(run: object) -> None:

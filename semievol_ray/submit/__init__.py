@@ -1,5 +1,5 @@
 """Submission of a run to a Ray cluster as a job."""
 
-from semievol_ray.submit.job import submit
+from semievol_ray.submit.job import attach, states, stop, submit
 
-__all__ = ["submit"]
+__all__ = ["attach", "states", "stop", "submit"]

@@ -9,9 +9,11 @@ nowhere here.
 from __future__ import annotations
 
 import base64
+import contextlib
 import re
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ from semievol_ray.store import digest
 from semievol_ray.submit.follow import follow as follow_job
 
 _AGENT_SECONDS = 60.0
+# Ray itself kills a job that has not ended after three seconds.
+_STOP_SECONDS, _LOOK_SECONDS = 60.0, 0.2
 
 # The config reaches the job inside the command, so that no file has to be uploaded; on the cluster
 # it lies in a folder of its own, for jobs share the working folder of the node.
@@ -44,26 +48,83 @@ def submit(
     Without `follow` it returns 0 as soon as the job is accepted. Raises UserError where no
     cluster answers or the token is refused.
     """
-    from ray.exceptions import RayError
-    from ray.job_submission import JobStatus, JobSubmissionClient
-
     config = load_config(config_path, overrides)
-    try:
-        client = JobSubmissionClient(address)
+    with _asking(address, "take the job") as client:
         job = _attach_or_submit(client, config, Path(config_path).name, address)
+    return _followed(client, job, address) if follow else 0
+
+
+def attach(run: str, *, address: str) -> int:
+    """Follow the job of a run that waits or runs, or tell how its last one ended, as `submit` does.
+
+    `run` is the config's file or the run directory. Raises UserError where there was no such job,
+    and where no cluster answers or the token is refused.
+    """
+    run_dir = _run_dir(run)
+    with _asking(address) as client:
+        jobs = _jobs(client, run_dir)
+    if not jobs:
+        raise UserError(f"--address {address}: the cluster knows no job of {run_dir}")
+    living = [job for job in jobs if not job.status.is_terminal()]
+    return _followed(client, str((living or jobs)[-1].submission_id), address)
+
+
+def stop(run: str, *, address: str) -> int:
+    """End the jobs of a run that wait or run, and return 0 when they have ended.
+
+    What the run has committed stays, and submitting again goes on from there. Raises as `attach`,
+    and SemiEvolError where a job does not end.
+    """
+    run_dir = _run_dir(run)
+    with _asking(address) as client:
+        living = [job for job in _jobs(client, run_dir) if not job.status.is_terminal()]
+        if not living:
+            raise UserError(f"--address {address}: no job of {run_dir} waits or runs")
+        for job in living:
+            client.stop_job(job.submission_id)
+        deadline = time.monotonic() + _STOP_SECONDS
+        for job in living:
+            while not client.get_job_status(job.submission_id).is_terminal():
+                if time.monotonic() > deadline:
+                    raise SemiEvolError(f"{job.submission_id} has not ended yet; ask again")
+                time.sleep(_LOOK_SECONDS)
+            print(f"{job.submission_id} has ended; submit again to go on", file=sys.stderr)
+    return 0
+
+
+def states(run: str, *, address: str) -> list[tuple[str, str]]:
+    """Ids of the jobs of a run that the cluster knows, oldest first, and how each is."""
+    with _asking(address) as client:
+        return [(str(j.submission_id), j.status.lower()) for j in _jobs(client, _run_dir(run))]
+
+
+@contextlib.contextmanager
+def _asking(address: str, what: str = "answer") -> Iterator[Any]:
+    """A client of the cluster, whose refusals are one line."""
+    from ray.exceptions import RayError
+    from ray.job_submission import JobSubmissionClient
+
+    try:
+        yield JobSubmissionClient(address)
     except (ConnectionError, RuntimeError, ValueError, RayError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"--address {address}: the cluster does not take the job: {reason}") from (
-            None
-        )
-    if not follow:
-        return 0
+        raise UserError(f"--address {address}: the cluster does not {what}: {reason}") from None
+
+
+def _run_dir(run: str) -> str:
+    return load_config(run).run_dir if Path(run).is_file() else run
+
+
+def _followed(client: Any, job: str, address: str) -> int:
+    """Follow a job to its end; its exit code."""
+    from ray.job_submission import JobStatus
+
     try:
         details = follow_job(client, job)
     except KeyboardInterrupt:
         print(
-            f"\nno longer following: {job} goes on; submit again to follow it, or end it with "
-            f"`ray job stop --address {address} {job}`",
+            f"\nno longer following: {job} goes on; `semievol attach` follows it again, and "
+            f"`semievol stop` ends it (--address {address})",
             file=sys.stderr,
         )
         return 130
@@ -86,13 +147,8 @@ def _attach_or_submit(client: Any, config: Config, name: str, address: str) -> s
     entrypoint = _entrypoint(config)
     stem = submission_stem(config.run_dir)
     while True:
-        of_this_run = re.compile(re.escape(stem) + r"(\d+)")
-        jobs = {
-            int(match[1]): found
-            for found in client.list_jobs()
-            if (match := of_this_run.fullmatch(found.submission_id or ""))
-        }
-        for found in jobs.values():
+        jobs = _jobs(client, config.run_dir)
+        for found in jobs:
             if not found.status.is_terminal():
                 same = "" if found.entrypoint == entrypoint else "; its config is another"
                 print(
@@ -101,7 +157,7 @@ def _attach_or_submit(client: Any, config: Config, name: str, address: str) -> s
                     file=sys.stderr,
                 )
                 return str(found.submission_id)
-        job = f"{stem}{1 + max(jobs, default=0)}"
+        job = f"{stem}{1 + max(map(_number, jobs), default=0)}"
         metadata = {"run_dir": config.run_dir, "config": name}
         try:
             _submit(client, entrypoint=entrypoint, submission_id=job, metadata=metadata)
@@ -111,6 +167,17 @@ def _attach_or_submit(client: Any, config: Config, name: str, address: str) -> s
             continue  # another submission was faster: look again
         print(f"submitted {job} to {address}", file=sys.stderr)
         return job
+
+
+def _jobs(client: Any, run_dir: str) -> list[Any]:
+    """The jobs of a run, oldest first."""
+    of_this_run = re.compile(re.escape(submission_stem(run_dir)) + r"\d+")
+    found = (j for j in client.list_jobs() if of_this_run.fullmatch(j.submission_id or ""))
+    return sorted(found, key=_number)
+
+
+def _number(job: Any) -> int:
+    return int(job.submission_id.rpartition("-")[2])
 
 
 def _entrypoint(config: Config) -> str:

@@ -124,6 +124,13 @@ def submit(
     )  # fmt: skip
 
 
+def command(environment: dict[str, str], *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "semievol_ray", *words, "--address", ADDRESS],
+        env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
 def change(config: Path, **settings: object) -> None:
     values = yaml.safe_load(config.read_text())
     config.write_text(yaml.safe_dump(merge(values, settings)))
@@ -190,7 +197,13 @@ def test_a_second_submission_follows_the_first(config, environment, client) -> N
         env=environment, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert follower.stderr is not None and "already" in follower.stderr.readline()
-    client.stop_job(f"{stem}1")
+    # By the config as by the run directory.
+    run_dir = load_config(config).run_dir
+    assert command(environment, "status", run_dir).stdout.startswith(f"{stem}1 ")
+    stopped = command(environment, "stop", str(config))
+    assert stopped.returncode == 0 and f"{stem}1 has ended" in stopped.stderr, stopped.stderr
+    nothing_left = command(environment, "stop", run_dir)
+    assert nothing_left.returncode == 2 and "no job of" in nothing_left.stderr
     assert "was stopped" in follower.communicate(timeout=120)[1].splitlines()[-1]
     assert follower.returncode == 1
     names = [
@@ -201,6 +214,11 @@ def test_a_second_submission_follows_the_first(config, environment, client) -> N
     change(config, model={"name": "./no/model"})
     third = submit(config, environment)
     assert third.returncode == 2 and f"submitted {stem}2" in third.stderr
+    # How the last one ended, with its log, for whoever was away.
+    attached = command(environment, "attach", run_dir)
+    assert attached.returncode == 2 and attached.stdout == third.stdout
+    unknown = command(environment, "attach", f"{run_dir}-other")
+    assert unknown.returncode == 2 and "knows no job of" in unknown.stderr
 
 
 # -- connections that drop -------------------------------------------------------------------------
