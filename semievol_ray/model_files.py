@@ -103,18 +103,45 @@ class Weights:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Dimensions:
+    """What activations are as large as."""
+
+    hidden: int
+    layers: int
+    vocabulary: int
+
+
 def weights(model: ModelConfig) -> Weights | None:
     """The size of a model's weights by the headers of its files; null where they are not here.
 
     Of a hub id the files count that an earlier download left.
     """
-    folder = Path(model.name).expanduser()
-    if not folder.is_dir():
-        found = _downloaded(model)
-        if found is None:
+    folder = _folder(model)
+    return None if folder is None else _weights(folder.resolve(), _newest(folder))
+
+
+def dimensions(model: ModelConfig) -> Dimensions | None:
+    """What a model's config says of its width and depth; null where it is not here, or says none.
+
+    Of a model of several kinds of input it is the text's.
+    """
+    folder = _folder(model)
+    try:
+        if folder is None:
             return None
-        folder = found
-    return _weights(folder.resolve(), _newest(folder))
+        config = json.loads((folder / "config.json").read_text())
+        text = config.get("text_config") or config
+        names = ("hidden_size", "num_hidden_layers", "vocab_size")
+        return Dimensions(*(int(text[name]) for name in names))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # loading it will say what is wrong
+
+
+def _folder(model: ModelConfig) -> Path | None:
+    """Where a model's files are on this machine."""
+    folder = Path(model.name).expanduser()
+    return folder if folder.is_dir() else _downloaded(model)
 
 
 def _downloaded(model: ModelConfig) -> Path | None:

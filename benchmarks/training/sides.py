@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from semievol_ray.config import TrainingConfig
+from semievol_ray.config import TrainingConfig, given
 from semievol_ray.model_files import import_transformers
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import TrainingJob, batches, metrics, zero
@@ -290,7 +290,7 @@ def trl(folder: Path, world: World) -> dict[str, Any]:
             use_cpu=True,
             bf16=False,
             gradient_checkpointing=False,
-            per_device_train_batch_size=config.micro_batch_size,
+            per_device_train_batch_size=given(config.micro_batch_size),
             gradient_accumulation_steps=2,
             max_steps=REPEATS + 1,
             learning_rate=config.learning_rate,

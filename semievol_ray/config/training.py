@@ -53,7 +53,11 @@ class TrainingConfig(Section):
     learning_rate: float = Field(1e-4, gt=0)
     epochs: float = Field(2.0, gt=0)
     global_batch_size: int = Field(8, gt=0, description="examples a step, over all the workers")
-    micro_batch_size: Speed[int] = Field(4, gt=0, description="examples a forward pass, at most")
+    micro_batch_size: Speed[Annotated[int, Field(gt=0)] | Auto] = Field(
+        "auto",
+        description="examples a forward pass, at most; auto: as many of a worker's share of the "
+        "batch as its memory holds the activations of",
+    )
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(0.1, ge=0, lt=1)
     warmup_steps: int | None = Field(None, ge=0, description="in place of warmup_ratio")

@@ -48,7 +48,8 @@ def plan(config: Config, asked: Asked, progress: Progress) -> tuple[Plan, Measur
     base = resolve_engine(config.model)
     shards = max(1, rows // shard_rows)
     fleet = sized_fleet(config.generation, base, machines, shards=shards, gpus=machines.gpus >= 1)
-    group = sized_group(config.training_for("evolve"), machines, gpus=machines.gpus >= 1)
+    training = config.training_for("evolve")
+    group = sized_group(training, base, machines, gpus=machines.gpus >= 1)
     size = Size(
         unlabeled=rows,
         test=test or 0,
@@ -83,10 +84,11 @@ def plan_lines(config: Config, found: Plan, measured: Measured, size: Size) -> I
 
 
 def _memory(config: Config) -> str:
-    size = weights(resolve_engine(config.model))
+    base = resolve_engine(config.model)
+    size = weights(base)
     if size is None:
         return "the model's size is not known here"
-    group = sized_group(config.training_for("evolve"), Machines(), gpus=False)
+    group = sized_group(config.training_for("evolve"), base, Machines(), gpus=False)
     return (
         f"a replica {gib(size.bytes)} of weights, a training worker "
         f"{gib(least_memory(group, size))} before activations"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from semievol_ray import pipeline
 from semievol_ray.config import Config, TrainingConfig
+from semievol_ray.planning.fleet import fleet_seconds
 from semievol_ray.planning.probe import Measured
 
 # The driver's own speed over shards, of which selection is the slowest part (benchmarks/).
@@ -22,7 +23,7 @@ class Size:
     replicas: int
     gpus_per_replica: float
     training_gpus: float
-    # Rows of a shard: while the last one is answered, the other replicas wait.
+    # While the last shards are answered, most replicas wait.
     shard_rows: int
     # Of one replica, where it is known better than by a probe.
     rows_per_second: float | None = None
@@ -110,9 +111,13 @@ def _answers(name: str, models: int, rows: int, measured: Measured, size: Size) 
 
 
 def _fleet_seconds(rows: int, each: float, measured: Measured, size: Size) -> float:
-    """Of a fleet: its start, all rows shared evenly, and half a shard in which most wait."""
-    tail = min(size.shard_rows, rows) * each / 2 if size.replicas > 1 else 0.0
-    return measured.replica_start + rows * each / size.replicas + tail
+    return fleet_seconds(
+        rows,
+        each,
+        shard_rows=size.shard_rows,
+        replicas=size.replicas,
+        start_seconds=measured.replica_start,
+    )
 
 
 def _selected(config: Config, measured: Measured, round_number: int) -> float:

@@ -155,7 +155,7 @@ def finetune(
     result = run.read_json(f"{folder}/result.json")
     if result is None:
         machines = Machines.there()
-        config = sized(config, machines, gpus=context.has_gpus)
+        config = sized(config, start.base, machines, gpus=context.has_gpus)
         check_fits(config, start.base, machines)
         context.progress.say(shown_as or stage, f"{words(config)} (training.workers)")
         job = TrainingJob(

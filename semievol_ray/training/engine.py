@@ -8,10 +8,12 @@ from typing import Any
 import deepspeed
 import torch
 
+from semievol_ray.config import given
 from semievol_ray.errors import UserError
 from semievol_ray.training import adapters, models, zero
 from semievol_ray.training.attention import can_pack, use_packed_attention
 from semievol_ray.training.batches import Layout, MicroBatch
+from semievol_ray.training.group_size import USUAL_MICRO_BATCH
 from semievol_ray.training.head import AnswerHead
 from semievol_ray.training.job import TrainingJob
 from semievol_ray.training.loss import PassLoss, keeps_logits, pass_loss
@@ -63,7 +65,7 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
             base = _load_base(job, world)
         layout = Layout(
             packed=config.packing and can_pack(base, config.max_length),
-            micro_batch_size=config.micro_batch_size,
+            micro_batch_size=given(config.micro_batch_size, USUAL_MICRO_BATCH),
             max_length=config.max_length,
         )
         if layout.packed:

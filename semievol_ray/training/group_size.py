@@ -5,7 +5,7 @@ from __future__ import annotations
 from semievol_ray.config import ModelConfig, TrainingConfig
 from semievol_ray.errors import UserError
 from semievol_ray.machines import Machines, gib
-from semievol_ray.model_files import Weights, weights
+from semievol_ray.model_files import Dimensions, Weights, dimensions, weights
 
 # More threads than this do not help one worker's matrices of a batch.
 _MOST_CPUS = 16
@@ -13,11 +13,23 @@ _MOST_CPUS = 16
 # and the weight in 16 bits.
 _OPTIMIZER, _GRADIENT, _WEIGHT = 12, 2, 2
 _QUANTIZED = {"none": _WEIGHT, "8bit": 1, "4bit": 0.5}
+# Examples a pass where nobody knows how large the model or its place is.
+USUAL_MICRO_BATCH = 4
+# Bytes of activations that the backward pass needs of a token, for each layer and hidden unit in 16
+# bits, without the scores of attention, which are made anew; checkpointed, a layer keeps its input
+# alone (Korthikanti et al., arXiv 2205.05198, Section 4).
+_ACTIVATION, _CHECKPOINTED = 34, 2
+# Of a word's logit at a token that is predicted: itself and its gradient in float32.
+_LOGIT = 8
+# A worker's process without its model, where its memory is the node's.
+_PROCESS_BYTES = 2 << 30
 # Of a node's or a GPU's memory: the rest is the process's own.
 _USABLE = 0.95
 
 
-def sized(config: TrainingConfig, machines: Machines, *, gpus: bool) -> TrainingConfig:
+def sized(
+    config: TrainingConfig, model: ModelConfig, machines: Machines, *, gpus: bool
+) -> TrainingConfig:
     """The config with nothing left `auto`; `gpus`: whether each worker has one."""
     each = config.gpus_per_worker
     if each is None:
@@ -30,16 +42,23 @@ def sized(config: TrainingConfig, machines: Machines, *, gpus: bool) -> Training
     if cpus == "auto":
         alone = workers == 1 and not each
         cpus = float(max(1, int(min(machines.node_cpus, _MOST_CPUS)))) if alone else 1.0
-    return config.model_copy(
+    found = config.model_copy(
         update={"workers": workers, "cpus_per_worker": cpus, "gpus_per_worker": each}
     )
+    if config.micro_batch_size != "auto":
+        return found
+    micro = _micro_batch(found, workers, model, machines)
+    return found.model_copy(update={"micro_batch_size": micro})
 
 
 def words(config: TrainingConfig) -> str:
     """What was decided, in a few words."""
     each = "1 GPU" if config.gpus_per_worker else f"{config.cpus_per_worker:g} CPUs"
     each = "1 CPU" if each == "1 CPUs" else each
-    return f"{config.workers} x {each}, ZeRO-{config.zero_stage}, {config.precision}"
+    return (
+        f"{config.workers} x {each}, ZeRO-{config.zero_stage}, {config.precision}, "
+        f"micro-batch {config.micro_batch_size}"
+    )
 
 
 def check_fits(config: TrainingConfig, model: ModelConfig, machines: Machines) -> None:
@@ -78,6 +97,32 @@ def least_memory(config: TrainingConfig, size: Weights) -> float:
         on_gpu = config.offload_optimizer == "none" or not config.gpus_per_worker
         parts += [optimizer * on_gpu, gradient]
     return sum(parts)
+
+
+def activation_bytes(config: TrainingConfig, size: Dimensions) -> int:
+    """About what one token of a pass keeps until the backward pass, in bytes."""
+    wide = 2 if config.precision == "fp32" else 1
+    layer = _ACTIVATION * size.hidden * wide
+    if config.gradient_checkpointing:
+        kept = _CHECKPOINTED * size.hidden * wide * size.layers + layer
+    else:
+        kept = layer * size.layers
+    return kept + _LOGIT * size.vocabulary
+
+
+def _micro_batch(
+    config: TrainingConfig, workers: int, model: ModelConfig, machines: Machines
+) -> int:
+    share = -(-config.global_batch_size // workers)
+    size, wide = weights(model), dimensions(model)
+    # Workers without GPUs share a node's memory, at worst all of them the same node's.
+    of_node = (machines.node_memory - _PROCESS_BYTES) / workers
+    memory = machines.gpu_memory if config.gpus_per_worker else of_node
+    if size is None or wide is None or memory is None:
+        return min(share, USUAL_MICRO_BATCH)
+    room = _USABLE * memory - least_memory(config, size)
+    of_an_example = activation_bytes(config, wide) * config.max_length
+    return int(max(1, min(share, room // of_an_example)))
 
 
 def _advice(config: TrainingConfig) -> str:

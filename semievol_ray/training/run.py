@@ -36,12 +36,14 @@ def train(
         _check(job)
     tell = on_progress or _ignore
     if on == "ray":
+        from semievol_ray.config import ModelConfig
         from semievol_ray.machines import Machines
         from semievol_ray.training.group_size import sized
         from semievol_ray.training.ray_train import train_on_ray
 
         machines = Machines.there()
-        job = replace(job, config=sized(job.config, machines, gpus=machines.gpus >= 1))
+        model = ModelConfig(name=job.base_model, revision=job.revision)
+        job = replace(job, config=sized(job.config, model, machines, gpus=machines.gpus >= 1))
         return train_on_ray(job, depot, tell, on_restart or _ignore)
     from semievol_ray.training.loop import train_worker
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ from semievol_ray import UserError
 from semievol_ray.config import GenerationConfig, ModelConfig, TrainingConfig
 from semievol_ray.engines import fleet_size
 from semievol_ray.machines import Machines
-from semievol_ray.model_files import Weights, weights
+from semievol_ray.model_files import Dimensions, Weights, dimensions, weights
 from semievol_ray.training import group_size
 
 GIB = 1 << 30
 H100 = Machines(cpus=128, node_cpus=64, gpus=8, gpu_memory=80 * GIB)
+# A hub id that nobody has fetched.
+UNKNOWN = ModelConfig(name="nobody/never-downloaded")
 
 
 @pytest.fixture
@@ -80,22 +84,59 @@ def test_a_model_that_no_replica_holds_is_refused_with_the_arithmetic(model_of) 
 @pytest.mark.parametrize(
     ("machines", "batch", "words"),
     [
-        (H100, 8, "8 x 1 GPU, ZeRO-2, bf16"),
-        (H100, 12, "6 x 1 GPU, ZeRO-2, bf16"),
-        (Machines(gpus=3), 8, "2 x 1 GPU, ZeRO-2, bf16"),
-        (Machines(cpus=2, node_cpus=2), 8, "1 x 2 CPUs, ZeRO-2, bf16"),
-        (Machines(cpus=256, node_cpus=64), 8, "1 x 16 CPUs, ZeRO-2, bf16"),
-        (Machines(), 8, "1 x 1 CPU, ZeRO-2, bf16"),
+        (H100, 8, "8 x 1 GPU, ZeRO-2, bf16, micro-batch 1"),
+        (H100, 12, "6 x 1 GPU, ZeRO-2, bf16, micro-batch 2"),
+        (Machines(gpus=3), 8, "2 x 1 GPU, ZeRO-2, bf16, micro-batch 4"),
+        (Machines(cpus=2, node_cpus=2), 8, "1 x 2 CPUs, ZeRO-2, bf16, micro-batch 4"),
+        (Machines(cpus=256, node_cpus=64), 8, "1 x 16 CPUs, ZeRO-2, bf16, micro-batch 4"),
+        (Machines(), 8, "1 x 1 CPU, ZeRO-2, bf16, micro-batch 4"),
     ],
 )
 def test_workers_follow_from_machines_and_batch(machines, batch: int, words: str) -> None:
     config = TrainingConfig(global_batch_size=batch)
-    found = group_size.sized(config, machines, gpus=machines.gpus > 0)
+    found = group_size.sized(config, UNKNOWN, machines, gpus=machines.gpus > 0)
     assert group_size.words(found) == words
 
 
+# Of Llama 3.1 8B a token keeps 34 x 4096 bytes in each of 32 layers and 8 of each of 128,256 words,
+# 5.5 MB; checkpointed 1.4. On 95 % of 80 GiB, less 16 GB of weights, there is room for 11 and for
+# 44 examples of 1,024 tokens.
+@pytest.mark.parametrize(
+    ("settings", "machines", "micro"),
+    [
+        ({}, replace(H100, gpus=1), 11),
+        ({"gradient_checkpointing": True}, replace(H100, gpus=1), 44),
+        ({"max_length": 4096}, replace(H100, gpus=1), 2),
+        ({"max_length": 65536}, replace(H100, gpus=1), 1),
+        ({}, H100, 8),
+        ({"micro_batch_size": 3}, H100, 3),
+        ({"quantization": "4bit"}, replace(H100, gpus=1, gpu_memory=22 * GIB), 3),
+        ({"quantization": "4bit"}, replace(H100, gpus=1, gpu_memory=None), 4),
+        ({}, Machines(cpus=8, node_cpus=8, node_memory=64 * GIB), 8),
+        ({}, Machines(), 64),
+    ],
+)
+def test_a_pass_holds_what_memory_does(tmp_path, monkeypatch, settings, machines, micro) -> None:
+    size = Weights(8_030_000_000, 16_060_000_000)
+    monkeypatch.setattr(group_size, "weights", lambda _: size)
+    numbers = {"hidden_size": 4096, "num_hidden_layers": 32, "vocab_size": 128256}
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": numbers}))
+    model = ModelConfig(name=str(tmp_path))
+    assert dimensions(model) == Dimensions(4096, 32, 128256)
+    config = TrainingConfig(global_batch_size=64, **settings)
+    found = group_size.sized(config, model, machines, gpus=machines.gpus > 0)
+    assert found.micro_batch_size == micro
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"hidden_size": "wide"}'])
+def test_a_config_that_says_no_size_says_nothing(tmp_path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    assert dimensions(ModelConfig(name=str(tmp_path))) is None
+
+
 def test_workers_that_are_given_have_a_cpu_each() -> None:
-    found = group_size.sized(TrainingConfig(workers=2), Machines(cpus=8, node_cpus=8), gpus=False)
+    machines = Machines(cpus=8, node_cpus=8)
+    found = group_size.sized(TrainingConfig(workers=2), UNKNOWN, machines, gpus=False)
     assert (found.workers, found.cpus_per_worker, found.gpus_per_worker) == (2, 1, 0)
 
 
@@ -121,10 +162,10 @@ def test_what_a_worker_holds_at_least(settings, gigabytes: float) -> None:
 
 def test_a_training_that_cannot_fit_is_refused_with_what_helps(model_of) -> None:
     model = model_of(130)
-    full = group_size.sized(TrainingConfig(method="full"), H100, gpus=True)
+    full = group_size.sized(TrainingConfig(method="full"), model, H100, gpus=True)
     with pytest.raises(UserError, match=r"69\.8 billion.*80\.0 GiB.*lora.*zero_stage: 3"):
         group_size.check_fits(full, model, H100)
-    lora = group_size.sized(TrainingConfig(quantization="4bit"), H100, gpus=True)
+    lora = group_size.sized(TrainingConfig(quantization="4bit"), model, H100, gpus=True)
     group_size.check_fits(lora, model, H100)
     # Where a GPU's size is not known, nothing is said.
     group_size.check_fits(full, model, Machines(gpus=8))

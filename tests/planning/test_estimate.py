@@ -12,8 +12,9 @@ from semievol_ray.cli import main
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import FleetState
-from semievol_ray.planning import Line, Measured, Plan, Size, estimate, plan_lines, stopwatch
+from semievol_ray.planning import Line, Measured, Plan, Size, estimate, fleet, plan_lines, stopwatch
 from semievol_ray.progress import Silent
+from semievol_ray.sources.planner import plan_shard_rows
 
 MEASURED = Measured(
     labels=400,
@@ -45,29 +46,65 @@ def line(plan: Plan, stage: str) -> Line:
     return found
 
 
+@pytest.fixture
+def evenly(monkeypatch) -> None:
+    """Every row takes as long as any other."""
+    monkeypatch.setattr(fleet, "_SPREAD", 0.0)
+
+
+@pytest.mark.usefixtures("evenly")
 def test_each_stage_by_hand() -> None:
     plan = estimate(config_of(), MEASURED, SIZE)
     # 400 labels, 2 epochs, 8 a step.
     assert line(plan, "warmup").seconds == 20 + 100 * 0.5
     generate = line(plan, "round-1/generate")
-    # A start, an eighth of the rows each, and half a shard that most wait for.
-    assert generate.seconds == pytest.approx(10 + 100_000 * 0.2 / 8 + 100)
+    # A start; six times two shards for each replica; one more for four of them.
+    assert generate.seconds == pytest.approx(10 + 6 * 400 + 200)
     assert generate.tokens == 1e8 and generate.cost == pytest.approx(200)
     assert generate.gpu_hours == pytest.approx(8 * generate.seconds / 3600)
     assert line(plan, "round-1/evolve").seconds == 20 + (50_400 * 2 / 8) * 0.5
     # Vanilla, SFT and the evolved one, a quarter of a row's four voters each.
-    each = 10 + 500 * 0.05 / 8 + 500 * 0.05 / 2
+    each = 10 + 500 * 0.05
     assert line(plan, "round-1/evaluate").seconds == pytest.approx(3 * each)
     assert plan.seconds == pytest.approx(sum(x.seconds for x in plan.lines))
     assert plan.storage_bytes == 2000 * 100_000
 
 
+@pytest.mark.parametrize(
+    ("shards", "replicas", "alone"),
+    # Held two at a time, each at half the speed: 3 over 2 are two pairs' worth, the pair and what
+    # comes after it.
+    [(1, 1, 1), (2, 1, 2), (1, 8, 1), (8, 8, 1), (3, 2, 2), (16, 8, 2), (17, 8, 3), (100, 8, 13)],
+)
+@pytest.mark.usefixtures("evenly")
+def test_a_fleet_by_hand(shards: int, replicas: int, alone: int) -> None:
+    found = fleet.fleet_seconds(
+        shards * 10, 0.1, shard_rows=10, replicas=replicas, start_seconds=5.0
+    )
+    assert found == pytest.approx(5 + alone)
+
+
+def test_a_large_fleet_is_busy_but_for_its_tail() -> None:
+    rows, replicas = 2_000_000, 256
+    found = fleet.fleet_seconds(
+        rows, 0.128, shard_rows=plan_shard_rows(rows, replicas), replicas=replicas, start_seconds=0
+    )
+    # benchmarks/generation/fleet.py measured 0.953 of it, deaths and loading included.
+    assert 0.95 < rows * 0.128 / replicas / found < 0.98
+    again = fleet.fleet_seconds(
+        10 * rows, 0.128, shard_rows=4096, replicas=replicas, start_seconds=0
+    )
+    assert 0.94 < 10 * rows * 0.128 / replicas / again < 0.97
+
+
+@pytest.mark.usefixtures("evenly")
 def test_twice_the_rows_are_twice_the_work_and_no_more_starts() -> None:
     one, two = (
         estimate(config_of(), MEASURED, replace(SIZE, unlabeled=n)) for n in (100_000, 200_000)
     )
     first, second = (line(p, "round-1/generate").seconds for p in (one, two))
-    assert second - first == pytest.approx(100_000 * 0.2 / 8)
+    # But for how the last shards fall out.
+    assert second - first == pytest.approx(100_000 * 0.2 / 8, rel=0.05)
 
 
 def test_rounds_select_by_their_own_percentiles() -> None:
