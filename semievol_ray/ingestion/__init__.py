@@ -1,4 +1,4 @@
-"""Reading a corpus in three passes, each of them tasks: what `stages/ingest.py` puts in order.
+"""Reading a corpus in three passes, each of them tasks: `split.py` has their order.
 
     reading   parts of the user's files -> blocks of examples, repetitions among them
     repeats   the keys of all blocks, bucket by bucket -> which rows say what one before them said
@@ -11,26 +11,8 @@ of them than a task's own: blocks lie in the run's folder until the shards are w
 
 from semievol_ray.ingestion.blocks import Block
 from semievol_ray.ingestion.examples import ExampleReader
-from semievol_ray.ingestion.places import Places
-from semievol_ray.ingestion.reading import Limit, PortionRead, Reader, numbered
-from semievol_ray.ingestion.repeats import (
-    RepeatFinder,
-    Repeats,
-    repeated_rows,
-)
-from semievol_ray.ingestion.sharding import ShardWriter, WrittenShards
+from semievol_ray.ingestion.reading import Limit, Reader
+from semievol_ray.ingestion.sharding import WrittenShards
+from semievol_ray.ingestion.split import Split
 
-__all__ = [
-    "Block",
-    "ExampleReader",
-    "Limit",
-    "Places",
-    "PortionRead",
-    "Reader",
-    "RepeatFinder",
-    "Repeats",
-    "ShardWriter",
-    "WrittenShards",
-    "numbered",
-    "repeated_rows",
-]
+__all__ = ["Block", "ExampleReader", "Limit", "Reader", "Split", "WrittenShards"]

@@ -26,6 +26,7 @@ _WITHHELD = ["example_id", "answer"]
 class WrittenShards:
     """What some shards came to."""
 
+    rows: int = 0
     outputs: dict[str, int] = field(default_factory=dict)
     # The longest example's shard, its row there, and its size in bytes.
     longest: tuple[str, int, int] = ("", 0, -1)

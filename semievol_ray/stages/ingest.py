@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,28 +24,20 @@ from semievol_ray.ingestion import (
     Block,
     ExampleReader,
     Limit,
-    Places,
-    PortionRead,
     Reader,
-    RepeatFinder,
-    Repeats,
-    ShardWriter,
+    Split,
     WrittenShards,
-    numbered,
-    repeated_rows,
 )
 from semievol_ray.ray_session import shard_map
 from semievol_ray.schema import QUARANTINE
 from semievol_ray.sources import (
     Row,
     SourceFile,
-    cut,
     find_files,
     read_rows,
     refuse_overlap,
 )
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
-from semievol_ray.sources.rows import flat
 from semievol_ray.stages.asked_of_task import check_asked
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.run_view import Ingested
@@ -54,9 +46,6 @@ from semievol_ray.store import Manifest, digest
 from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task
 from semievol_ray.tasks.prompts import plain_text
 from semievol_ray.touches import of_result
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 QUARANTINED = "quarantine.parquet"
 
@@ -236,41 +225,23 @@ class _Ingestion:
 
     def read(self, split: str, files: list[SourceFile]) -> None:
         """Read one split into its shards."""
-        portions = cut(files)
-        parts = [part for portion in portions for part in portion]
-        blocks: list[Block] = []
-        objects, met = None, set[str]()
-        reader, places = self._reader(split), Places(split, parts)
-        self.contaminated[split] = 0
-        # What a limit has counted stays in this process.
-        apply = map if reader.limit else shard_map(self.config.ray, len(portions))
-        work = apply(reader.read, numbered(portions))
-        for read, portion in zip(work, numbered(portions), strict=True):
-            # The user's files may be on this machine alone.
-            found = read or reader.read(portion)
-            if found is None:
-                name = next(part.file.name for part in portion[2] if not part.is_here())
-                raise UserError(f"data.{split}: {name}: changed while it was read; run again")
-            self._reject(split, found, places)
-            blocks += found.blocks
-            self.contaminated[split] += found.contaminated
-            self.already_labeled += found.already_labeled
-            met |= found.met
-            objects = objects or found.objects
-            self.context.progress.advance(split, found.rows)
-            if reader.limit and not reader.limit.left:
-                break
-        if objects:
-            names = ExampleReader(self.config.data.columns, self.task, split)
-            names.met = met
-            names.check_objects(objects)
-        if blocks:
-            self._shard(split, blocks, places)
-        self.quarantine += places.quarantine()
-        if not self.rows.get(split):
+        reading = Split(
+            self._reader(split),
+            files,
+            partial(shard_map, self.config.ray),
+            earlier=self.blocks,
+            bad_before=self.bad_rows_of.total(),
+            unlisted=self.unlisted,
+        )
+        reading.read(partial(self.context.progress.advance, split))
+        similar = split == "unlabeled" and self.config.data.near_duplicates is not None
+        written = reading.write(self.folder, self.shard_rows, similar=similar)
+        self.quarantine += reading.quarantine()
+        if not written.rows:
             first = next((q for q in self.quarantine if q["split"] == split), None)
             because = f"; first: row {first['row']}: {first['reason']}" if first else ""
             raise UserError(f"data.{split}: {files[0].name}: no usable row{because}")
+        self._take(split, reading, written)
 
     def first(self) -> list[dict[str, Any]]:
         """The first labelled examples."""
@@ -329,76 +300,21 @@ class _Ingestion:
         asked = self.config.data.near_duplicates is not None
         return {"nearly_repeated_rows": self.nearly_repeated} if asked else {}
 
-    def _reject(self, split: str, found: PortionRead, places: Places) -> None:
-        """Put bad rows aside. Raises UserError where they are more than may be."""
-        limit = self.config.data.max_bad_rows
-        places.passed += found.passed
-        for bad in found.bad:
-            name, row = places.add(bad.part, bad.row, bad.reason)
-            self.bad_rows_of[split] += bad.rows
-            if self.bad_rows_of.total() > limit:
-                raise UserError(
-                    f"{name}: row {row}: {flat(bad.reason)}; with it more than "
-                    f"data.max_bad_rows ({limit}) rows are unusable"
-                )
-
-    def _shard(self, split: str, blocks: list[Block], places: Places) -> None:
-        finder = RepeatFinder(
-            run=self.store,
-            prefix=f"{self.folder}/{_BLOCKS}/{split}-repeats",
-            blocks=blocks,
-            ids_given=self.config.data.columns.id is not None,
-            similarity=self.config.data.near_duplicates,
-            earlier=self.blocks,
-        )
-        self.blocks = [*self.blocks, *blocks]
-        repeats = self._map(finder.find, finder.tasks())
-        if twice := min((found.twice for found in repeats if found.twice), default=None):
-            second, first = (places.of(finder.row(place)) for place in twice)
-            name = finder.row(twice[0])["example_id"]
-            raise UserError(
-                f"{second[0]}: row {second[1]}: id {name!r} is already that of {first[0]}, "
-                f"row {first[1]}"
-            )
-        self.repeated[split] = sum(sum(found.rows_of.values()) for found in repeats)
-        self._list_repeats(finder, repeats, places, "repeats an earlier example")
-        if split == "unlabeled" and finder.similarity is not None:
-            similar = self._similar(finder, repeats)
-            self.nearly_repeated = sum(sum(found.rows_of.values()) for found in similar)
-            self._list_repeats(finder, similar, places, "is nearly an earlier example")
-            repeats += similar
-        writer = ShardWriter(self.store, self.folder, split, self.shard_rows, blocks, repeats)
-        written = WrittenShards()
-        for some in self._map(writer.write, writer.tasks()):
-            written.merge(some)
-        self.rows[split] = writer.rows
+    def _take(self, split: str, reading: Split, written: WrittenShards) -> None:
+        """What a split came to becomes part of what all came to."""
+        self.blocks = [*self.blocks, *reading.blocks]
+        self.unlisted = reading.unlisted
         self.outputs |= written.outputs
+        self.rows[split] = written.rows
+        self.repeated[split] = reading.repeated
+        self.nearly_repeated += reading.nearly_repeated
+        self.contaminated[split] = reading.contaminated
+        self.already_labeled += reading.already_labeled
+        if reading.bad_rows:
+            self.bad_rows_of[split] = reading.bad_rows
         self.most_options = max(self.most_options, written.most_options)
-        if written.longest[0]:
-            self.longest[split] = written.longest[:2]
+        self.longest[split] = written.longest[:2]
         if split != "unlabeled":
             self.contents[split] = frozenset(written.contents)
         if split == "labeled":
             self.label_counts = dict(written.answers)
-
-    def _similar(self, finder: RepeatFinder, exact: list[Repeats]) -> list[Repeats]:
-        """Rows that are nearly alike to one before them, and no exact repetitions."""
-        found = self._map(finder.find_similar, finder.similar_tasks())
-        blocks = sorted({block for some in found for block in some.rows_of})
-        return self._map(partial(finder.settle, exact, found), blocks)
-
-    def _map(self, function: Callable[[T], R], items: Sequence[T]) -> list[R]:
-        return list(shard_map(self.config.ray, len(items))(function, items))
-
-    def _list_repeats(
-        self, finder: RepeatFinder, repeats: list[Repeats], places: Places, reason: str
-    ) -> None:
-        """Put the first of the repetitions aside by name."""
-        for number in sorted({block for found in repeats for block in found.rows_of}):
-            rows = repeated_rows(self.store, repeats, number)[: self.unlisted]
-            if not len(rows):
-                return
-            table = self.store.read_table(finder.blocks[number].table, ["part", "row"])
-            for row in table.take(pa.array(rows)).to_pylist():
-                places.add(row["part"], row["row"], reason)
-            self.unlisted -= len(rows)
