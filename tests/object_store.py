@@ -20,17 +20,17 @@ CREDENTIALS = {
 
 
 @contextlib.contextmanager
-def s3_server() -> Iterator[int]:
+def s3_server(host: str = "127.0.0.1") -> Iterator[int]:
     """Its port. What Flask leaves in a process, vLLM stumbles over: so it has one of its own."""
     port = free_port()
     moto = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and moto.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             break
         time.sleep(0.1)
     yield port
@@ -45,11 +45,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def make_bucket(port: int) -> None:
+def make_bucket(port: int, host: str = "127.0.0.1") -> None:
     """The bucket `bucket`. CREDENTIALS must be in the environment."""
     assert os.environ["AWS_ACCESS_KEY_ID"]
     client = fs.S3FileSystem(
-        endpoint_override=f"127.0.0.1:{port}",
+        endpoint_override=f"{host}:{port}",
         scheme="http",
         region="us-east-1",
         allow_bucket_creation=True,
@@ -57,9 +57,9 @@ def make_bucket(port: int) -> None:
     client.create_dir("bucket", recursive=False)
 
 
-def uri(port: int, name: str) -> str:
+def uri(port: int, name: str, host: str = "127.0.0.1") -> str:
     """A folder of the bucket."""
     return (
-        f"s3://bucket/runs/{name}?scheme=http&region=us-east-1&endpoint_override=127.0.0.1%3A{port}"
+        f"s3://bucket/runs/{name}?scheme=http&region=us-east-1&endpoint_override={host}%3A{port}"
         "&allow_bucket_creation=true"
     )

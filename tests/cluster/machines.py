@@ -1,7 +1,8 @@
 """Machines of one Ray cluster that share no disk and see no processes of one another.
 
-Each is a Ray node in mount and process namespaces of its own, with an empty /tmp and a loopback
+Each is a Ray node in mount, process and network namespaces of its own, with an empty /tmp and an
 address of its own. Only the installation and what crosses the network is common, as with pods.
+Where no network can be made, each has another address of the loopback.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from semievol_ray.ray_session import worker_path
+from tests.cluster.network import network_here
 from tests.object_store import free_port
 
 _RAY = Path(worker_path().split(os.pathsep)[0]) / "ray"
@@ -40,33 +44,47 @@ class Machines:
     def __init__(self) -> None:
         # Not below pytest's own folder: the paths of Ray's sockets must be short.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
-        self._port = free_port()
+        self._port, jobs = free_port(), free_port()
         self._machines: dict[str, subprocess.Popen[bytes]] = {}
+        self.network = network_here()
+        self.host = "127.0.0.1" if self.network is None else self.network.host
+        self.jobs = f"http://{self.host}:{jobs}"
         self.environment = os.environ | {
             "PATH": worker_path(),
-            "RAY_AUTH_MODE": "disabled",
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": "c0ffee" * 8,
             "RAY_worker_niceness": "0",
-            "RAY_ADDRESS": f"127.0.0.1:{self._port}",
         }
+        self.environment.pop("RAY_ADDRESS", None)
         self._head = self._start(
             [str(_RAY), "start", "--head", f"--port={self._port}", "--num-cpus=0",
-             "--node-ip-address=127.0.0.1", "--include-dashboard=false", "--disable-usage-stats",
-             f"--temp-dir={self._folder}", "--block"],
+             f"--node-ip-address={self.host}", f"--dashboard-host={self.host}",
+             f"--dashboard-port={jobs}", f"--dashboard-agent-listen-port={free_port()}",
+             "--disable-usage-stats", f"--temp-dir={self._folder}", "--block"],
             "head",
         )  # fmt: skip
         self._await_head()
 
+    @property
+    def address(self) -> str:
+        """Where drivers and nodes find the head."""
+        return f"{self.host}:{self._port}"
+
     def add(self, *, cpus: int = 1) -> str:
         """A new machine; returns its address."""
-        address = f"127.0.0.{len(self._machines) + 2}"
+        address, inside = f"127.0.0.{len(self._machines) + 2}", []
+        if self.network is not None:
+            address, inside = self.network.add()
         ray = (
-            f"{_RAY} start --address={self.environment['RAY_ADDRESS']} --num-cpus={cpus} "
+            f"{_RAY} start --address={self.address} --num-cpus={cpus} "
             f"--node-ip-address={address} --disable-usage-stats --block"
         )
         self._machines[address] = self._start(
-            ["unshare", "-m", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-c",
+            [*inside, "unshare", "-m", "-p", "-f", "--kill-child", "--mount-proc", "sh", "-c",
              f"mount -t tmpfs tmpfs /tmp && exec {ray}"],
             address,
+            # Or gloo would look for the address of the name that all of them share.
+            {"GLOO_SOCKET_IFNAME": "eth0"} if inside else {},
         )  # fmt: skip
         return address
 
@@ -86,16 +104,24 @@ class Machines:
             machine.wait(timeout=30)
         self._head.terminate()
         self._head.wait(timeout=60)
+        if self.network is not None:
+            self.network.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def log(self) -> str:
         """What they said."""
         return "\n".join(p.read_text(errors="replace") for p in self._folder.glob("*.out"))
 
-    def _start(self, command: list[str], name: str) -> subprocess.Popen[bytes]:
+    def _start(
+        self, command: list[str], name: str, more: Mapping[str, str] = MappingProxyType({})
+    ) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.out").open("wb") as out:
             return subprocess.Popen(
-                command, env=self.environment, stdout=out, stderr=out, start_new_session=True
+                command,
+                env=self.environment | more,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
 
     def _await_head(self) -> None:

@@ -75,28 +75,44 @@ def wait_for(happened: Callable[[], bool], driver: subprocess.Popen, log: Path) 
         time.sleep(0.2)
 
 
+def assert_closed(machines: Machines, submit: list[str]) -> None:
+    """Without the cluster's token neither its jobs nor its scheduler are to be had."""
+    stranger = machines.environment | {"RAY_AUTH_TOKEN": "bad0" * 12}
+    found = subprocess.run(submit, env=stranger, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 2 and "does not take the job" in found.stderr, found.stderr
+    attach = f"import ray; ray.init(address={machines.address!r}, logging_level='ERROR')"
+    found = subprocess.run(
+        [sys.executable, "-c", attach], env=stranger, capture_output=True, text=True, timeout=120
+    )
+    assert found.returncode != 0 and "nauth" in found.stderr, found.stderr[-1000:]
+
+
 def test_a_run_over_an_object_store_survives_its_machines(machines, tmp_path) -> None:
     here = config(tmp_path / "here")
     finish(here)
     first, second = machines.add(), machines.add()
-    with s3_server() as port:
-        make_bucket(port)
-        run = RunDirectory(uri(port, "far"))
+    with s3_server(machines.host) as port:
+        make_bucket(port, machines.host)
+        run = RunDirectory(uri(port, "far", machines.host))
         far = config(tmp_path / "far", run_dir=run.uri)
         log = tmp_path / "far" / "out.txt"
+        command = [sys.executable, "-m", "semievol_ray", "submit", str(far), "--address",
+                   machines.jobs]  # fmt: skip
+        assert_closed(machines, command)
         with log.open("wb") as out:
-            driver = subprocess.Popen(
-                [sys.executable, "-m", "semievol_ray", "run", str(far)],
-                env=machines.environment, stdout=out, stderr=out,
-            )  # fmt: skip
+            driver = subprocess.Popen(command, env=machines.environment, stdout=out, stderr=out)
 
         def has(pattern: str, folder: str) -> bool:
             return any(re.search(pattern, name) for name in run.all_files(folder))
 
         wait_for(lambda: has(r"checkpoints/step-\d+/manifest\.json$", "warmup"), driver, log)
         machines.remove(second)
-        machines.add()
+        third = machines.add()
         wait_for(lambda: has(r"shard-\d+\.parquet$", "round-1/generate"), driver, log)
+        if machines.network is not None:
+            machines.network.cut(third)
+            time.sleep(30)
+            machines.network.mend(third)
         machines.remove(first)
         machines.add()
         assert driver.wait(timeout=900) == 0, log.read_text()[-3000:] + machines.log()[-3000:]

@@ -47,6 +47,17 @@ def test_a_torn_file_is_not_a_shard(tmp_path) -> None:
     assert run.row_count("none.parquet") is None
 
 
+@pytest.mark.parametrize("group_rows", [1, 7, 100])
+def test_a_slice_is_what_the_whole_table_has_there(tmp_path, group_rows) -> None:
+    run, table = RunDirectory(str(tmp_path)), pa.table({"n": range(60)})
+    run.write_table("t.parquet", table, group_rows)
+    for start, stop in ((0, 60), (0, 1), (6, 8), (7, 14), (59, 60), (13, 55)):
+        assert run.read_slice("t.parquet", start, stop).equals(table.slice(start, stop - start))
+    batches = table.to_batches(max_chunksize=20)
+    run.write_batches("t.arrow", batches)
+    assert run.read_batches("t.arrow", [2, 0]) == [batches[2], batches[0]]
+
+
 def test_a_new_folder_appears_whole_or_not_at_all(tmp_path) -> None:
     run = RunDirectory(str(tmp_path))
     with pytest.raises(RuntimeError), run.new_folder("model") as folder:
