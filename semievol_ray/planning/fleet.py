@@ -25,12 +25,15 @@ def fleet_seconds(
     rows: int, row_seconds: float, *, shard_rows: int, replicas: int, start_seconds: float
 ) -> float:
     """Seconds until all rows are answered by replicas that take `row_seconds` a row each."""
+    if not rows:
+        return start_seconds
     shards = math.ceil(rows / shard_rows)
     sizes = np.full(shards, float(shard_rows))
     sizes[-1:] = rows - (shards - 1) * shard_rows
     ahead = max(0, shards - _SIMULATED * replicas)
     noise = np.random.default_rng(0).standard_normal(shards) * _SPREAD / np.sqrt(sizes)
-    work = sizes * row_seconds * np.clip(1 + noise, 0.1, None)
+    work = sizes * np.clip(1 + noise, 0.1, None)
+    work *= rows * row_seconds / work.sum()  # all together it is what it is
     return float(start_seconds + work[:ahead].sum() / replicas + _last(work[ahead:], replicas))
 
 
