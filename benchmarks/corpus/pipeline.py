@@ -2,8 +2,7 @@
 
 Ingest, generation by one simulated voter, selection (paper) and evolution's training rows, over
 10^5, 10^6 and 10^7 rows of JSON lines, each size in a driver of its own; what one more row costs
-the driver is the slope between the two largest. Ingest beside Ray Data and datatrove over a million
-rows (the extra `benchmarks` has datatrove), and once more out of and into an object store.
+the driver is the slope between the two largest.
 """
 
 from __future__ import annotations
@@ -16,33 +15,28 @@ import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from benchmarks.common.report import Row, arguments, interleaved, report, row
-from benchmarks.corpus.peers import with_datatrove, with_ray_data
+from benchmarks.common.report import Row, arguments, report, row
 from benchmarks.corpus.texts import write_corpus, write_labels
 from semievol_ray.config import Config, RayConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.demo import MODEL
 from semievol_ray.pipeline import run as run_stages
 from semievol_ray.ray_session import connect
-from semievol_ray.results import Run
 from semievol_ray.stages import evolve, generate, select
 from semievol_ray.stages.context import Context
 from semievol_ray.store import RunDirectory, StageLedger
 
 CPUS = os.cpu_count() or 1
-PEER_ROWS = 1_000_000
 LIMIT_GIB = 1.0
 
 
 def main() -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--largest", type=int, default=10_000_000)
-        parser.add_argument("--repeats", type=int, default=3, help="of ingest beside its peers")
         parser.add_argument("--one", type=Path, help="do the corpus in a folder, and print figures")
 
     args = arguments(__doc__, add)
@@ -50,14 +44,13 @@ def main() -> None:
         print(json.dumps(all_stages(args.one)))
         return
     report(
-        [*sizes(args), *beside_peers(args), *in_a_bucket()],
-        repeats=args.repeats,
-        packages=("ray", "pyarrow", "datatrove"),
+        list(sizes(args)),
+        repeats=1,
+        packages=("ray", "pyarrow"),
         json_path=args.json,
         notes=[
             f"{CPUS} CPUs; a row has 100 bytes; one in fifty repeats another; each size once",
             "generation by the simulated engine: reading, rendering, parsing, committing",
-            "peers read and drop repetitions; ours checks each row too, and cuts shards in order",
         ],
     )
 
@@ -144,70 +137,6 @@ def corpus_config(corpus: Path | str, labels: Path | str, run_dir: str) -> Confi
             "generation": {"score_options": False, "replicas": {"min": CPUS, "max": CPUS}},
         }
     )
-
-
-def beside_peers(args: Namespace) -> Iterator[Row]:
-    """Ingest, and reading with exact deduplication by others, in turn."""
-    connect(RayConfig(num_cpus=CPUS))
-    with tempfile.TemporaryDirectory() as root:
-        different = write_corpus(Path(root) / "corpus", PEER_ROWS)
-        write_labels(Path(root) / "labels.jsonl")
-        count = 0
-
-        def side(work: Callable[[Path], int]) -> Callable[[], None]:
-            def once() -> None:
-                nonlocal count
-                count += 1
-                assert work(Path(root) / f"out-{count}") == different
-
-            return once
-
-        def ours(into: Path) -> int:
-            config = corpus_config(Path(root) / "corpus", Path(root) / "labels.jsonl", str(into))
-            return ingested_rows(config)
-
-        peers = {"Ray Data": with_ray_data, "datatrove": with_datatrove}
-        sides = {"ours": side(ours)} | {
-            name: side(lambda into, peer=peer: peer(Path(root) / "corpus", into, CPUS))  # type: ignore[misc]
-            for name, peer in peers.items()
-        }
-        seconds = interleaved(sides, repeats=args.repeats, warm_up=0)
-    for name in peers:
-        claim = f"ingest, {PEER_ROWS:,} rows"
-        yield row(
-            claim, PEER_ROWS / seconds["ours"], PEER_ROWS / seconds[name], name, unit="rows/s"
-        )
-
-
-def in_a_bucket() -> Iterator[Row]:
-    """Ingest out of and into an S3-speaking server on this machine, beside the local disk."""
-    from pyarrow import fs
-
-    from tests.object_store import CREDENTIALS, make_bucket, s3_server, uri
-
-    os.environ.update(CREDENTIALS)
-    rows = PEER_ROWS // 10
-    with tempfile.TemporaryDirectory() as root, s3_server() as port:
-        make_bucket(port)
-        write_corpus(Path(root) / "corpus", rows)
-        write_labels(Path(root) / "labels.jsonl")
-        filesystem, path = fs.FileSystem.from_uri(uri(port, "in"))
-        fs.copy_files(root, path, destination_filesystem=filesystem)
-        seconds: dict[str, float] = {}
-        places = {"a bucket": lambda name: uri(port, name), "disk": lambda name: f"{root}/{name}"}
-        for place, at in places.items():
-            prefix = "in/" if place == "a bucket" else ""
-            config = corpus_config(at(f"{prefix}corpus"), at(f"{prefix}labels.jsonl"), at("run"))
-            with timed(seconds, place):
-                ingested_rows(config)
-    claim = f"ingest, {rows:,} rows, a bucket"
-    yield row(claim, rows / seconds["a bucket"], rows / seconds["disk"], "disk", unit="rows/s")
-
-
-def ingested_rows(config: Config) -> int:
-    """Ingest, and say how many rows there are."""
-    statistics: Any = Run(run_stages(config, until="ingest").uri).manifests[0].statistics
-    return int(statistics["rows"]["unlabeled"])
 
 
 if __name__ == "__main__":

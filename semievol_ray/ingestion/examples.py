@@ -14,6 +14,8 @@ from semievol_ray.sources import MISSING, Row, cell_options, cell_text, find_cel
 from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task, canonical_answer
 
 _MOST_NAMED = 20
+# One for all examples: `json.dumps` makes one each time.
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 class ExampleReader:
@@ -144,7 +146,7 @@ def content_id(example: Mapping[str, Any]) -> str:
 def content_hash(example: Mapping[str, Any]) -> int:
     """64 bits of what the question says: question, context and options."""
     parts = [example["question"], example.get("context"), example.get("options")]
-    return text_hash(json.dumps(parts, ensure_ascii=False))
+    return text_hash(_ENCODER.encode(parts))
 
 
 def text_hash(text: str) -> int:

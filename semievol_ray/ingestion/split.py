@@ -19,6 +19,9 @@ from semievol_ray.ingestion.sharding import ShardWriter, WrittenShards
 from semievol_ray.sources import SourceFile, cut
 from semievol_ray.sources.rows import flat
 
+# A portion takes some six seconds: as many shards are usually as much work.
+_SHARDS_WORTH = 3
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -59,7 +62,7 @@ class Split:
         """
         objects, met = None, set[str]()
         # What a limit has counted stays in this process.
-        apply = map if self.reader.limit else self.tasks(len(self._portions))
+        apply = map if self.reader.limit else self.tasks(_SHARDS_WORTH * len(self._portions))
         work = apply(self.reader.read, numbered(self._portions))
         for read, portion in zip(work, numbered(self._portions), strict=True):
             # The user's files may be on this machine alone.

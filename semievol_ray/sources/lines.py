@@ -96,7 +96,7 @@ def parse_object(line: str) -> dict[str, Any] | str:
     if not is_unicode(line):
         return "not valid UTF-8"
     try:
-        values = json.loads(line, object_pairs_hook=_unique)
+        values = _DECODER.decode(line)
     except json.JSONDecodeError as error:
         return f"broken JSON: {error.msg}"
     except ValueError as error:  # a repeated key, a number of thousands of digits
@@ -151,6 +151,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"the key {twice!r} is there twice")
     return found
+
+
+# One for all lines: `json.loads` makes one each time.
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _quote(error: str) -> str:

@@ -7,8 +7,14 @@ refused instead of guessed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from semievol_ray.tasks.forms import AnswerForm, option_letters
+
+
+@lru_cache
+def _by_name(labels: tuple[str, ...]) -> dict[str, str]:
+    return {label.casefold(): label for label in labels}
 
 
 def canonical_answer(
@@ -36,7 +42,7 @@ def canonical_answer(
     if kind == "label" and options:
         text = options[option_letters(len(options)).index(form.letter(text, options))]
     if kind == "label" and labels is not None:
-        by_name = {label.casefold(): label for label in labels}
+        by_name = _by_name(tuple(labels))
         if text.casefold() not in by_name:
             raise ValueError(f"answer {text!r} is not one of the {len(labels)} labels")
         return by_name[text.casefold()]
