@@ -26,15 +26,17 @@ def bands(table: pa.Table, similarity: float) -> dict[str, npt.NDArray[np.generi
     """For each band of each row of examples its key, the row's index, and its sketch.
 
     The sketch is 128 bits, as `low` and `high`. The fewer minima a band has, the more pairs share
-    one; here it has as many as still let more than half of the pairs at `similarity` do so.
+    one; here it has as many as still let more than half of the pairs at `similarity` do so. A text
+    without a word in it has no minima, and so no band.
     """
     minima = minhash(_texts(table))
+    # Of those that are null, `flatten` gives nothing.
     words = minima.flatten().to_numpy().reshape(-1, _MINIMA).astype(np.uint64)
     size = _band_size(similarity)
     count = bands_of_row(similarity)
     keys = [_mixed(words[:, n * size : (n + 1) * size], n) for n in range(count)]
     bits = np.packbits((words & np.uint64(1)).astype(np.uint8), axis=1).view(np.uint64)
-    index = np.arange(len(table), dtype=np.uint32)
+    index = np.flatnonzero(minima.is_valid()).astype(np.uint32)
     return {
         "key": np.concatenate(keys),
         "index": np.tile(index, count),
