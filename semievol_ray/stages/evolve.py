@@ -130,13 +130,17 @@ class _SelectedWriter:
         examples = self.run.read_table(source)
         ids = pa.array(list(chosen), pa.string())
         rows = [
-            (example, self._target(example, chosen[example["example_id"]]))
+            (example, target_of(self.task, example, chosen[example["example_id"]], soft=self.soft))
             for example in examples.filter(pc.is_in(examples["example_id"], ids)).to_pylist()
         ]
         self.run.write_table(target, training_table(self.task, self.renderer, rows))
         return target, len(rows)
 
-    def _target(self, example: Mapping[str, Any], selected: Mapping[str, Any]) -> Target:
-        if self.soft and selected["distribution"] is not None:
-            return Target.soft(self.task.candidates(example), selected["distribution"])
-        return Target.hard(selected["pseudo_answer_text"])
+
+def target_of(
+    task: Task, example: Mapping[str, Any], selected: Mapping[str, Any], *, soft: bool
+) -> Target:
+    """What an example is trained on: its pseudo-answer as written, or its distribution."""
+    if soft and selected["distribution"] is not None:
+        return Target.soft(task.candidates(example), selected["distribution"])
+    return Target.hard(selected["pseudo_answer_text"])

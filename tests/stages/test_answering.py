@@ -11,7 +11,7 @@ from semievol_ray.config import TaskConfig
 from semievol_ray.engines import GENERATION, Request
 from semievol_ray.stages.answering import respond
 from semievol_ray.stages.counts import count_responses
-from semievol_ray.stages.evolve import _target
+from semievol_ray.stages.evolve import target_of
 from semievol_ray.stages.predictions import _argmax
 from semievol_ray.tasks import Task
 
@@ -73,7 +73,8 @@ def test_an_option_named_before_the_cut_is_a_vote() -> None:
 
 def test_evolution_trains_on_the_answer_as_written() -> None:
     selected = {"pseudo_answer": "0.141", "pseudo_answer_text": "14.1%", "distribution": None}
-    assert _target(None, {}, selected, False).candidates == ["14.1%"]  # type: ignore[arg-type]
+    target = target_of(None, {}, selected, soft=False)  # type: ignore[arg-type]
+    assert target.candidates == ["14.1%"]
 
 
 def test_no_option_is_made_up_where_none_is_known() -> None:
