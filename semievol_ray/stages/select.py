@@ -144,11 +144,14 @@ class _ShardWriter:
         rows = self.run.write_table(target, table)
         kept = table.filter(pc.field("selected"))
         answers = Counter(kept["pseudo_answer"].to_pylist() if self.is_closed else ())
-        changed = 0
-        if self.before is not None:
-            known = selected_answers(self.run, layout.same_shard(target, self.before))
-            changed = len(selected_answers(self.run, target).items() - known.items())
+        changed = 0 if self.before is None else changed_rows(self.run, self.before, target)
         return _Written(rows, Counter(table["reason"].to_pylist()), answers, changed)
+
+
+def changed_rows(run: RunDirectory, before: str, target: str) -> int:
+    """How many rows of a shard are selected that the folder `before` did not select as they are."""
+    known = selected_answers(run, layout.same_shard(target, before))
+    return len(selected_answers(run, target).items() - known.items())
 
 
 def _is_scored(context: Context, round_number: int) -> bool:

@@ -98,8 +98,7 @@ def test_rows_that_change_are_those_selected_anew_or_otherwise(context: Context)
         return shard
 
     before = {"same": ("red", True), "other": ("red", True), "left": ("red", False)}
-    write(1, before | {"gone": ("red", True)})
+    first = write(1, before | {"gone": ("red", True)})
     after = {"same": ("red", True), "other": ("blue", True), "left": ("red", True)}
     target = write(2, after | {"gone": ("red", False), "new": ("blue", True)})
-    source = f"ingest/attempt-1/unlabeled/{layout.shard(0)}"
-    assert select._changed_rows(context, 2, source, target) == 3
+    assert select.changed_rows(context.run, first.rpartition("/")[0], target) == 3
