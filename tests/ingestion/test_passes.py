@@ -136,6 +136,9 @@ def test_two_ids_of_one_key_are_two_ids(tmp_path, monkeypatch, in_small_pieces) 
     twice = write_csv(tmp_path / "v.csv", rows)
     with pytest.raises(UserError, match=r"row 91: id 'id-70' is already that of .*, row 71"):
         ingest(tmp_path / "2", labeled, twice, columns=columns)
+    # What the try that failed had read goes with the next one.
+    run = ingest(tmp_path / "2", labeled, tmp_path / "u.csv", columns=columns)
+    assert not [name for name in run.directory.all_files("ingest") if "/blocks/" in name]
 
 
 def test_nearly_the_same_is_left_out_where_it_is_asked(tmp_path, in_small_pieces) -> None:
