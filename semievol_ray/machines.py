@@ -13,6 +13,8 @@ _GPU_BYTES = {
     "A100": 40 * _GIB, "A100-40G": 40 * _GIB, "A100-80G": 80 * _GIB, "H100": 80 * _GIB,
     "H200": 140 * _GIB, "B200": 180 * _GIB, "AMD-INSTINCT-MI300X": 192 * _GIB,
 }  # fmt: skip
+# They came before bfloat16: torch imitates it there, slowly.
+_WITHOUT_BF16 = frozenset({"K80", "P4", "P100", "V100", "T4"})
 _TYPE = "accelerator_type:"
 
 
@@ -28,6 +30,8 @@ class Machines:
     gpus: float = 0.0
     # Of the smallest kind of GPU that is there; null where Ray's name of it is not known.
     gpu_memory: int | None = None
+    # Whether there is a kind of GPU that has no bfloat16.
+    gpus_without_bf16: bool = False
 
     @classmethod
     def there(cls) -> Machines:
@@ -49,6 +53,7 @@ class Machines:
             memory=sum(node.get("memory", 0.0) for node in nodes) or float("inf"),
             gpus=most_gpus(),
             gpu_memory=min(known) if known and len(known) == len(sizes) else None,
+            gpus_without_bf16=not kinds.isdisjoint(_WITHOUT_BF16),
         )
 
 

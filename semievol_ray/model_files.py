@@ -73,9 +73,10 @@ def _never() -> bool:
 
 def load_tokenizer(model: ModelConfig) -> Any:
     """The model's tokenizer, padding on the left. Raises UserError where it has none."""
+    check_model_exists(model.name)
+    import_transformers()
     from transformers import AutoTokenizer
 
-    check_model_exists(model.name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             model.name, revision=model.revision, trust_remote_code=model.trust_remote_code

@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from semievol_ray.config import DataConfig, TrainingConfig
+from semievol_ray.config_file import load_config
+from semievol_ray.stages.stage import trained_settings
 from semievol_ray.touches import Added, Place, Speed, of_result
 
 
@@ -38,6 +40,15 @@ def test_runs_made_before_a_setting_was_there_are_gone_on_with() -> None:
     assert of_result(TrainingConfig(optimizer="SGD"))["optimizer"] == "SGD"
     data = of_result(DataConfig(labeled="a", unlabeled="b"))
     assert "weight" not in data["columns"]
+
+
+def test_a_precision_that_is_left_open_is_the_one_that_runs_had_before_it_could_be() -> None:
+    config = load_config(
+        {"run_dir": "r", "model": {"name": "m"}, "data": {"labeled": "a", "unlabeled": "b"}}
+    )
+    settings = trained_settings(config, config.training)
+    assert config.training.precision == "auto" and settings["training"]["precision"] == "bf16"
+    assert settings == trained_settings(config, TrainingConfig(precision="bf16"))
 
 
 def test_how_memory_is_saved_is_no_part_of_a_result() -> None:

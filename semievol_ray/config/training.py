@@ -20,6 +20,7 @@ _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
 # Of torch those that step each element by itself, as ZeRO's flat partitions need; of bitsandbytes
 # those that keep their state in 8 bits.
+Precision = Literal["bf16", "fp16", "fp32"]
 Optimizer = Literal[
     "AdamW", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD",
     "AdamW8bit", "Lion8bit",
@@ -86,7 +87,9 @@ class TrainingConfig(Section):
     max_dropped: Place[float] = Field(
         0.05, ge=0, lt=1, description="a larger share of answers too long for it stops the run"
     )
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Precision | Auto = Field(
+        "auto", description="auto: bf16, and fp16 where a GPU is of a kind without bf16"
+    )
     quantization: Added[Literal["none", "4bit", "8bit"]] = Field(
         "none", description="QLoRA: what the frozen base is held in, by bitsandbytes"
     )
@@ -126,6 +129,11 @@ class TrainingConfig(Section):
         1800, gt=0, description="a worker that keeps the others waiting longer ends the training"
     )
     trackers: Place[tuple[Literal["tensorboard", "wandb", "mlflow"], ...]] = ("tensorboard",)
+
+    @property
+    def number_format(self) -> Precision:
+        """The precision; where the machines have not decided it, bf16."""
+        return "bf16" if self.precision == "auto" else self.precision
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:

@@ -7,13 +7,16 @@ predictions are kept, so that anyone can count again.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.config import Config, ModelConfig
+from semievol_ray.ray_session import shard_map
 from semievol_ray.stages import classifiers
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import predict
@@ -21,8 +24,8 @@ from semievol_ray.stages.run_view import ModelRef, labeller, what_rounds_left
 from semievol_ray.stages.shards import TALLIES
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.stages.statistics import SIGNIFICANCE, mcnemar_exact, wilson_interval
-from semievol_ray.store import layout
-from semievol_ray.tasks import convfinqa_correct
+from semievol_ray.store import RunDirectory, layout
+from semievol_ray.tasks import Task, convfinqa_correct
 from semievol_ray.touches import of_result
 
 METRICS = "metrics.json"
@@ -219,21 +222,35 @@ def _pseudo_answer_accuracy(context: Context, rounds: int) -> list[dict[str, Any
         if not context.ledger.is_done(layout.round_stage(number, "select")):
             break  # the rounds ended before it
         selections = context.folder(layout.round_stage(number, "select"))
-        counts = {"round": number, "rows": 0, "correct": 0, "selected": 0, "selected_correct": 0}
-        for name in withheld:
-            gold = context.run.read_table(name)
-            selection = context.run.read_table(
-                layout.same_shard(name, selections),
-                ["example_id", "pseudo_answer", "selected"],
-            )
-            joined = selection.join(gold, "example_id", join_type="inner")
-            right = context.task.correct(
-                joined["pseudo_answer"].combine_chunks(), joined["answer"].combine_chunks()
-            )
-            kept = joined["selected"].combine_chunks()
-            counts["rows"] += len(joined)
-            counts["correct"] += pc.sum(right).as_py() or 0
-            counts["selected"] += pc.sum(kept).as_py() or 0
-            counts["selected_correct"] += pc.sum(pc.and_(right, kept)).as_py() or 0
-        found.append(counts)
+        count = _RightAnswers(context.run, context.task, selections)
+        counts: Counter[str] = Counter()
+        for of_shard in shard_map(context.config.ray, len(withheld))(count, withheld):
+            counts.update(of_shard)
+        found.append({"round": number, **counts})
     return found
+
+
+@dataclass(frozen=True)
+class _RightAnswers:
+    """Counts a shard's pseudo-answers and those that are right, of all and of the selected."""
+
+    run: RunDirectory
+    task: Task
+    selections: str
+
+    def __call__(self, withheld: str) -> dict[str, int]:
+        selection = self.run.read_table(
+            layout.same_shard(withheld, self.selections),
+            ["example_id", "pseudo_answer", "selected"],
+        )
+        joined = selection.join(self.run.read_table(withheld), "example_id", join_type="inner")
+        right = self.task.correct(
+            joined["pseudo_answer"].combine_chunks(), joined["answer"].combine_chunks()
+        )
+        kept = joined["selected"].combine_chunks()
+        return {
+            "rows": len(joined),
+            "correct": pc.sum(right).as_py() or 0,
+            "selected": pc.sum(kept).as_py() or 0,
+            "selected_correct": pc.sum(pc.and_(right, kept)).as_py() or 0,
+        }

@@ -75,7 +75,10 @@ def trained_settings(config: Config, training: TrainingConfig) -> dict[str, Any]
         "trust_remote_code": config.model.trust_remote_code,
         "chat_template_kwargs": config.model.chat_template_kwargs,
     }
-    common = {"seed": config.seed, "model": model, "training": of_result(training)}
+    settings = of_result(training)
+    # What is left open is the machines' matter, and nothing of a fingerprint.
+    settings["precision"] = training.number_format
+    common = {"seed": config.seed, "model": model, "training": settings}
     return common | task_settings(config)
 
 

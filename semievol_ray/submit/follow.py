@@ -14,25 +14,28 @@ import sys
 from typing import Any
 
 from semievol_ray.errors import SemiEvolError
+from semievol_ray.submit.lost import JobLostError, is_lost
 
 _PAUSE_SECONDS = 2.0
 # A connection that a machine in between has forgotten brings nothing, and does not end either.
 _SILENCE_SECONDS = 60.0
+_GO_ON = "submit again to go on with the run"
 
 
-def follow(client: Any, job: str) -> Any:
+def follow(client: Any, job: str, address: str) -> Any:
     """Print a job's log as it grows; returns Ray's JobDetails of the job that has ended.
 
-    Raises SemiEvolError where the cluster does not know the job (any more), or refuses the token.
+    Raises JobLostError where the job went with its machine or the cluster does not know it (any
+    more), and SemiEvolError where it refuses the token.
     """
     # It would tell of each connection, to the same terminal.
     logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
-    return asyncio.run(_Follower(client, job).to_the_end())
+    return asyncio.run(_Follower(client, job, address).to_the_end())
 
 
 class _Follower:
-    def __init__(self, client: Any, job: str) -> None:
-        self.client, self.job = client, job
+    def __init__(self, client: Any, job: str, address: str) -> None:
+        self.client, self.job, self.address = client, job, address
         self.printed = 0
         self.connected = True
 
@@ -41,12 +44,16 @@ class _Follower:
             try:
                 # First, each time: where no stream lives long, the whole log still gets through.
                 details = self.client.get_job_info(self.job)
+                if is_lost(details, self.address):
+                    raise JobLostError(f"{self.job} went with the machine it ran on; {_GO_ON}")
                 self._print(self.client.get_job_logs(self.job), already=0)
                 self._say_connected()
                 if details.status.is_terminal():
                     return details
                 await self._stream()
                 await asyncio.sleep(_PAUSE_SECONDS / 10)
+            except JobLostError:
+                raise
             except Exception as error:  # of whichever library was at the socket
                 self._raise_if_final(error)
                 self._say_lost(error)
@@ -81,9 +88,9 @@ class _Follower:
 
         reason = " ".join(str(error).split())
         if "does not exist" in reason:
-            raise SemiEvolError(
+            raise JobLostError(
                 f"the cluster does not know {self.job} any more, as after a new start of its head; "
-                "submit again to go on with the run"
+                f"{_GO_ON}"
             ) from None
         if isinstance(error, AuthenticationError):
             raise SemiEvolError(f"the cluster refuses the token; {self.job} goes on") from None

@@ -24,10 +24,13 @@ from semievol_ray.config_file import config_yaml, load_config
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.store import digest
 from semievol_ray.submit.follow import follow as follow_job
+from semievol_ray.submit.lost import JobLostError, is_lost
 
 _AGENT_SECONDS = 60.0
 # Ray itself kills a job that has not ended after three seconds.
 _STOP_SECONDS, _LOOK_SECONDS = 60.0, 0.2
+# Of a job whose machine is lost: a run that takes its machine down each time must end.
+_ATTEMPTS = 4
 
 # The config reaches the job inside the command, so that no file has to be uploaded; on the cluster
 # it lies in a folder of its own, for jobs share the working folder of the node.
@@ -44,14 +47,24 @@ def submit(
 ) -> int:
     """Submit a config to the cluster's dashboard address; returns the exit code of the job.
 
-    Where a job of the same run is waiting or running, that one is followed and none is started.
-    Without `follow` it returns 0 as soon as the job is accepted. Raises UserError where no
-    cluster answers or the token is refused.
+    Where a job of the same run is waiting or running, that one is followed and none is started. One
+    that is lost with the machine it ran on, as with a head that is started again, is submitted
+    again: the run goes on where it stood. Without `follow` it returns 0 as soon as the job is
+    accepted. Raises UserError where no cluster answers or the token is refused.
     """
     config = load_config(config_path, overrides)
-    with _asking(address, "take the job") as client:
-        job = _attach_or_submit(client, config, Path(config_path).name, address)
-    return _followed(client, job, address) if follow else 0
+    for attempt in range(_ATTEMPTS):
+        with _asking(address, "take the job") as client:
+            job = _attach_or_submit(client, config, Path(config_path).name, address)
+        if not follow:
+            break
+        try:
+            return _followed(client, job, address)
+        except JobLostError as lost:
+            if attempt == _ATTEMPTS - 1:
+                raise
+            print(f"{lost}: doing so", file=sys.stderr)
+    return 0
 
 
 def attach(run: str, *, address: str) -> int:
@@ -63,9 +76,9 @@ def attach(run: str, *, address: str) -> int:
     run_dir = _run_dir(run)
     with _asking(address) as client:
         jobs = _jobs(client, run_dir)
+        living = [job for job in jobs if _lives(job, address)]
     if not jobs:
         raise UserError(f"--address {address}: the cluster knows no job of {run_dir}")
-    living = [job for job in jobs if not job.status.is_terminal()]
     return _followed(client, str((living or jobs)[-1].submission_id), address)
 
 
@@ -77,7 +90,7 @@ def stop(run: str, *, address: str) -> int:
     """
     run_dir = _run_dir(run)
     with _asking(address) as client:
-        living = [job for job in _jobs(client, run_dir) if not job.status.is_terminal()]
+        living = [job for job in _jobs(client, run_dir) if _lives(job, address)]
         if not living:
             raise UserError(f"--address {address}: no job of {run_dir} waits or runs")
         for job in living:
@@ -95,7 +108,10 @@ def stop(run: str, *, address: str) -> int:
 def states(run: str, *, address: str) -> list[tuple[str, str]]:
     """Ids of the jobs of a run that the cluster knows, oldest first, and how each is."""
     with _asking(address) as client:
-        return [(str(j.submission_id), j.status.lower()) for j in _jobs(client, _run_dir(run))]
+        return [
+            (str(job.submission_id), "lost" if is_lost(job, address) else job.status.lower())
+            for job in _jobs(client, _run_dir(run))
+        ]
 
 
 @contextlib.contextmanager
@@ -120,7 +136,7 @@ def _followed(client: Any, job: str, address: str) -> int:
     from ray.job_submission import JobStatus
 
     try:
-        details = follow_job(client, job)
+        details = follow_job(client, job, address)
     except KeyboardInterrupt:
         print(
             f"\nno longer following: {job} goes on; `semievol attach` follows it again, and "
@@ -149,7 +165,7 @@ def _attach_or_submit(client: Any, config: Config, name: str, address: str) -> s
     while True:
         jobs = _jobs(client, config.run_dir)
         for found in jobs:
-            if not found.status.is_terminal():
+            if _lives(found, address):
                 same = "" if found.entrypoint == entrypoint else "; its config is another"
                 print(
                     f"{config.run_dir} is run by {found.submission_id} already "
@@ -174,6 +190,10 @@ def _jobs(client: Any, run_dir: str) -> list[Any]:
     of_this_run = re.compile(re.escape(submission_stem(run_dir)) + r"\d+")
     found = (j for j in client.list_jobs() if of_this_run.fullmatch(j.submission_id or ""))
     return sorted(found, key=_number)
+
+
+def _lives(job: Any, address: str) -> bool:
+    return not job.status.is_terminal() and not is_lost(job, address)
 
 
 def _number(job: Any) -> int:

@@ -49,7 +49,7 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
     """DeepSpeed's engine around the job's model, before its first step."""
     config = job.config
     gpu = world.device.type == "cuda"
-    if config.precision == "fp16" and not gpu:
+    if config.number_format == "fp16" and not gpu:
         raise UserError("training.precision: fp16 needs a GPU; choose bf16 or fp32")
     settings = zero.deepspeed_config(config, gpu=gpu)
     # transformers partitions weights as it reads them, and peft gathers those that it looks at,
@@ -85,7 +85,7 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
         config=settings,
         dist_init_required=False,
     )
-    if config.zero_stage == 0 and config.precision != "fp32":
+    if config.zero_stage == 0 and config.number_format != "fp32":
         # Here DeepSpeed takes a first step with gradients of 0, and AdamW would go on counting
         # from it: its bias correction would be too weak for all the steps that follow.
         engine.optimizer.optimizer.state.clear()
@@ -110,7 +110,7 @@ def _load_base(job: TrainingJob, world: World) -> Any:
     config = job.config
     base = models.load_model(
         job.base_model,
-        DTYPES[config.precision],
+        DTYPES[config.number_format],
         job.revision,
         job.trust_remote_code,
         quantization=config.quantization,
@@ -131,10 +131,10 @@ def _with_adapter(base: Any, job: TrainingJob) -> Any:
             base, config.lora, seed=job.seed, base_model=job.base_model, revision=job.revision
         )
     if config.quantization == "none":
-        return model.to(DTYPES[config.precision])
+        return model.to(DTYPES[config.number_format])
     for parameter in model.parameters():
         if parameter.requires_grad:
-            parameter.data = parameter.data.to(DTYPES[config.precision])
+            parameter.data = parameter.data.to(DTYPES[config.number_format])
     return model
 
 

@@ -42,8 +42,16 @@ def sized(
     if cpus == "auto":
         alone = workers == 1 and not each
         cpus = float(max(1, int(min(machines.node_cpus, _MOST_CPUS)))) if alone else 1.0
+    precision = config.number_format
+    if config.precision == "auto" and each and machines.gpus_without_bf16:
+        precision = "fp16"
     found = config.model_copy(
-        update={"workers": workers, "cpus_per_worker": cpus, "gpus_per_worker": each}
+        update={
+            "workers": workers,
+            "cpus_per_worker": cpus,
+            "gpus_per_worker": each,
+            "precision": precision,
+        }
     )
     if config.micro_batch_size != "auto":
         return found
@@ -56,7 +64,7 @@ def words(config: TrainingConfig) -> str:
     each = "1 GPU" if config.gpus_per_worker else f"{config.cpus_per_worker:g} CPUs"
     each = "1 CPU" if each == "1 CPUs" else each
     return (
-        f"{config.workers} x {each}, ZeRO-{config.zero_stage}, {config.precision}, "
+        f"{config.workers} x {each}, ZeRO-{config.zero_stage}, {config.number_format}, "
         f"micro-batch {config.micro_batch_size}"
     )
 
@@ -101,7 +109,7 @@ def least_memory(config: TrainingConfig, size: Weights) -> float:
 
 def activation_bytes(config: TrainingConfig, size: Dimensions) -> int:
     """About what one token of a pass keeps until the backward pass, in bytes."""
-    wide = 2 if config.precision == "fp32" else 1
+    wide = 2 if config.number_format == "fp32" else 1
     layer = _ACTIVATION * size.hidden * wide
     if config.gradient_checkpointing:
         kept = _CHECKPOINTED * size.hidden * wide * size.layers + layer

@@ -163,7 +163,7 @@ class _Training:
             raise self.diverged(f"the loss is {mean}")
         engine.step()
         norm = engine.get_global_grad_norm()
-        if self.config.precision != "fp16" and norm is not None and not math.isfinite(norm):
+        if self.config.number_format != "fp16" and norm is not None and not math.isfinite(norm):
             raise self.diverged(f"the gradient's norm is {norm}")
         return mean, sum(s.length for passes in plans for p in passes for s in p)
 
@@ -173,7 +173,7 @@ class _Training:
         return Diverged(
             f"{what} at step {self.state.step + 1} of {self.total_steps}: lower "
             f"training.learning_rate ({self.config.learning_rate}) or choose another "
-            f"training.precision ({self.config.precision})"
+            f"training.precision ({self.config.number_format})"
         )
 
     def forward(

@@ -30,8 +30,8 @@ def deepspeed_config(config: TrainingConfig, *, gpu: bool) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm,
         "steps_per_print": None,
-        "bf16": {"enabled": config.precision == "bf16"},
-        "fp16": {"enabled": config.precision == "fp16", "initial_scale_power": 16},
+        "bf16": {"enabled": config.number_format == "bf16"},
+        "fp16": {"enabled": config.number_format == "fp16", "initial_scale_power": 16},
         "data_types": _data_types(config),
         "zero_optimization": zero_config(config, gpu=gpu),
         # On a CPU torch's AdamW is as good as DeepSpeed's, which would have to be compiled first.
@@ -66,7 +66,7 @@ def zero_config(config: TrainingConfig, *, gpu: bool) -> dict[str, Any]:
 
 def _data_types(config: TrainingConfig) -> dict[str, str]:
     # Sums of micro-batch gradients in float32; DeepSpeed has no such sum at stage 0.
-    if config.zero_stage == 0 or config.precision == "fp32":
+    if config.zero_stage == 0 or config.number_format == "fp32":
         return {}
     return {"grad_accum_dtype": "fp32"}
 

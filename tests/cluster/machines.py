@@ -39,16 +39,19 @@ def require_namespaces() -> None:
 
 
 class Machines:
-    """A head that schedules and does no work, and machines that come and go."""
+    """A head that schedules and does no work, and machines that come and go.
 
-    def __init__(self) -> None:
+    With `redis` the head keeps what it knows in a Redis of its own, and can be started again.
+    """
+
+    def __init__(self, *, redis: bool = False) -> None:
         # Not below pytest's own folder: the paths of Ray's sockets must be short.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
-        self._port, jobs = free_port(), free_port()
+        self._port, self._jobs = free_port(), free_port()
         self._machines: dict[str, subprocess.Popen[bytes]] = {}
         self.network = network_here()
         self.host = "127.0.0.1" if self.network is None else self.network.host
-        self.jobs = f"http://{self.host}:{jobs}"
+        self.jobs = f"http://{self.host}:{self._jobs}"
         self.environment = os.environ | {
             "PATH": worker_path(),
             "RAY_AUTH_MODE": "token",
@@ -56,14 +59,14 @@ class Machines:
             "RAY_worker_niceness": "0",
         }
         self.environment.pop("RAY_ADDRESS", None)
-        self._head = self._start(
-            [str(_RAY), "start", "--head", f"--port={self._port}", "--num-cpus=0",
-             f"--node-ip-address={self.host}", f"--dashboard-host={self.host}",
-             f"--dashboard-port={jobs}", f"--dashboard-agent-listen-port={free_port()}",
-             "--disable-usage-stats", f"--temp-dir={self._folder}", "--block"],
-            "head",
-        )  # fmt: skip
-        self._await_head()
+        self._store: list[str] = []
+        self._redis = self._start_redis() if redis else None
+        self._head = self._start_head()
+
+    @property
+    def restarts(self) -> bool:
+        """Whether a head can come back."""
+        return self._redis is not None
 
     @property
     def address(self) -> str:
@@ -90,11 +93,12 @@ class Machines:
 
     def remove(self, address: str) -> None:
         """The machine is gone at once, with all that runs there and all that is on its disk."""
-        machine = self._machines[address]
-        # The first process of its namespace takes all others with it.
-        for child in Path(f"/proc/{machine.pid}/task/{machine.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
-        machine.wait(timeout=30)
+        _kill_within(self._machines[address])
+
+    def restart_head(self) -> None:
+        """The head is gone at once, with all that runs there, and one with its address comes."""
+        _kill_within(self._head)
+        self._head = self._start_head()
 
     def close(self) -> None:
         """End them all."""
@@ -102,8 +106,10 @@ class Machines:
             with contextlib.suppress(OSError):
                 os.killpg(machine.pid, signal.SIGKILL)
             machine.wait(timeout=30)
-        self._head.terminate()
-        self._head.wait(timeout=60)
+        _kill_within(self._head)
+        if self._redis is not None:
+            self._redis.terminate()
+            self._redis.wait(timeout=30)
         if self.network is not None:
             self.network.close()
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -124,8 +130,39 @@ class Machines:
                 start_new_session=True,
             )
 
-    def _await_head(self) -> None:
+    def _start_head(self) -> subprocess.Popen[bytes]:
+        head = self._start(
+            ["unshare", "-m", "-p", "-f", "--kill-child", "--mount-proc",
+             str(_RAY), "start", "--head", f"--port={self._port}", "--num-cpus=0",
+             f"--node-ip-address={self.host}", f"--dashboard-host={self.host}",
+             f"--dashboard-port={self._jobs}", f"--dashboard-agent-listen-port={free_port()}",
+             "--disable-usage-stats", f"--temp-dir={self._folder}", "--block", *self._store],
+            "head",
+        )  # fmt: skip
         deadline = time.monotonic() + 90
-        while "runtime started" not in self.log():
-            assert self._head.poll() is None and time.monotonic() < deadline, self.log()
+        while b"runtime started" not in (self._folder / "head.out").read_bytes():
+            assert head.poll() is None and time.monotonic() < deadline, self.log()
             time.sleep(0.2)
+        return head
+
+    def _start_redis(self) -> subprocess.Popen[bytes]:
+        port, password = free_port(), "cafe" * 8
+        self._store = [f"--redis-password={password}"]
+        self.environment |= {
+            "RAY_REDIS_ADDRESS": f"{self.host}:{port}",
+            # As KubeRay has it: for so long the machines look for a head that is started again.
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "600",
+        }
+        return self._start(
+            ["redis-server", "--bind", self.host, "--port", str(port), "--requirepass", password,
+             "--save", "", "--dir", str(self._folder)],
+            "redis",
+        )  # fmt: skip
+
+
+def _kill_within(unshared: subprocess.Popen[bytes]) -> None:
+    """The first process of a namespace takes all others with it."""
+    children = Path(f"/proc/{unshared.pid}/task/{unshared.pid}/children")
+    for child in children.read_text().split() if children.exists() else ():
+        os.kill(int(child), signal.SIGKILL)
+    unshared.wait(timeout=30)

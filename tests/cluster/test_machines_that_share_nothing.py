@@ -1,4 +1,4 @@
-"""The whole pipeline on machines that share nothing but an object store; some of them are lost.
+"""The whole pipeline on machines that share nothing but a bucket; some of them, and the head, die.
 
 What comes out is, byte for byte, what a run on one machine with a local folder leaves. A path of
 one machine that travelled to another would be found missing there at once.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -41,7 +42,7 @@ def machines(monkeypatch) -> Iterator[Machines]:
     require_namespaces()
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    made = Machines()
+    made = Machines(redis=shutil.which("redis-server") is not None)
     yield made
     made.close()
 
@@ -117,7 +118,14 @@ def test_a_run_over_an_object_store_survives_its_machines(machines, tmp_path) ->
             machines.add()
         machines.remove(first)
         machines.add()
+        if machines.restarts:
+            wait_for(lambda: has(r"evolve/.*examples/", "round-1"), driver, log)
+            machines.restart_head()
         assert driver.wait(timeout=900) == 0, log.read_text()[-3000:] + machines.log()[-3000:]
+        # The job went with the head, and the command that followed it submitted it again.
+        said = log.read_text()
+        assert said.count("submitted semievol-far-") == 1 + machines.restarts, said[-3000:]
+        assert said.count("went with the machine it ran on") == machines.restarts
         far_results, here_results = results(run), results(RunDirectory(str(here.parent / "run")))
         assert far_results.keys() == here_results.keys()
         assert [n for n in here_results if here_results[n] != far_results[n]] == []

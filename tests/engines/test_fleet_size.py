@@ -90,12 +90,21 @@ def test_a_model_that_no_replica_holds_is_refused_with_the_arithmetic(model_of) 
         (Machines(cpus=2, node_cpus=2), 8, "1 x 2 CPUs, ZeRO-2, bf16, micro-batch 4"),
         (Machines(cpus=256, node_cpus=64), 8, "1 x 16 CPUs, ZeRO-2, bf16, micro-batch 4"),
         (Machines(), 8, "1 x 1 CPU, ZeRO-2, bf16, micro-batch 4"),
+        (Machines(gpus=2, gpus_without_bf16=True), 8, "2 x 1 GPU, ZeRO-2, fp16, micro-batch 4"),
     ],
 )
 def test_workers_follow_from_machines_and_batch(machines, batch: int, words: str) -> None:
     config = TrainingConfig(global_batch_size=batch)
     found = group_size.sized(config, UNKNOWN, machines, gpus=machines.gpus > 0)
     assert group_size.words(found) == words
+
+
+def test_a_given_precision_stays() -> None:
+    old = Machines(gpus=1, gpus_without_bf16=True)
+    given = TrainingConfig(precision="bf16")
+    assert group_size.sized(given, UNKNOWN, old, gpus=True).precision == "bf16"
+    on_cpus = group_size.sized(TrainingConfig(), UNKNOWN, old, gpus=False)
+    assert on_cpus.precision == "bf16"
 
 
 # Of Llama 3.1 8B a token keeps 34 x 4096 bytes in each of 32 layers and 8 of each of 128,256 words,

@@ -237,7 +237,7 @@ def test_following_ends_with_the_job_however_often_the_connection_drops(
 ) -> None:
     job = client.submit_job(entrypoint=f"python -c '{TALKER}'")
     through = connected(environment, f"http://127.0.0.1:{proxy.port}")
-    details = follow(through, job)
+    details = follow(through, job, f"http://127.0.0.1:{proxy.port}")
     assert (details.status, details.driver_exit_code) == (JobStatus.FAILED, 7)
     assert proxy.cuts >= 3
     said = capsys.readouterr()
@@ -249,7 +249,7 @@ def test_following_ends_with_the_job_however_often_the_connection_drops(
 
 def test_a_job_that_the_cluster_has_forgotten_is_said(client, capsys) -> None:
     with pytest.raises(SemiEvolError, match="does not know semievol-gone-1 any more"):
-        follow(client, "semievol-gone-1")
+        follow(client, "semievol-gone-1", f"http://127.0.0.1:{DASHBOARD}")
 
 
 # -- secrets ---------------------------------------------------------------------------------------
