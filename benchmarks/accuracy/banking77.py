@@ -15,8 +15,9 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.arms import TINY_TRAINING, make_base, run_seed, summarize
+from benchmarks.accuracy.arms import run_seed, summarize
 from benchmarks.accuracy.tasks import draw_labels, read, write
+from benchmarks.accuracy.tiny import TINY_TRAINING, make_base
 from benchmarks.common.data import data_folder
 from benchmarks.common.report import arguments
 from semievol_ray.comparing.study import Study

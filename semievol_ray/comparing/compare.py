@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from functools import partial
+from queue import SimpleQueue
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 
 from semievol_ray import pipeline
 from semievol_ray.comparing import baselines
-from semievol_ray.comparing.arms import ARMS, USUAL
+from semievol_ray.comparing.arms import ARMS, EMBEDDER, TFIDF, USUAL, Arm
 from semievol_ray.comparing.outcome import Cost, Outcome
 from semievol_ray.comparing.sharing import begin_from, first_changed
 from semievol_ray.config import Config
@@ -24,6 +28,8 @@ from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
 from semievol_ray.validation import merge
 
+# Models that each run compares in its end, and that need no evolution.
+_OF_A_RUN = ("vanilla", "SFT", TFIDF, EMBEDDER)
 # Arms that are no run: what asks them, in a run directory of their own.
 _ASKED: Mapping[str, Callable[[Config, str | None], pa.Table]] = {
     baselines.SHOTS: baselines.with_shots,
@@ -37,6 +43,7 @@ def compare(
     arms: Sequence[str] = (),
     seeds: Sequence[int] = (0,),
     *,
+    more: Mapping[str, Arm] = MappingProxyType({}),
     folder: str | None = None,
     at_once: int = 1,
     progress: Progress | None = None,
@@ -45,13 +52,14 @@ def compare(
     """Run every arm under every seed in `folder` (default: `<run_dir>-compare`), or go on with it.
 
     The first arm runs alone, and what others share with it is copied; then `at_once` arms run
-    beside each other, each on what the cluster has left. `done` is called with what is known
-    whenever an arm has ended. Raises UserError for an arm that is unknown or that the task has
-    not, and what a run raises.
+    beside each other, each on what the cluster has left. Arms beside those of ARMS, or in their
+    place, are `more`. `done` is called with what is known whenever an arm has ended. Raises
+    UserError for an arm that is unknown or that the task has not, and what a run raises.
     """
     if config.data.test is None:
         raise UserError("compare needs data.test: without it nothing is measured")
-    names = checked(config, arms or usual(config))
+    known = {**ARMS, **more}
+    wanted = {name: known[name] for name in checked(config, arms or usual(config), known)}
     where = folder or f"{config.run_dir.rstrip('/')}-compare"
     outcome = Outcome(task=config.task.preset)
     # One session for all arms: each would start its own.
@@ -59,7 +67,7 @@ def compare(
     try:
         for seed in seeds:
             folder_of_seed, shown = f"{where}/seed-{seed}", progress or Silent()
-            for name, table, run in _arms(config, names, seed, folder_of_seed, shown, at_once):
+            for name, table, run in _arms(config, wanted, seed, folder_of_seed, shown, at_once):
                 outcome.add(name, seed, table, _cost(run))
                 if done is not None:
                     done(outcome)
@@ -75,54 +83,91 @@ def usual(config: Config) -> list[str]:
     return [name for name in USUAL if not ARMS[name].kinds or kind in ARMS[name].kinds]
 
 
-def checked(config: Config, arms: Sequence[str]) -> list[str]:
+def checked(
+    config: Config, arms: Sequence[str], known: Mapping[str, Arm] = MappingProxyType(ARMS)
+) -> list[str]:
     """The arms, each once. Raises UserError for one that is unknown or that the task has not."""
     kind = Task.from_config(config.task).kind
     for name in arms:
-        if name not in ARMS:
-            raise UserError(f"--arms: {name!r} is none; there are {', '.join(ARMS)}")
-        if ARMS[name].kinds and kind not in ARMS[name].kinds:
-            raise UserError(f"--arms: {name} is for tasks of the kind "
-                            f"{' or '.join(ARMS[name].kinds)}, and this one is {kind}")  # fmt: skip
+        if name not in known:
+            raise UserError(f"--arms: {name!r} is none; there are {', '.join(known)}")
+        if known[name].kinds and kind not in known[name].kinds:
+            kinds = " or ".join(known[name].kinds)
+            raise UserError(f"--arms: {name} is for tasks of the kind {kinds}; this one is {kind}")
     if "embedder-lr" in arms and config.retrieval.embedder == "tfidf":
         raise UserError("--arms: embedder-lr is tfidf-lr where retrieval.embedder is tfidf")
     return list(dict.fromkeys(arms))
 
 
 def _arms(
-    config: Config, names: Sequence[str], seed: int, where: str, progress: Progress, at_once: int
+    config: Config,
+    arms: Mapping[str, Arm],
+    seed: int,
+    where: str,
+    progress: Progress,
+    at_once: int,
 ) -> Iterator[tuple[str, pa.Table, Run]]:
     """Each arm's predictions, as they come, and the run that they are of."""
-    # Models of a run need one: the first that is asked for, or the config's own.
-    first = next((name for name in names if ARMS[name].changes is not None), "config")
-    begun = _with_references(config_of(config, first, seed, f"{where}/{first}"), names)
-    main = Run(pipeline.run(begun, progress=progress, redo=first_changed(begun)).uri)
-    runs = [main.directory]
-    if first in names:
+    runs: list[RunDirectory] = []
+    main: Run | None = None
+    # The models of a run are found in the first that is asked for.
+    first = next((name for name, arm in arms.items() if arm.changes is not None), None)
+    if first is not None:
+        begun = with_references(config_of(config, arms[first], seed, f"{where}/{first}"), arms)
+        main = Run(pipeline.run(begun, progress=progress, redo=first_changed(begun)).uri)
+        runs.append(main.directory)
         yield first, main.predictions("SemiEvol"), main
 
-    def answered(name: str, progress: Progress = progress) -> tuple[pa.Table, Run]:
-        arm = ARMS[name]
-        if arm.changes is None and arm.model not in _ASKED:
-            model = _reference(config) if name == "embedder-lr" else arm.model
-            return main.predictions(model), main
-        own = config_of(config, name, seed, f"{where}/{name}")
-        redo = begin_from(runs, own)
-        if arm.changes is None:
-            kept = baselines.kept(RunDirectory(own.run_dir), arm.model)
-            table = _ASKED[arm.model](own, redo) if kept is None else kept
-            return table, Run(own.run_dir)
-        run = Run(pipeline.run(own, progress=progress, redo=redo).uri)
-        runs.append(run.directory)
-        return run.predictions("SemiEvol"), run
+    def answered(name: str, progress: Progress) -> tuple[pa.Table, Run]:
+        arm = arms[name]
+        asked = arm.model if arm.changes is None else None
+        if asked in _OF_A_RUN and main is not None:
+            return main.predictions(_name_of(asked, config)), main
+        own = config_of(config, arm, seed, f"{where}/{'labels' if asked in _OF_A_RUN else name}")
+        if asked is None:
+            run = Run(pipeline.run(own, progress=progress, redo=begin_from(runs, own)).uri)
+            runs.append(run.directory)
+            return run.predictions("SemiEvol"), run
+        ask = _ASKED.get(asked)
+        if ask is None:
+            own, asked = with_references(own, arms), _name_of(asked, config)
+            ask = partial(baselines.of_labels, name=asked)
+        table = baselines.kept(RunDirectory(own.run_dir), asked)
+        return ask(own, begin_from(runs, own)) if table is None else table, Run(own.run_dir)
 
-    others = [name for name in names if name != first]
-    if at_once == 1:
-        yield from ((name, *answered(name)) for name in others)
-        return
-    with ThreadPoolExecutor(at_once) as threads:
-        work = {n: threads.submit(answered, n, Lines(n, progress)) for n in others}
-        yield from ((name, *found.result()) for name, found in work.items())
+    others = [name for name in arms if name != first]
+    # Without a first run these are models of one run of their own, which is one at a time.
+    alone = [n for n in others if at_once == 1 or (main is None and arms[n].model in _OF_A_RUN)]
+    yield from ((name, *answered(name, progress)) for name in alone)
+    work = {n: partial(answered, n, Lines(n, progress)) for n in others if n not in alone}
+    failed = None
+    for name, found in beside(work, at_once).items():
+        failed = failed or found.exception()
+        if found.exception() is None:
+            yield (name, *found.result())
+    if failed is not None:
+        raise failed
+
+
+def beside(
+    work: Mapping[str, Callable[[], tuple[pa.Table, Run]]], at_once: int
+) -> dict[str, Future[tuple[pa.Table, Run]]]:
+    """So much work at once, in threads that end with the process: who breaks off waits for none."""
+    found: dict[str, Future[tuple[pa.Table, Run]]] = {name: Future() for name in work}
+    waiting: SimpleQueue[str | None] = SimpleQueue()
+    for name in (*work, *[None] * at_once):
+        waiting.put(name)
+
+    def take() -> None:
+        while (name := waiting.get()) is not None:
+            try:
+                found[name].set_result(work[name]())
+            except BaseException as error:
+                found[name].set_exception(error)
+
+    for _ in range(at_once):
+        threading.Thread(target=take, daemon=True).start()
+    return found
 
 
 class Lines(Silent):
@@ -140,9 +185,8 @@ class Lines(Silent):
         self._shown.say(f"{self._arm}: {stage}", note)
 
 
-def config_of(config: Config, name: str, seed: int, run_dir: str) -> Config:
+def config_of(config: Config, arm: Arm, seed: int, run_dir: str) -> Config:
     """The config of an arm's own run, or of the config's where it has none."""
-    arm = ARMS[name]
     values: dict[str, Any] = config.model_dump(mode="json")
     changes = dict(arm.changes or {})
     for section in arm.whole:
@@ -155,18 +199,21 @@ def config_of(config: Config, name: str, seed: int, run_dir: str) -> Config:
     return load_config(merge(values, changes | {"run_dir": run_dir, "seed": seed}))
 
 
-def _with_references(config: Config, names: Sequence[str]) -> Config:
+def with_references(config: Config, arms: Collection[str]) -> Config:
+    """The config with the linear classifiers among the arms as its references."""
     wanted: list[dict[str, Any]] = []
-    if "tfidf-lr" in names:
+    if "tfidf-lr" in arms:
         wanted.append({"embedder": "tfidf"})
-    if "embedder-lr" in names:
-        wanted.append({"embedder": config.retrieval.embedder, "model": config.retrieval.model})
+    if "embedder-lr" in arms:
+        names = ("embedder", "model", "base_url", "api_key_env")
+        wanted.append({name: getattr(config.retrieval, name) for name in names})
     values = config.model_dump(mode="json")
     return load_config(merge(values, {"evaluation": {"references": wanted}}))
 
 
-def _reference(config: Config) -> str:
-    return evaluate.reference_name(config.retrieval.embedder)
+def _name_of(model: str, config: Config) -> str:
+    """What a run calls a model that it compares."""
+    return evaluate.reference_name(config.retrieval.embedder) if model == EMBEDDER else model
 
 
 def _cost(run: Run) -> Cost:

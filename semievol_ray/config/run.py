@@ -25,7 +25,7 @@ from semievol_ray.config.models import (
 from semievol_ray.config.section import Section
 from semievol_ray.config.training import EvolveConfig, TrainingConfig, WarmupConfig
 from semievol_ray.credentials import find_written_out, referred
-from semievol_ray.touches import Added
+from semievol_ray.touches import Added, Place
 from semievol_ray.validation import merge, one_line
 
 # What engines that are no language models cannot do of what a collaborator may ask.
@@ -66,6 +66,8 @@ class Reference(Section):
 
     embedder: Literal["tfidf", "sentence-transformers", "model", "openai"] = "tfidf"
     model: str | None = Field(None, description="the embedder's model; null takes its usual one")
+    base_url: Added[str | None] = Field(None, description="of an openai embedder's endpoint")
+    api_key_env: Place[str] = Field("OPENAI_API_KEY", description="where its key is found")
 
 
 class EvaluationConfig(Section):

@@ -69,7 +69,8 @@ def references(config: Config) -> dict[str, ModelRef]:
         name = _REFERENCES[reference.embedder]
         if name + LINEAR in found:
             name = f"{(reference.model or name).rstrip('/').rpartition('/')[2]} ({len(found)})"
-        options = reference.model_dump(exclude_none=True)
+        unused = set() if reference.base_url else {"api_key_env"}
+        options = reference.model_dump(exclude_none=True, exclude=unused)
         if reference.embedder == "model":
             options.setdefault("model", config.model.name)
         model = ModelConfig(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from semievol_ray import UserError
 from semievol_ray.cli import main
 from semievol_ray.comparing import sharing
 from semievol_ray.comparing.arms import ARMS
-from semievol_ray.comparing.compare import checked, usual
+from semievol_ray.comparing.compare import beside, checked, usual, with_references
 from semievol_ray.comparing.compare import config_of as arm_config
 from semievol_ray.comparing.outcome import Cost, Outcome, as_json, as_markdown, as_text
 from semievol_ray.config import Config
@@ -21,6 +22,7 @@ from semievol_ray.config_file import load_config
 from semievol_ray.errors import SemiEvolError
 from semievol_ray.pipeline import steps
 from semievol_ray.results import Run
+from semievol_ray.stages.evaluate import references
 from semievol_ray.store import RunDirectory, StageLedger
 from tests.report.making import make_run
 
@@ -95,22 +97,24 @@ def test_one_seed_has_no_interval_over_seeds() -> None:
 
 @pytest.mark.parametrize("name", [n for n, arm in ARMS.items() if arm.changes is not None])
 def test_every_arm_that_is_a_run_is_a_config(name: str) -> None:
-    found = arm_config(config_with(), name, 7, "elsewhere")
+    found = arm_config(config_with(), ARMS[name], 7, "elsewhere")
     assert (found.run_dir, found.seed) == ("elsewhere", 7)
     assert steps(found)
 
 
 def test_an_arm_without_warm_voters_has_none() -> None:
-    found = arm_config(config_with(), "no-iwp", 0, "x")
+    found = arm_config(config_with(), ARMS["no-iwp"], 0, "x")
     assert [(c.model, c.shots) for c in found.collaborators] == [("base", n) for n in range(4)]
-    assert [c.shots for c in arm_config(config_with(), "no-icp", 0, "x").collaborators] == [0] * 4
-    assert len(arm_config(config_with(), "no-cl", 0, "x").collaborators) == 1
+    assert [c.shots for c in arm_config(config_with(), ARMS["no-icp"], 0, "x").collaborators] == [
+        0
+    ] * 4
+    assert len(arm_config(config_with(), ARMS["no-cl"], 0, "x").collaborators) == 1
 
 
 def test_another_policys_options_do_not_follow_into_an_arm() -> None:
     config = config_with(selection={"policy": "risk", "options": {"alpha": 0.1}})
-    assert arm_config(config, "paper", 0, "x").selection.options == {}
-    assert arm_config(config, "config", 0, "x").selection.options == {"alpha": 0.1}
+    assert arm_config(config, ARMS["paper"], 0, "x").selection.options == {}
+    assert arm_config(config, ARMS["config"], 0, "x").selection.options == {"alpha": 0.1}
 
 
 def test_a_copy_that_was_cut_short_counts_for_nothing(tmp_path: Path, monkeypatch) -> None:
@@ -154,6 +158,25 @@ def test_an_arm_that_cannot_be_had_is_one_line(arms, kind: str, message: str) ->
     with pytest.raises(UserError) as caught:
         checked(config_with(kind), arms)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_embedders_own_reference_is_asked_where_the_embedder_is() -> None:
+    where = {"embedder": "openai", "model": "m", "base_url": "http://e/v1", "api_key_env": "E_KEY"}
+    config = with_references(config_with(retrieval=where), ["embedder-lr"])
+    (reference,) = config.evaluation.references
+    assert reference.model_dump() == where
+    (probe,) = references(config).values()
+    assert probe.base.engine_options == where
+
+
+def test_work_that_fails_does_not_take_others_with_it() -> None:
+    def work(name: str) -> str:
+        if name == "b":
+            raise UserError("b fails")
+        return name.upper()
+
+    found = beside({name: partial(work, name) for name in "abcd"}, 2)
+    assert [f.exception() is None and f.result() for f in found.values()] == ["A", False, "C", "D"]
 
 
 def test_without_a_test_set_nothing_is_compared(tmp_path, capsys) -> None:

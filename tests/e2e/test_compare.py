@@ -49,3 +49,21 @@ def test_arms_share_what_they_can_and_go_on(undisturbed, tmp_path) -> None:
     assert made("config") == theirs and made("no-as") == ours
     assert "responses/s" not in again.stderr and "steps, loss" not in again.stderr
     assert json.loads((folder / "compare.json").read_text())["right"] == found["right"]
+
+
+def test_without_an_arm_that_evolves_nothing_is_evolved(undisturbed, tmp_path) -> None:
+    values = yaml.safe_load((undisturbed.parent / "semievol.yaml").read_text())
+    values["run_dir"] = str(tmp_path / "run")
+    config, folder = tmp_path / "semievol.yaml", tmp_path / "run-compare"
+    config.write_text(yaml.safe_dump(values))
+    arms = ["vanilla", "sft", "tfidf-lr"]
+    done = semievol("compare", str(config), "--at-once", "2", "--arms", *arms)
+    assert done.returncode == 0, done.stderr[-3000:]
+    right = json.loads((folder / "compare.json").read_text())["right"]
+    seed = str(values["seed"])
+    of_whole_run = Run(str(undisturbed))
+    for arm, model in (("vanilla", "vanilla"), ("sft", "SFT")):
+        table = of_whole_run.predictions(model).sort_by("example_id")
+        assert right[arm][seed] == "".join(str(int(x)) for x in table["correct"].to_pylist())
+    run = Run(str(folder / f"seed-{seed}" / "labels"))
+    assert {m.stage for m in run.manifests} == {"ingest", "warmup"} and len(right) == 3
