@@ -15,6 +15,7 @@ from semievol_ray.ray_session import shard_map
 from semievol_ray.stages import holdout
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import (
+    TASK_ROWS,
     TRAINING_WRITES,
     Target,
     finetune,
@@ -26,9 +27,6 @@ from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
 from semievol_ray.touches import of_result
-
-# Rows that pay for a task, which starts by loading the tokenizer.
-_TASK_ROWS = 50_000
 
 
 def run(context: Context, round_number: int) -> Outcome:
@@ -104,7 +102,7 @@ def write_selected(context: Context, round_number: int, folder: str) -> Iterator
         selections=context.folder(layout.round_stage(round_number, "select")),
         folder=f"{folder}/examples/selected-{round_number}",
     )
-    tasks = sum(sources.values()) // _TASK_ROWS
+    tasks = sum(sources.values()) // TASK_ROWS
     written = shard_map(context.config.ray, tasks)(write, sources)
     yield from ((name, rows) for name, rows in written if rows)
 

@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 from semievol_ray.config import Config
 from semievol_ray.engines import request_seed
 from semievol_ray.machines import Machines
+from semievol_ray.ray_session import shard_map
 from semievol_ray.retrieval import Retriever
 from semievol_ray.schema import TRAINING
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.stage import Outcome
-from semievol_ray.store import layout
+from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
 from semievol_ray.touches import of_result
 from semievol_ray.training.group_size import check_fits, sized, words
@@ -31,6 +32,9 @@ from semievol_ray.training.group_size import check_fits, sized, words
 # Of a soft target the candidates are kept that hold this much of the probability together: the rest
 # costs forward passes and teaches next to nothing.
 _MASS_KEPT = 0.99
+
+# Rows that pay for a task of writing them, which starts by loading the tokenizer.
+TASK_ROWS = 50_000
 
 # What a training stage makes in its folder. The scratch goes when the model is there.
 TRAINING_WRITES = (
@@ -95,19 +99,38 @@ def write_labeled(
     Examples whose ids are in `without` are left out, and shown to none of the others. With `shots`
     a prompt shows from 0 to so many of its nearest other labels.
     """
-    renderer = make_renderer(context)
-    shown = _drawn_demonstrations(context, without, shots) if shots else {}
-    names = []
-    for shard in context.shards("labeled"):
-        rows = context.run.read_table(shard).to_pylist()
-        kept = (row for row in rows if row["example_id"] not in without)
-        table = training_table(
-            context.task, renderer, ((row, Target.hard(row["answer"])) for row in kept), shown
-        )
-        name = layout.same_shard(shard, f"{folder}/examples/labeled")
-        context.run.write_table(name, table)
-        names.append(name)
-    return names
+    sources = context.shards("labeled")
+    write = _LabeledWriter(
+        run=context.run,
+        task=context.task,
+        renderer=make_renderer(context),
+        without=frozenset(without),
+        shown=_drawn_demonstrations(context, without, shots) if shots else {},
+        folder=f"{folder}/examples/labeled",
+    )
+    tasks = sum(sources.values()) // TASK_ROWS
+    return list(shard_map(context.config.ray, tasks)(write, sources))
+
+
+@dataclass(frozen=True)
+class _LabeledWriter:
+    """Writes the labels of a shard as training rows. Picklable."""
+
+    run: RunDirectory
+    task: Task
+    renderer: PromptRenderer
+    without: frozenset[str]
+    shown: Mapping[str, Sequence[Mapping[str, Any]]]
+    folder: str
+
+    def __call__(self, source: str) -> str:
+        rows = self.run.read_table(source).to_pylist()
+        kept = (row for row in rows if row["example_id"] not in self.without)
+        targets = ((row, Target.hard(row["answer"])) for row in kept)
+        name = layout.same_shard(source, self.folder)
+        table = training_table(self.task, self.renderer, targets, self.shown)
+        self.run.write_table(name, table)
+        return name
 
 
 def shots_settings(config: Config) -> dict[str, Any]:

@@ -47,11 +47,12 @@ class Machines:
     def __init__(self, *, redis: bool = False) -> None:
         # Not below pytest's own folder: the paths of Ray's sockets must be short.
         self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
-        self._port, self._jobs = free_port(), free_port()
+        self._port, self._jobs, client = free_port(), free_port(), free_port()
         self._machines: dict[str, subprocess.Popen[bytes]] = {}
         self.network = network_here()
         self.host = "127.0.0.1" if self.network is None else self.network.host
         self.jobs = f"http://{self.host}:{self._jobs}"
+        self.client = f"ray://{self.host}:{client}"
         self.environment = os.environ | {
             "PATH": worker_path(),
             "RAY_AUTH_MODE": "token",
@@ -135,6 +136,7 @@ class Machines:
             ["unshare", "-m", "-p", "-f", "--kill-child", "--mount-proc",
              str(_RAY), "start", "--head", f"--port={self._port}", "--num-cpus=0",
              f"--node-ip-address={self.host}", f"--dashboard-host={self.host}",
+             f"--ray-client-server-port={self.client.rpartition(':')[2]}",
              f"--dashboard-port={self._jobs}", f"--dashboard-agent-listen-port={free_port()}",
              "--disable-usage-stats", f"--temp-dir={self._folder}", "--block", *self._store],
             "head",

@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -77,15 +79,25 @@ def wait_for(happened: Callable[[], bool], driver: subprocess.Popen, log: Path) 
 
 
 def assert_closed(machines: Machines, submit: list[str]) -> None:
-    """Without the cluster's token neither its jobs nor its scheduler are to be had."""
+    """Without the cluster's token neither jobs, scheduler nor dashboard are to be had."""
     stranger = machines.environment | {"RAY_AUTH_TOKEN": "bad0" * 12}
     found = subprocess.run(submit, env=stranger, capture_output=True, text=True, timeout=120)
     assert found.returncode == 2 and "does not take the job" in found.stderr, found.stderr
-    attach = f"import ray; ray.init(address={machines.address!r}, logging_level='ERROR')"
-    found = subprocess.run(
-        [sys.executable, "-c", attach], env=stranger, capture_output=True, text=True, timeout=120
-    )
-    assert found.returncode != 0 and "nauth" in found.stderr, found.stderr[-1000:]
+    # Ray's client says of a refusal only that it cannot connect.
+    for address, reason in ((machines.address, "nauth"), (machines.client, "ConnectionError")):
+        attach = f"import ray; ray.init(address={address!r}, logging_level='ERROR')"
+        inside, outside = (
+            subprocess.run(
+                [sys.executable, "-c", attach], env=of, capture_output=True, text=True, timeout=120
+            )
+            for of in (machines.environment, stranger)
+        )
+        assert inside.returncode == 0, inside.stderr[-1000:]
+        assert outside.returncode != 0 and reason in outside.stderr, outside.stderr[-1000:]
+    for page in ("/nodes?view=summary", "/api/jobs/", "/api/v0/nodes", "/logs"):
+        with pytest.raises(HTTPError) as refused:
+            urlopen(machines.jobs + page, timeout=60)
+        assert refused.value.code == 401, page
 
 
 def test_a_run_over_an_object_store_survives_its_machines(machines, tmp_path) -> None:

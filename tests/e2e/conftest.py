@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -64,6 +67,16 @@ def semievol(*arguments: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory) -> Path:
     """The run directory of a finished run; its config lies beside it."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    finish(write_run(folder))
-    return folder / "run"
+    common = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        common = common.parent
+    # Of the processes that test beside each other the first makes it, and the others wait.
+    with (common / "undisturbed.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = common / "undisturbed"
+        if not made.exists():
+            trying = Path(tempfile.mkdtemp(dir=common)) / "undisturbed"
+            trying.mkdir()
+            finish(write_run(trying))
+            made.symlink_to(trying)
+    return made.resolve() / "run"
