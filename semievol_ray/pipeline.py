@@ -1,6 +1,6 @@
 """The order of the stages, and resume; nothing else.
 
-    ingest -> warmup -> retrieve (-> holdout -> calibrate)
+    ingest (-> tune) -> warmup -> retrieve (-> holdout -> calibrate)
         -> (generate -> justify -> score -> select -> evolve -> guard) x rounds
         (-> classifiers) -> evaluate
 
@@ -28,6 +28,7 @@ from semievol_ray.stages import (
     retrieve,
     score,
     select,
+    tune,
     warmup,
 )
 from semievol_ray.stages.along import Along
@@ -35,7 +36,9 @@ from semievol_ray.stages.context import Context
 from semievol_ray.steps import Step, find, input_fingerprints, plan
 from semievol_ray.store import Lease, Manifest, RunDirectory, StageLedger, layout
 
-FIRST = (ingest.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.STAGE)
+FIRST = (
+    ingest.STAGE, tune.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.STAGE,
+)  # fmt: skip
 EACH_ROUND = (
     generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE, guard.STAGE,
 )  # fmt: skip

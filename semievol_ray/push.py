@@ -90,13 +90,17 @@ def _trained_on(run: Run) -> dict[str, str]:
     last: Manifest | None = manifests[-1] if manifests else None
     found = {
         "method": config.method,
-        "learning rate": f"{config.learning_rate:g}, {config.schedule}",
-        "epochs": f"{config.epochs:g}",
+        "learning rate": f"{config.learning_rate}, {config.schedule}",
+        "epochs": f"{config.epochs}",
         "examples a step": str(config.global_batch_size),
         "precision": config.precision,
         "seed": str(run.config().seed),
     }
     if last is not None:
+        # What was left to the labels is known by now; a run of an earlier version left nothing.
+        rate = last.statistics.get("learning_rate", config.learning_rate)
+        found["learning rate"] = f"{rate:g}, {config.schedule}"
+        found["epochs"] = f"{last.statistics.get('epochs', config.epochs):.3g}"
         found["examples"] = f"{last.statistics['examples']:,}"
         found["semievol_ray"] = last.versions.get("semievol-ray", "unknown")
     return found

@@ -293,7 +293,7 @@ def trl(folder: Path, world: World) -> dict[str, Any]:
             per_device_train_batch_size=given(config.micro_batch_size),
             gradient_accumulation_steps=2,
             max_steps=REPEATS + 1,
-            learning_rate=config.learning_rate,
+            learning_rate=given(config.learning_rate),
             lr_scheduler_type="constant",
             weight_decay=0.0,
             max_length=config.max_length,

@@ -78,7 +78,8 @@ def with_all_labels(config: Config, redo: str | None = None) -> pa.Table:
     Raises UserError where the unlabelled rows have none.
     """
     # Models that are compared are shown labels where the config's evaluation says so.
-    until = "retrieve" if config.evaluation.shots else "ingest"
+    until = "tune" if config.tunes else "ingest"
+    until = "retrieve" if config.evaluation.shots else until
     directory = pipeline.run(config, until=until, redo=redo)
     context = Context(config, directory, StageLedger(directory))
     if not context.shards("withheld"):

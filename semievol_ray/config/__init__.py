@@ -35,6 +35,7 @@ from semievol_ray.config.training import (
     EvolveConfig,
     LoraConfig,
     TrainingConfig,
+    TuningConfig,
     WarmupConfig,
 )
 
@@ -67,6 +68,7 @@ __all__ = [
     "TaskConfig",
     "Tokens",
     "TrainingConfig",
+    "TuningConfig",
     "WarmupConfig",
     "given",
     "thinking_of",

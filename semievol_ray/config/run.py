@@ -23,7 +23,7 @@ from semievol_ray.config.models import (
     with_names,
 )
 from semievol_ray.config.section import Section
-from semievol_ray.config.training import EvolveConfig, TrainingConfig, WarmupConfig
+from semievol_ray.config.training import EvolveConfig, TrainingConfig, TuningConfig, WarmupConfig
 from semievol_ray.credentials import find_written_out, referred
 from semievol_ray.touches import Added, Place
 from semievol_ray.validation import merge, one_line
@@ -132,6 +132,7 @@ class Config(Section):
     )
     generation: GenerationConfig = GenerationConfig()
     calibration: CalibrationConfig = CalibrationConfig()
+    tuning: TuningConfig = TuningConfig()
     justify: JustifyConfig = JustifyConfig()
     selection: SelectionConfig = SelectionConfig()
     training: TrainingConfig = TrainingConfig()
@@ -216,6 +217,11 @@ class Config(Section):
         )
         if ignored:
             raise ValueError(f"the {engine} engine has no {', '.join(ignored)}")
+
+    @property
+    def tunes(self) -> bool:
+        """Whether the warm-up's settings are left to the labels."""
+        return self.training_for("warmup").is_tuned
 
     def training_for(self, stage: Literal["warmup", "evolve"]) -> TrainingConfig:
         """`training` with the stage's own overrides. Raises ValueError for an unknown one."""

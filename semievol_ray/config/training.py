@@ -51,8 +51,14 @@ class TrainingConfig(Section):
 
     method: Literal["lora", "full"] = "lora"
     lora: LoraConfig = LoraConfig()
-    learning_rate: float = Field(1e-4, gt=0)
-    epochs: float = Field(2.0, gt=0)
+    learning_rate: Annotated[float, Field(gt=0)] | Auto = Field(
+        1e-4, description="auto: by what labels that are held out say (section tuning)"
+    )
+    epochs: Annotated[float, Field(gt=0)] | Auto = Field(
+        2.0,
+        description="auto: by the same labels; of the evolution as many steps as these, and "
+        "tuning.first_epochs at least",
+    )
     global_batch_size: int = Field(8, gt=0, description="examples a step, over all the workers")
     micro_batch_size: Speed[Annotated[int, Field(gt=0)] | Auto] = Field(
         "auto",
@@ -131,6 +137,11 @@ class TrainingConfig(Section):
     trackers: Place[tuple[Literal["tensorboard", "wandb", "mlflow"], ...]] = ("tensorboard",)
 
     @property
+    def is_tuned(self) -> bool:
+        """Whether something of it is left to the labels."""
+        return "auto" in (self.learning_rate, self.epochs)
+
+    @property
     def number_format(self) -> Precision:
         """The precision; where the machines have not decided it, bf16."""
         return "bf16" if self.precision == "auto" else self.precision
@@ -147,7 +158,7 @@ class TrainingConfig(Section):
                 raise ValueError(
                     f"min_workers ({self.min_workers}) exceeds workers ({self.workers})"
                 )
-        if self.min_learning_rate > self.learning_rate:
+        if self.learning_rate != "auto" and self.min_learning_rate > self.learning_rate:
             raise ValueError(
                 f"min_learning_rate ({self.min_learning_rate}) exceeds learning_rate "
                 f"({self.learning_rate})"
@@ -174,6 +185,33 @@ class TrainingConfig(Section):
             raise ValueError(f"lora.variant: {self.lora.variant} needs zero_stage: 2 or less")
         if "nvme" in (self.offload_optimizer, self.offload_parameters) and not self.nvme_path:
             raise ValueError("off-load to nvme needs nvme_path")
+        return self
+
+
+class TuningConfig(Section):
+    """Where learning_rate or epochs are auto: what is tried, and how many labels judge it."""
+
+    learning_rates: tuple[Annotated[float, Field(gt=0)], ...] | None = Field(
+        None, min_length=1, description="null: three that are usual for the method"
+    )
+    first_epochs: float = Field(
+        3.0, gt=0, description="of every rate; the best is then tried with 2, 4, … times as many"
+    )
+    most_epochs: float = Field(24.0, gt=0)
+    share: float = Field(0.2, gt=0, le=0.5, description="of the labels of each class, in a fold")
+    folds: Annotated[int, Field(ge=1)] | Auto = Field(
+        "auto", description="auto: as many as hold 100 labels together, three at most"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TuningConfig:
+        if self.most_epochs < self.first_epochs:
+            raise ValueError(
+                f"most_epochs ({self.most_epochs:g}) is less than first_epochs "
+                f"({self.first_epochs:g})"
+            )
+        if self.folds != "auto" and self.folds * self.share > 1:
+            raise ValueError(f"{self.folds} folds of {self.share:g} are more than all labels")
         return self
 
 

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 from semievol_ray import pipeline
-from semievol_ray.config import Config, TrainingConfig
+from semievol_ray.config import Config, TrainingConfig, given
 from semievol_ray.planning.fleet import fleet_seconds
 from semievol_ray.planning.probe import Measured
+from semievol_ray.stages import tune
 
 # The driver's own speed over shards, of which selection is the slowest part (benchmarks/).
 _SELECTED_ROWS_A_SECOND = 100_000
@@ -62,7 +63,10 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
         if name in ("warmup", "holdout"):
             share = 1 - config.calibration.share if name == "holdout" else 1.0
             training = config.training_for("warmup")
-            lines.append(_training(name, training, labels * share, measured, size))
+            passes = _epochs(config, training, 1.0) * share
+            lines.append(_training(name, training, labels * passes, measured, size))
+        elif name == "tune":
+            lines.append(_tuning(config, measured, size))
         elif name == "generate":
             lines.append(_labelling(step.name, size.unlabeled, measured, size))
         elif name == "calibrate":
@@ -74,7 +78,8 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
             pseudo = round(_selected(config, measured, step.round_number) * size.unlabeled)
             examples = pseudo + labels * config.evolve.include_labeled
             training = config.training_for("evolve")
-            lines.append(_training(step.name, training, examples, measured, size))
+            passes = _epochs(config, training, labels / max(1, examples))
+            lines.append(_training(step.name, training, examples * passes, measured, size))
         elif name == "evaluate":
             models = 2 + config.iteration.rounds + len(config.evaluation.references)
             lines.append(_answers(step.name, models, size.test, measured, size))
@@ -88,10 +93,36 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
     return Plan(lines, storage)
 
 
+def _epochs(config: Config, training: TrainingConfig, labels: float) -> float:
+    """Of a training; where the labels will say, as if the second number tried were the best.
+
+    `labels` are the examples' share of them.
+    """
+    first = config.tuning.first_epochs
+    likely = given(training.epochs, min(2 * first, config.tuning.most_epochs))
+    return likely if training.epochs != "auto" else max(first, likely * labels)
+
+
+def _tuning(config: Config, measured: Measured, size: Size) -> Line:
+    """All tries, or as many epochs as they have at most."""
+    training, tuning = config.training_for("warmup"), config.tuning
+    rates, epochs = tune.rates_of(training, tuning), tune.epochs_of(training, tuning)
+    folds = tune.folds_of(measured.labels, tuning)
+    tries = [epochs[0]] * len(rates) + epochs[1:]
+    examples = measured.labels * (1 - tuning.share)
+    lines = [_training("", training, examples * n, measured, size) for n in tries]
+    return Line(
+        "tune",
+        folds * sum(line.seconds for line in lines),
+        gpu_hours=folds * sum(line.gpu_hours for line in lines),
+    )
+
+
 def _training(
     name: str, config: TrainingConfig, examples: float, measured: Measured, size: Size
 ) -> Line:
-    steps = math.ceil(examples * config.epochs / config.global_batch_size)
+    """Of so many examples, each counted as often as it is trained on."""
+    steps = math.ceil(examples / config.global_batch_size)
     seconds = measured.training_start + steps * measured.step_seconds
     return Line(name, seconds, gpu_hours=seconds * size.training_gpus / 3600)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from semievol_ray import pipeline
-from semievol_ray.config import Config
+from semievol_ray.config import Config, TrainingConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import resolve_engine
 from semievol_ray.model_files import weights
@@ -23,6 +23,8 @@ from semievol_ray.validation import merge
 
 # Enough steps that one of them says how long the others take.
 _STEPS = 8
+# A step takes as long at any rate.
+_ANY_RATE = 1e-4
 _LABELLING = ("generate", "justify", "score")
 
 
@@ -78,15 +80,20 @@ def _smaller(config: Config, run_dir: str, rows: int) -> dict[str, Any]:
 
 
 def _few_steps(values: dict[str, Any], config: Config, labels: int, rows: int) -> dict[str, Any]:
-    def few(examples: int, batch: int) -> dict[str, Any]:
-        return {"training": {"epochs": max(1e-6, _STEPS * batch / max(1, examples))}}
+    def few(examples: int, training: TrainingConfig) -> dict[str, Any]:
+        few: dict[str, Any] = {
+            "epochs": max(1e-6, _STEPS * training.global_batch_size / max(1, examples))
+        }
+        if training.learning_rate == "auto":
+            few["learning_rate"] = _ANY_RATE
+        return {"training": few}
 
     warm, evolved = config.training_for("warmup"), config.training_for("evolve")
     return merge(
         values,
         {
-            "warmup": few(labels, warm.global_batch_size),
-            "evolve": few(labels + rows // 2, evolved.global_batch_size),
+            "warmup": few(labels, warm),
+            "evolve": few(labels + rows // 2, evolved),
         },
     )
 

@@ -63,10 +63,15 @@ def run(context: Context, round_number: int) -> Outcome:
 def _settings(config: Config, round_number: int) -> dict[str, Any]:
     evolve = of_result(config.evolve, without=("training",))
     # In the first round all selections are this one's: it is the same in either mode.
-    later = {"iteration": {"mode": config.iteration.mode}} if round_number > 1 else {}
+    later: dict[str, Any] = {}
+    if round_number > 1:
+        later["iteration"] = {"mode": config.iteration.mode}
     if config.iteration.guard:
         later["calibration"] = of_result(config.calibration)
-    return trained_settings(config, config.training_for("evolve")) | {"evolve": evolve} | later
+    training = config.training_for("evolve")
+    if training.epochs == "auto":
+        later["tuning"] = {"first_epochs": config.tuning.first_epochs}
+    return trained_settings(config, training) | {"evolve": evolve} | later
 
 
 STAGE = Stage(
@@ -76,6 +81,7 @@ STAGE = Stage(
     lambda config, number: [
         layout.round_stage(number, "select"),
         *([holdout.NAME] if config.iteration.guard else []),
+        *([layout.TUNE] if config.tunes and config.training_for("evolve").is_tuned else []),
     ],
     writes=TRAINING_WRITES,
     works_with="training",

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import Config
+from semievol_ray.config import Config, TrainingConfig
 from semievol_ray.engines import request_seed
 from semievol_ray.machines import Machines
 from semievol_ray.ray_session import shard_map
@@ -167,14 +167,21 @@ def finetune(
     start: ModelRef,
     seed: int,
     shown_as: str | None = None,
+    training: TrainingConfig | None = None,
+    validation: Sequence[str] = (),
+    identity: str | None = None,
 ) -> Outcome:
     """Fine-tune a model, or go on with its adapter, on training shards; leaves `<folder>/model`.
 
-    `stage` says whose settings it has, and `shown_as` how progress calls it, where that differs.
+    `stage` says whose settings it has, where `training` does not give them, and `shown_as` how
+    progress calls it, where that differs. Shards of `validation` are measured and not trained on.
+    `identity` is what its checkpoints are known by, where the folder is not a stage's own.
     """
     from semievol_ray.training import Depot, Progress, TrainingJob, train
 
-    run, config = context.run, context.config.training_for(stage)
+    run = context.run
+    rows = {name: run.row_count(name) or 0 for name in examples}
+    config = training or context.training_for(stage, sum(rows.values()))
     result = run.read_json(f"{folder}/result.json")
     if result is None:
         machines = Machines.there()
@@ -187,6 +194,7 @@ def finetune(
             dtype=context.base.dtype,
             trust_remote_code=context.base.trust_remote_code,
             examples=tuple(Path(run.full_path(name)) for name in examples),
+            validation=tuple(Path(run.full_path(name)) for name in validation),
             output_dir=Path(run.full_path(f"{folder}/model")),
             scratch_dir=Path(run.full_path(f"{folder}/scratch")),
             log_dir=Path(run.full_path(f"{folder}/logs")),
@@ -194,7 +202,7 @@ def finetune(
             adapter_from=None if start.adapter is None else Path(start.adapter),
             seed=seed,
             base_name=context.config.model.name,
-            identity=context.identity(folder),
+            identity=identity or context.identity(folder),
             wait_seconds=context.config.ray.wait_seconds,
         )
         last, name = 0, shown_as or stage
@@ -221,7 +229,7 @@ def finetune(
     run.delete_owned(f"{folder}/scratch", (), ("*",))
     files = [name for kind in ("model", "logs") for name in run.all_files(f"{folder}/{kind}")]
     statistics = {key: result.get(key) for key in _STATISTICS}
-    rows = {name: run.row_count(name) or 0 for name in examples}
+    statistics |= {"learning_rate": config.learning_rate, "epochs": config.epochs}
     return Outcome(rows, statistics, (*sorted(files), f"{folder}/result.json"))
 
 

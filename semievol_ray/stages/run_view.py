@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import CLASSIFIERS, Config, ModelConfig
+from semievol_ray.config import CLASSIFIERS, Config, ModelConfig, TrainingConfig, given
 from semievol_ray.engines import resolve_engine
 from semievol_ray.ray_session import most_gpus
 from semievol_ray.selection import hash_ids
@@ -123,6 +123,32 @@ class RunView:
         if withheld not in self.shards("withheld"):
             return pa.nulls(len(ids), pa.string())
         return looked_up(self.run.read_table(withheld), "answer", ids)
+
+    def training_for(
+        self, stage: Literal["warmup", "evolve"], examples: int | None = None
+    ) -> TrainingConfig:
+        """A stage's training, with nothing left to the labels any more.
+
+        An evolution over so many `examples` takes the steps that the labels were found to need,
+        and `tuning.first_epochs` at least.
+        """
+        asked, warm = self.config.training_for(stage), self.config.training_for("warmup")
+        if not asked.is_tuned:
+            return asked
+        chosen = {"learning_rate": warm.learning_rate, "epochs": warm.epochs}
+        if warm.is_tuned:
+            chosen = self.ledger.done(layout.TUNE).statistics["chosen"]
+        rate, epochs = asked.learning_rate, asked.epochs
+        if rate == "auto":
+            rate = given(chosen["learning_rate"])
+        if epochs == "auto":
+            epochs = given(chosen["epochs"])
+            if stage == "evolve" and examples:
+                fewest = min(epochs, self.config.tuning.first_epochs)
+                epochs = max(fewest, epochs * len(self.labeled) / examples)
+        least = min(asked.min_learning_rate, rate)
+        changes = {"learning_rate": rate, "epochs": epochs, "min_learning_rate": least}
+        return asked.model_copy(update=changes)
 
     # -- models ------------------------------------------------------------------------------------
 
@@ -240,6 +266,11 @@ def accepted_round(ledger: StageLedger, rounds: int, *, guarded: bool) -> int:
 
 def held_out_ids(labeled: pa.Table, share: float) -> set[str]:
     """Ids of the labels that are held out: the same share of each class, drawn by hash."""
+    return set(label_folds(labeled, share, 1)[0])
+
+
+def label_folds(labeled: pa.Table, share: float, count: int) -> list[frozenset[str]]:
+    """Ids of labels in `count` folds: of each the same share of each class, drawn by hash."""
     order = pa.table(
         {
             "example_id": labeled["example_id"],
@@ -248,7 +279,10 @@ def held_out_ids(labeled: pa.Table, share: float) -> set[str]:
         }
     ).sort_by([("answer", "ascending"), ("hash", "ascending")])
     ids = order["example_id"].to_pylist()
-    return {name for i, name in enumerate(ids) if int((i + 1) * share) > int(i * share)}
+    return [
+        frozenset(name for i, name in enumerate(ids, k) if int((i + 1) * share) > int(i * share))
+        for k in range(count)
+    ]
 
 
 def selected_answers(run: RunDirectory, name: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, shots_settings, write_labeled
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
+from semievol_ray.store import layout
 
 
 def run(context: Context, _: int) -> Outcome:
@@ -23,7 +24,7 @@ STAGE = Stage(
     lambda config, number: (
         trained_settings(config, config.training_for("warmup")) | shots_settings(config)
     ),
-    lambda config, number: ["ingest"],
+    lambda config, number: ["ingest", *([layout.TUNE] if config.tunes else [])],
     writes=TRAINING_WRITES,
     in_round=False,
     works_with="training",

@@ -27,6 +27,8 @@ COMPARISON = "compare.json"
 MANIFESTS = "manifests"
 LOGS = "logs"
 ISOLATION = "isolation"
+# The stage that knows what a setting that was left to the labels came to.
+TUNE = "tune"
 
 # A reference to something that the run made itself, where a user's path or hub id may stand too.
 _SCHEME = "run:"

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from semievol_ray.config import given
 from semievol_ray.training import batches, models, token_cache, zero
 from semievol_ray.training.batches import Indices, Sequence
 from semievol_ray.training.depot import Depot, remote
@@ -90,7 +91,9 @@ class _Training:
             self.held_out = (checked, np.arange(len(checked)))
         batch_size = self.config.global_batch_size
         self.steps_per_epoch = batches.steps_per_epoch(len(self.kept), batch_size)
-        self.total_steps = batches.total_steps(len(self.kept), batch_size, self.config.epochs)
+        self.total_steps = batches.total_steps(
+            len(self.kept), batch_size, given(self.config.epochs)
+        )
         self.state = TrainingState()
         folder = job.scratch_dir / "checkpoints"
         self.checkpoints = Checkpoints(folder, fingerprint(job), world, depot)

@@ -56,6 +56,11 @@ def train(
 
 
 def _check(job: TrainingJob) -> None:
+    if job.config.is_tuned:
+        raise UserError(
+            "training: learning_rate and epochs are numbers here; `auto` is chosen by the labels "
+            "of a whole run (`semievol run`)"
+        )
     check_model_exists(job.base_model)
     if job.adapter_from is not None:
         check_adapter(str(job.adapter_from))

@@ -6,7 +6,7 @@ import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
-from semievol_ray.config import TrainingConfig
+from semievol_ray.config import TrainingConfig, given
 from semievol_ray.errors import UserError
 from semievol_ray.training.models import bitsandbytes
 
@@ -124,13 +124,13 @@ def learning_rate(config: TrainingConfig, step: int, total_steps: int) -> float:
     Linear warm-up over `warmup_steps`, or the first `warmup_ratio` of the steps, then the schedule:
     a half cosine or a straight line down to `min_learning_rate`, or constant.
     """
-    warmup = config.warmup_steps
+    warmup, peak = config.warmup_steps, given(config.learning_rate)
     if warmup is None:
         warmup = math.ceil(config.warmup_ratio * total_steps)
     if step < warmup:
-        return config.learning_rate * (step + 1) / (warmup + 1)
+        return peak * (step + 1) / (warmup + 1)
     if config.schedule == "constant":
-        return config.learning_rate
+        return peak
     done = (step - warmup) / max(1, total_steps - warmup)
     left = 1 - done if config.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return config.min_learning_rate + (config.learning_rate - config.min_learning_rate) * left
+    return config.min_learning_rate + (peak - config.min_learning_rate) * left

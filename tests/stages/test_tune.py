@@ -1,0 +1,160 @@
+"""What is tried where the labels are asked for a training's settings, and what comes of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from semievol_ray import UserError
+from semievol_ray.config import TrainingConfig, TuningConfig
+from semievol_ray.config_file import load_config
+from semievol_ray.pipeline import steps
+from semievol_ray.stages.run_view import RunView, held_out_ids, label_folds
+from semievol_ray.stages.tune import Try, epochs_of, folds_of, rates_of, search
+from semievol_ray.store import RunDirectory, StageLedger
+from semievol_ray.touches import of_result
+
+AUTO = TrainingConfig(learning_rate="auto", epochs="auto")
+
+
+def config_with(**sections: Any):
+    values = {"run_dir": "r", "model": {"name": "m"}, "data": {"labeled": "a", "unlabeled": "b"}}
+    return load_config(values | sections)
+
+
+def tried(right: dict[tuple[float, float], float]) -> tuple[Try, list[tuple[float, float]]]:
+    """Search where each setting has so many right; the settings in the order they were tried."""
+    rates = sorted({rate for rate, _ in right})
+    epochs = sorted({number for _, number in right})
+
+    def measure(rate: float, number: float) -> Try:
+        return Try(rate, number, right[rate, number], loss=1.0)
+
+    best, tries = search(measure, rates, epochs)
+    return best, [(t.learning_rate, t.epochs) for t in tries]
+
+
+def test_the_best_rate_gets_more_epochs_while_they_help() -> None:
+    right = {(1, 3): 0.5, (2, 3): 0.7, (3, 3): 0.6, (2, 6): 0.8, (2, 12): 0.8, (2, 24): 0.9}
+    right |= {(rate, n): 0.0 for rate in (1, 3) for n in (6, 12, 24)}
+    best, order = tried(right)
+    assert order == [(1, 3), (2, 3), (3, 3), (2, 6), (2, 12)]
+    assert (best.learning_rate, best.epochs) == (2, 6)
+
+
+def test_a_longer_training_that_harms_ends_the_search() -> None:
+    best, order = tried({(1, 3): 0.9, (1, 6): 0.8, (1, 12): 1.0})
+    assert order == [(1, 3), (1, 6)] and best.epochs == 3
+
+
+def test_among_as_many_right_answers_the_likelier_ones_count() -> None:
+    first = Try(1, 3, 0.5, loss=1.0)
+    assert replace(first, loss=0.5).score > first.score > replace(first, exact_match=0.4).score
+
+
+@pytest.mark.parametrize(
+    ("labels", "settings", "folds"),
+    [(24, {}, 3), (250, {}, 2), (452, {}, 2), (500, {}, 1), (10_000, {}, 1), (24, {"folds": 1}, 1)],
+)
+def test_few_labels_are_judged_by_several_folds(labels: int, settings, folds: int) -> None:
+    assert folds_of(labels, TuningConfig(**settings)) == folds
+
+
+def test_what_is_given_is_not_tried() -> None:
+    tuning = TuningConfig()
+    assert len(rates_of(AUTO, tuning)) == 3 and epochs_of(AUTO, tuning) == [3, 6, 12, 24]
+    given = TrainingConfig(learning_rate=1e-3, epochs="auto")
+    assert rates_of(given, tuning) == (1e-3,) and len(epochs_of(given, tuning)) == 4
+    assert epochs_of(TrainingConfig(learning_rate="auto"), tuning) == [2]
+    few = TuningConfig(first_epochs=2, most_epochs=7, learning_rates=(0.5,))
+    assert rates_of(AUTO, few) == (0.5,) and epochs_of(AUTO, few) == [2, 4]
+
+
+def test_folds_hold_the_same_share_of_each_class_and_no_label_twice() -> None:
+    labeled = pa.table(
+        {"example_id": [f"e{i}" for i in range(100)], "answer": ["a"] * 60 + ["b"] * 40}
+    )
+    folds = label_folds(labeled, 0.2, 3)
+    assert len(frozenset().union(*folds)) == 60 == sum(map(len, folds))
+    answers = dict(zip(*(labeled[c].to_pylist() for c in ("example_id", "answer")), strict=True))
+    assert all(sum(answers[name] == "a" for name in fold) == 12 for fold in folds)
+    assert held_out_ids(labeled, 0.2) == set(folds[0])
+
+
+def test_a_run_has_the_stage_only_where_something_is_left_to_the_labels() -> None:
+    def names(**sections: Any) -> list[str]:
+        return [step.name for step in steps(config_with(**sections))]
+
+    assert "tune" not in names()
+    auto = {"training": {"learning_rate": "auto"}}
+    assert names(**auto)[:3] == ["ingest", "tune", "warmup"]
+    given = {"warmup": {"training": {"learning_rate": 1e-3}}}
+    assert "tune" not in names(**auto, **given)
+    found = {step.name: step.inputs for step in steps(config_with(**auto))}
+    assert "tune" in found["warmup"] and "tune" in found["round-1/evolve"]
+    # Nothing of it is in the fingerprints of runs that leave nothing to the labels.
+    assert of_result(TrainingConfig())["learning_rate"] == 1e-4
+
+
+def view_of(tmp_path, **sections: Any) -> RunView:
+    """A run whose labels were found to need rate 3e-4 and 12 epochs; there are 100."""
+    config = config_with(run_dir=str(tmp_path / "run"), **sections)
+    run = RunDirectory(config.run_dir)
+    run.mark()
+    view = RunView(config, run, StageLedger(run))
+    view.ledger.begin("tune", {}, {}, ("*",))
+    chosen = {"learning_rate": 3e-4, "epochs": 12.0}
+    view.ledger.finish("tune", {}, (), {"chosen": chosen}, 1.0)
+    view.__dict__["labeled"] = pa.table({"example_id": [str(i) for i in range(100)]})
+    return view
+
+
+@pytest.mark.parametrize(
+    ("examples", "epochs"),
+    [(None, 12), (100, 12), (200, 6), (300, 4), (400, 3), (10**6, 3)],
+)
+def test_an_evolution_takes_the_labels_steps_and_three_epochs_at_least(
+    tmp_path, examples: int | None, epochs: float
+) -> None:
+    view = view_of(tmp_path, training={"learning_rate": "auto", "epochs": "auto"})
+    found = view.training_for("evolve", examples)
+    assert (found.learning_rate, found.epochs) == (3e-4, epochs)
+    assert view.training_for("warmup", examples).epochs == 12
+
+
+def test_what_one_stage_is_given_stays(tmp_path) -> None:
+    view = view_of(
+        tmp_path,
+        training={"learning_rate": "auto", "epochs": "auto"},
+        evolve={"training": {"epochs": 5}},
+    )
+    found = view.training_for("evolve", 400)
+    assert (found.learning_rate, found.epochs) == (3e-4, 5)
+
+
+def test_an_evolution_left_open_takes_what_the_warm_up_is_given(tmp_path) -> None:
+    view = view_of(
+        tmp_path,
+        training={"learning_rate": 1e-3, "epochs": 4},
+        evolve={"training": {"learning_rate": "auto", "epochs": "auto"}},
+    )
+    found = view.training_for("evolve", 200)
+    assert (found.learning_rate, found.epochs) == (1e-3, 3)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "said"),
+    [
+        ({"most_epochs": 1}, "most_epochs (1) is less than first_epochs (3)"),
+        ({"folds": 6}, "6 folds of 0.2 are more than all labels"),
+        ({"share": 0}, "tuning.share"),
+        ({"learning_rates": []}, "tuning.learning_rates"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_in_one_line(tuning, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        config_with(tuning=tuning)
+    assert said in str(refused.value) and "\n" not in str(refused.value)
