@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from semievol_ray.cli import main
-from semievol_ray.config import Config
+from semievol_ray.config import Config, TrainingConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import FleetState
 from semievol_ray.planning import Line, Measured, Plan, Size, estimate, fleet, plan_lines, stopwatch
@@ -177,3 +178,15 @@ def test_what_would_stop_a_run_stops_its_plan(tmp_path: Path, capsys) -> None:
     assert main(["plan", str(tmp_path / "c.yaml"), "--rows", "100M"]) == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
+
+
+def test_what_the_labels_choose_is_planned_too() -> None:
+    auto = {"training": {"learning_rate": "auto", "epochs": "auto"}, "tuning": {"folds": 2}}
+    plan, given = estimate(config_of(**auto), MEASURED, SIZE), estimate(config_of(), MEASURED, SIZE)
+    lines = {line.stage: line.seconds for line in plan.lines}
+    # Three rates for 3 epochs, then 6, 12 and 24: 51 of four fifths of the labels, on each fold.
+    batch = TrainingConfig().global_batch_size
+    steps = [math.ceil(0.8 * MEASURED.labels * n / batch) for n in (3, 3, 3, 6, 12, 24)]
+    seconds = sum(MEASURED.training_start + n * MEASURED.step_seconds for n in steps)
+    assert lines["tune"] == pytest.approx(2 * seconds)
+    assert lines.keys() - {line.stage for line in given.lines} == {"tune"}
