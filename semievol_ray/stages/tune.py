@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 from semievol_ray.config import Config, TrainingConfig, TuningConfig
@@ -36,12 +35,13 @@ class Try:
     learning_rate: float
     epochs: float
     exact_match: float
-    loss: float
+    # Null: the training came to no numbers.
+    loss: float | None
 
     @property
     def score(self) -> tuple[float, float]:
         """Larger is better; among as many right answers the likelier ones."""
-        return self.exact_match, -self.loss
+        return self.exact_match, -math.inf if self.loss is None else -self.loss
 
 
 def search(
@@ -105,81 +105,102 @@ def run(context: Context, _: int) -> Outcome:
         f"at most {most} fine-tunings, of {passes:.0f} epochs of the labels together "
         f"({len(folds)} folds of {tuning.share:g} judge; section tuning)",
     )
-    ids = frozenset(context.labeled["example_id"].to_pylist())
-    outputs: dict[str, int] = {}
-    shards: list[tuple[list[str], list[str]]] = []
-    for number, fold in enumerate(folds):
-        place = f"{folder}/fold-{number}"
-        learnt = write_labeled(context, place, without=fold, shots=config.warmup.shots)
-        judged = write_labeled(context, f"{place}/judged", without=ids - fold)
-        shards.append((learnt, judged))
-        outputs |= {name: context.run.row_count(name) or 0 for name in (*learnt, *judged)}
-    sizes = [len(fold) for fold in folds]
-    best, tries = search(partial(_measure, context, folder, training, shards, sizes), rates, epochs)
+    judge = _Judge.of(context, folder, folds)
+    best, tries = search(judge, rates, epochs)
+    judged = sum(map(len, folds))
     context.progress.say(
         NAME,
         f"learning rate {best.learning_rate:g}, {best.epochs:g} epochs: "
-        f"{100 * best.exact_match:.1f} % of {sum(sizes)} held-out labels right",
+        f"{100 * best.exact_match:.1f} % of {judged} held-out labels right",
     )
-    chosen = {"learning_rate": best.learning_rate, "epochs": best.epochs}
     statistics = {
-        "chosen": chosen,
+        "chosen": {"learning_rate": best.learning_rate, "epochs": best.epochs},
         "tries": [asdict(found) for found in tries],
-        "judged": sum(sizes),
-        # More rows need no more steps than these for what the labels teach.
-        "labels": len(context.labeled),
+        "judged": judged,
     }
-    return Outcome(outputs, statistics)
+    shards = [name for fold in judge.folds for name in (*fold.learnt, *fold.judged)]
+    return Outcome({name: context.run.row_count(name) or 0 for name in shards}, statistics)
 
 
-def _measure(
-    context: Context,
-    folder: str,
-    training: TrainingConfig,
-    shards: Sequence[tuple[list[str], list[str]]],
-    sizes: Sequence[int],
-    rate: float,
-    epochs: float,
-) -> Try:
-    """One setting on every fold."""
-    from semievol_ray.training import Diverged
+@dataclass(frozen=True)
+class _Fold:
+    """Training shards of the labels that a try learns, and of the so many that judge it."""
 
-    changes = {
-        "learning_rate": rate,
-        "epochs": epochs,
-        "min_learning_rate": min(training.min_learning_rate, rate),
-        "held_out": 0.0,
-        # What a try is worth is asked once, in its end.
-        "evaluate_every_steps": 10**9,
-        "early_stopping_patience": None,
-        "best_by": "loss",
-    }
-    setting = training.model_copy(update=changes)
-    right = lost = 0.0
-    for number, (learnt, judged) in enumerate(shards):
-        place = f"{folder}/try-{rate:g}-{epochs:g}-{number}"
+    learnt: list[str]
+    judged: list[str]
+    size: int
+
+
+@dataclass(frozen=True)
+class _Judge:
+    """Measures a setting on every fold."""
+
+    context: Context
+    folder: str
+    folds: list[_Fold]
+
+    @classmethod
+    def of(cls, context: Context, folder: str, held: Sequence[frozenset[str]]) -> _Judge:
+        """One whose folds are written."""
+        ids = frozenset(context.labeled["example_id"].to_pylist())
+        shots = context.config.warmup.shots
+        folds = []
+        for number, fold in enumerate(held):
+            place = f"{folder}/fold-{number}"
+            learnt = write_labeled(context, place, without=fold, shots=shots)
+            judged = write_labeled(context, f"{place}/judged", without=ids - fold)
+            folds.append(_Fold(learnt, judged, len(fold)))
+        return cls(context, folder, folds)
+
+    def __call__(self, rate: float, epochs: float) -> Try:
+        """What the folds say of a setting; of one that comes to no numbers, that none is worse."""
+        from semievol_ray.training import Diverged
+
+        found, size = [], sum(fold.size for fold in self.folds)
         try:
-            outcome = finetune(
-                context,
-                "warmup",
-                place,
-                learnt,
-                start=ModelRef(context.base),
-                seed=context.config.seed,
-                shown_as=f"{NAME}: {rate:g} x {epochs:g}",
-                training=setting,
-                validation=judged,
-                identity=f"{context.identity(folder)}-{rate:g}-{epochs:g}-{number}",
-            )
+            for number, fold in enumerate(self.folds):
+                found.append(
+                    [x * fold.size / size for x in self._train(rate, epochs, number, fold)]
+                )
         except Diverged:
-            return Try(rate, epochs, 0.0, math.inf)
+            tried = Try(rate, epochs, 0.0, None)
+        else:
+            tried = Try(rate, epochs, *map(sum, zip(*found, strict=True)))
+        said = "no numbers" if tried.loss is None else f"{100 * tried.exact_match:.1f} % right"
+        self.context.progress.say(NAME, f"{rate:g}, {epochs:g} epochs: {said}")
+        return tried
+
+    def _train(self, rate: float, epochs: float, number: int, fold: _Fold) -> tuple[float, float]:
+        context, name = self.context, f"{rate:g}-{epochs:g}-{number}"
+        training = context.config.training_for("warmup")
+        changes = {
+            "learning_rate": rate,
+            "epochs": epochs,
+            "min_learning_rate": min(training.min_learning_rate, rate),
+            "held_out": 0.0,
+            # What a try is worth is asked once, in its end.
+            "evaluate_every_steps": 10**9,
+            "early_stopping_patience": None,
+            "best_by": "loss",
+        }
+        place = f"{self.folder}/try-{name}"
+        outcome = finetune(
+            context,
+            "warmup",
+            place,
+            fold.learnt,
+            start=ModelRef(context.base),
+            seed=context.config.seed,
+            shown_as=f"{NAME}: {rate:g} x {epochs:g}",
+            training=training.model_copy(update=changes),
+            validation=fold.judged,
+            identity=f"{context.identity(self.folder)}-{name}",
+        )
         context.run.delete_owned(f"{place}/model", (), ("*",))
         matched, loss = (outcome.statistics[f"held_out_{x}"] for x in ("exact_match", "loss"))
         if matched is None or loss is None:
             raise SemiEvolError(f"{place}: the held-out labels were not judged")
-        right += matched * sizes[number]
-        lost += loss * sizes[number]
-    return Try(rate, epochs, right / sum(sizes), lost / sum(sizes))
+        return matched, loss
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from semievol_ray import UserError
-from semievol_ray.config import TrainingConfig, TuningConfig
+from semievol_ray.config import ModelConfig, TrainingConfig, TuningConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.pipeline import steps
+from semievol_ray.progress import Silent
+from semievol_ray.stages import tune
 from semievol_ray.stages.run_view import RunView, held_out_ids, label_folds
+from semievol_ray.stages.stage import Outcome
 from semievol_ray.stages.tune import Try, epochs_of, folds_of, rates_of, search
 from semievol_ray.store import RunDirectory, StageLedger
 from semievol_ray.touches import of_result
+from semievol_ray.training import Diverged
 
 AUTO = TrainingConfig(learning_rate="auto", epochs="auto")
 
@@ -53,6 +58,7 @@ def test_a_longer_training_that_harms_ends_the_search() -> None:
 def test_among_as_many_right_answers_the_likelier_ones_count() -> None:
     first = Try(1, 3, 0.5, loss=1.0)
     assert replace(first, loss=0.5).score > first.score > replace(first, exact_match=0.4).score
+    assert replace(first, exact_match=0.0, loss=9.0).score > Try(1, 3, 0.0, None).score
 
 
 @pytest.mark.parametrize(
@@ -158,3 +164,24 @@ def test_what_cannot_be_searched_is_refused_in_one_line(tuning, said: str) -> No
     with pytest.raises(UserError) as refused:
         config_with(tuning=tuning)
     assert said in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_folds_count_by_their_labels_and_what_diverges_is_worst(monkeypatch) -> None:
+    def finetune(*_: Any, training: TrainingConfig, validation: list[str], **more: Any) -> Outcome:
+        if training.learning_rate == 9:
+            raise Diverged("the loss is nan")
+        right, loss = {"a": (1.0, 0.1), "b": (0.5, 0.3)}[validation[0]]
+        return Outcome({}, {"held_out_exact_match": right, "held_out_loss": loss})
+
+    monkeypatch.setattr(tune, "finetune", finetune)
+    context: Any = SimpleNamespace(
+        config=config_with(),
+        base=ModelConfig(name="m"),
+        progress=Silent(),
+        identity=lambda folder: folder,
+        run=SimpleNamespace(delete_owned=lambda *_: None),
+    )
+    judge = tune._Judge(context, "tune", [tune._Fold([], ["a"], 30), tune._Fold([], ["b"], 10)])
+    found = judge(1, 3)
+    assert found.exact_match == pytest.approx(0.875) and found.loss == pytest.approx(0.15)
+    assert judge(9, 3) == Try(9, 3, 0.0, None)
