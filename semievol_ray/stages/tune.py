@@ -3,6 +3,9 @@
 A try is a fine-tuning of the base on all labels but a fold, judged by the answers of that fold
 which greedy decoding writes token for token. First each rate for a few epochs; then the best one
 for twice as many, and again, while that helps. Where labels are few, several folds judge.
+
+Labels that later judge voters or rounds (`holdout`) have no part in it: what is promised by them
+holds for models that they did not choose.
 """
 
 from __future__ import annotations
@@ -12,8 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from semievol_ray.config import Config, TrainingConfig, TuningConfig
 from semievol_ray.errors import SemiEvolError, UserError
+from semievol_ray.stages import holdout
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, shots_settings, write_labeled
 from semievol_ray.stages.run_view import ModelRef, label_folds
@@ -90,11 +97,12 @@ def run(context: Context, _: int) -> Outcome:
     """Leave the chosen setting in the manifest's statistics, and no model."""
     folder, config = context.folder(NAME), context.config
     training, tuning = config.training_for("warmup"), config.tuning
-    count = folds_of(len(context.labeled), tuning)
-    folds = [fold for fold in label_folds(context.labeled, tuning.share, count) if fold]
+    labeled = _without(context.labeled, _judges(context))
+    count = folds_of(len(labeled), tuning)
+    folds = [fold for fold in label_folds(labeled, tuning.share, count) if fold]
     if not folds:
         raise UserError(
-            f"tuning.share: {tuning.share} of {len(context.labeled)} labels holds none out to "
+            f"tuning.share: {tuning.share} of {len(labeled)} labels holds none out to "
             "judge by; raise it, or give training.learning_rate and training.epochs"
         )
     rates, epochs = rates_of(training, tuning), epochs_of(training, tuning)
@@ -143,11 +151,11 @@ class _Judge:
     def of(cls, context: Context, folder: str, held: Sequence[frozenset[str]]) -> _Judge:
         """One whose folds are written."""
         ids = frozenset(context.labeled["example_id"].to_pylist())
-        shots = context.config.warmup.shots
+        shots, judges = context.config.warmup.shots, _judges(context)
         folds = []
         for number, fold in enumerate(held):
             place = f"{folder}/fold-{number}"
-            learnt = write_labeled(context, place, without=fold, shots=shots)
+            learnt = write_labeled(context, place, without=fold | judges, shots=shots)
             judged = write_labeled(context, f"{place}/judged", without=ids - fold)
             folds.append(_Fold(learnt, judged, len(fold)))
         return cls(context, folder, folds)
@@ -203,8 +211,21 @@ class _Judge:
         return matched, loss
 
 
+def _judges(context: Context) -> frozenset[str]:
+    """Ids of the labels that judge what comes later."""
+    return frozenset(context.held_out) if holdout.STAGE.wanted(context.config) else frozenset()
+
+
+def _without(labeled: pa.Table, ids: frozenset[str]) -> pa.Table:
+    return labeled.filter(
+        pc.invert(pc.is_in(labeled["example_id"], pa.array(sorted(ids), pa.string())))
+    )
+
+
 def _settings(config: Config, _: int) -> dict[str, Any]:
     trained = trained_settings(config, config.training_for("warmup")) | shots_settings(config)
+    if holdout.STAGE.wanted(config):
+        trained["calibration"] = of_result(config.calibration)
     return trained | {"tuning": of_result(config.tuning)}
 
 

@@ -185,3 +185,31 @@ def test_folds_count_by_their_labels_and_what_diverges_is_worst(monkeypatch) -> 
     found = judge(1, 3)
     assert found.exact_match == pytest.approx(0.875) and found.loss == pytest.approx(0.15)
     assert judge(9, 3) == Try(9, 3, 0.0, None)
+
+
+def test_labels_that_judge_later_choose_nothing(tmp_path, monkeypatch) -> None:
+    learnt: list[frozenset[str]] = []
+
+    def write_labeled(context: Any, place: str, without: frozenset[str], **_: Any) -> list[str]:
+        learnt.append(ids - without)
+        return []
+
+    monkeypatch.setattr(tune, "write_labeled", write_labeled)
+    monkeypatch.setattr(tune, "search", lambda *_: (Try(1, 3, 0.5, 1.0), []))
+    view = view_of(
+        tmp_path,
+        training={"learning_rate": "auto"},
+        tuning={"folds": 2},
+        iteration={"guard": True},
+    )
+    ids = frozenset(f"e{i}" for i in range(50))
+    labeled = pa.table({"example_id": sorted(ids), "answer": ["a"] * 50})
+    context: Any = SimpleNamespace(
+        config=view.config, labeled=labeled, held_out=held_out_ids(labeled, 0.2),
+        folder=lambda name: name, progress=Silent(), run=SimpleNamespace(),
+    )  # fmt: skip
+    outcome = tune.run(context, 1)
+    assert len(context.held_out) == 10 and outcome.statistics["judged"] == 16
+    assert not any(part & context.held_out for part in learnt)
+    trained, judged = learnt[0], learnt[1]
+    assert len(trained) == 32 and len(judged) == 8 and not trained & judged
