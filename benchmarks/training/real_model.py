@@ -25,12 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from benchmarks.accuracy.smollm2 import smollm2
 from benchmarks.common.data import ROOT
 from benchmarks.common.report import Row, arguments, report, row
 from benchmarks.training.sides import Ours, resident, take_turns
 from semievol_ray.config import TrainingConfig
 from semievol_ray.demo.messages import write_messages
+from semievol_ray.demo.smollm2 import smollm2
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import TrainingJob, attention
 from semievol_ray.training.world import World, joined

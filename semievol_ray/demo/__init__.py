@@ -1,4 +1,7 @@
-"""The quick start: the whole job on invented messages and a tiny model, in minutes on two cores."""
+"""The quick start: the whole job on invented messages, in minutes on two cores.
+
+Of a tiny Llama that comes along, or, for some twenty minutes, of SmolLM2-135M-Instruct.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,11 @@ MODEL = Path(__file__).parent / "tiny_llama"
 LABELED, UNLABELED, TEST = 96, 1440, 600
 
 
-def demo_config(folder: str | Path, seed: int) -> Config:
+def demo_config(folder: str | Path, seed: int, *, real_model: Path | None = None) -> Config:
     """The demo's config over the files that `write_demo_data` leaves in `<folder>/data`.
+
+    With a `real_model`, a chat model's folder, that is asked as one, trained by LoRA, and votes
+    beside a probe and the nearest labels.
 
     The policy is `balanced`: with six teams and tiny voters, the lowest-entropy half (the
     paper's policy) over-represents the easy teams; see benchmarks/ for both, measured.
@@ -64,7 +70,26 @@ def demo_config(folder: str | Path, seed: int) -> Config:
         "evolve": {"soft_targets": True, "training": {"epochs": 6}},
         "evaluation": {"closed_answers": "score", "references": _references()},
     }
+    if real_model is not None:
+        values |= _of_a_chat_model(real_model)
     return load_config(values)
+
+
+def _of_a_chat_model(model: Path) -> dict[str, Any]:
+    return {
+        "model": {"name": str(model), "engine": "transformers", "dtype": "bfloat16"},
+        "task": {
+            "kind": "label",
+            "labels": list(TEAMS),
+            "instruction": "Which team should answer this message?",
+            "question_template": "{{ question }}",
+        },
+        "generation": {"batch_rows": 32},
+        "collaborators": [{"model": "warm"}, {"model": "probe"}, {"model": "neighbours"}],
+        "selection": {"policy": "stacked", "percentile": 75},
+        "training": {"learning_rate": 1e-3, "epochs": 8},
+        "evolve": {"training": {"epochs": 2}},
+    }
 
 
 def _references() -> list[dict[str, str]]:
@@ -92,12 +117,14 @@ def write_demo_data(folder: str | Path, seed: int) -> None:
         _write_csv(folder / f"{name}.csv", rows)
 
 
-def run_demo(folder: str | Path, *, seed: int, progress: Any = None) -> Run:
-    """Every stage for real: Ray, two ZeRO workers, FAISS, four collaborators, the Rust core."""
+def run_demo(
+    folder: str | Path, *, seed: int, real_model: Path | None = None, progress: Any = None
+) -> Run:
+    """Every stage for real: Ray, ZeRO, FAISS, several collaborators, the Rust core."""
     from semievol_ray import pipeline
 
     write_demo_data(Path(folder) / "data", seed)
-    config = demo_config(folder, seed)
+    config = demo_config(folder, seed, real_model=real_model)
     run = Run(pipeline.run(config, progress=progress).uri)
     write_report(run)
     return run

