@@ -32,7 +32,7 @@ COMMON = {
     "training.weight_decay": 0.0,
     "training.max_grad_norm": 1.0,
     "training.max_length": 1024,
-    "training.precision": "bf16",
+    "training.precision": "auto",  # bf16, where a GPU has it
     "evaluation.max_tokens": 1000,
     "evaluation.shots": 0,
     "evaluation.closed_answers": "generate",

@@ -28,12 +28,13 @@ def is_lost(details: Any, address: str) -> bool:
 
 
 def _is_dead(node: str, address: str) -> bool:
+    from ray.exceptions import AuthenticationError
     from ray.util.state import list_nodes
     from ray.util.state.exception import RayStateApiException
 
     try:
         # It calls what the filter leaves out missing.
         found = list_nodes(address, filters=[("node_id", "=", node)], raise_on_missing_output=False)
-    except RayStateApiException:
-        return False
+    except (RayStateApiException, AuthenticationError):
+        return False  # who cannot ask does not know
     return [state.state for state in found] == ["DEAD"]

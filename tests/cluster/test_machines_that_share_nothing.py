@@ -78,6 +78,17 @@ def wait_for(happened: Callable[[], bool], driver: subprocess.Popen, log: Path) 
         time.sleep(0.2)
 
 
+def attach(address: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    code = f"import ray; ray.init(address={address!r}, logging_level='ERROR')"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
 def assert_closed(machines: Machines, submit: list[str]) -> None:
     """Without the cluster's token neither jobs, scheduler nor dashboard are to be had."""
     stranger = machines.environment | {"RAY_AUTH_TOKEN": "bad0" * 12}
@@ -85,15 +96,12 @@ def assert_closed(machines: Machines, submit: list[str]) -> None:
     assert found.returncode == 2 and "does not take the job" in found.stderr, found.stderr
     # Ray's client says of a refusal only that it cannot connect.
     for address, reason in ((machines.address, "nauth"), (machines.client, "ConnectionError")):
-        attach = f"import ray; ray.init(address={address!r}, logging_level='ERROR')"
-        inside, outside = (
-            subprocess.run(
-                [sys.executable, "-c", attach], env=of, capture_output=True, text=True, timeout=120
-            )
-            for of in (machines.environment, stranger)
-        )
-        assert inside.returncode == 0, inside.stderr[-1000:]
+        outside = attach(address, stranger)
         assert outside.returncode != 0 and reason in outside.stderr, outside.stderr[-1000:]
+        # With it they are. The server of a client is given half a minute to start, and on a busy
+        # machine takes more.
+        inside = (attach(address, machines.environment) for _ in range(5))
+        assert any(found.returncode == 0 for found in inside), address
     for page in ("/nodes?view=summary", "/api/jobs/", "/api/v0/nodes", "/logs"):
         with pytest.raises(HTTPError) as refused:
             urlopen(machines.jobs + page, timeout=60)

@@ -56,6 +56,13 @@ def test_without_an_arm_that_evolves_nothing_is_evolved(undisturbed, tmp_path) -
     values["run_dir"] = str(tmp_path / "run")
     config, folder = tmp_path / "semievol.yaml", tmp_path / "run-compare"
     config.write_text(yaml.safe_dump(values))
+    # The warm-up is done already, and nothing else.
+    before = folder / f"seed-{values['seed']}" / "labels"
+    for name in ("semievol-run.json", "config.json", "ingest", "warmup", "manifests/ingest.json",
+                 "manifests/warmup.json"):  # fmt: skip
+        (before / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (undisturbed / name).is_dir() else shutil.copyfile
+        copy(undisturbed / name, before / name)
     arms = ["vanilla", "sft", "tfidf-lr"]
     done = semievol("compare", str(config), "--at-once", "2", "--arms", *arms)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -65,5 +72,5 @@ def test_without_an_arm_that_evolves_nothing_is_evolved(undisturbed, tmp_path) -
     for arm, model in (("vanilla", "vanilla"), ("sft", "SFT")):
         table = of_whole_run.predictions(model).sort_by("example_id")
         assert right[arm][seed] == "".join(str(int(x)) for x in table["correct"].to_pylist())
-    run = Run(str(folder / f"seed-{seed}" / "labels"))
+    run = Run(str(before))
     assert {m.stage for m in run.manifests} == {"ingest", "warmup"} and len(right) == 3

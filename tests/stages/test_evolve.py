@@ -92,7 +92,7 @@ def test_soft_targets_keep_the_doubt(context: Context) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_the_same_rows_from_tasks_of_ray(context: Context, monkeypatch) -> None:
     here = trained_on(context)
-    monkeypatch.setattr(evolve, "_TASK_ROWS", 1)
+    monkeypatch.setattr(evolve, "TASK_ROWS", 1)
     monkeypatch.setattr(ray_session_module, "_FEWEST_FOR_RAY", 1)
     assert trained_on(context) == here
 

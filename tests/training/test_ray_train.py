@@ -61,7 +61,8 @@ def test_a_killed_worker_costs_the_steps_since_the_checkpoint_and_not_a_bit(
         "epochs": 30,
         "checkpoint_every_steps": 4,
         "zero_stage": 2,
-        "max_failures": 1,
+        # One is ours. On a busy machine Ray Train takes the end of the old group for another.
+        "max_failures": 3,
     }
     job = make_job(**options)
     killed: list[int] = []
