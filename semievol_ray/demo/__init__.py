@@ -1,6 +1,6 @@
 """The quick start: the whole job on invented messages, in minutes on two cores.
 
-Of a tiny Llama that comes along, or, for some twenty minutes, of SmolLM2-135M-Instruct.
+Of a tiny Llama that comes along, or, in a quarter of an hour, of SmolLM2-135M-Instruct.
 """
 
 from __future__ import annotations
