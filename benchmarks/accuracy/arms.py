@@ -38,7 +38,7 @@ MORE = {
     "upstream": Arm("what the authors' code does", _UPSTREAM, whole=("collaborators",)),
     "stacked": Arm("voters of three kinds, weighed", _STACKED, whole=("collaborators",)),
     "rounds": Arm("the same in three rounds", _ROUNDS, whole=("collaborators",)),
-}  # fmt: skip
+}
 
 
 def run_arms(

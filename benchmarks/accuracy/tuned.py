@@ -67,7 +67,7 @@ def main() -> None:
                     "evaluation": {"closed_answers": "score"},
                 }
             )
-            place = folder / name.split()[0].strip("'").replace("'", "")
+            place = folder / f"rate-{setting['learning_rate']}-epochs-{setting['epochs']}"
             found = compare(config, ["sft"], (seed,), folder=str(place))
             study.add(name, seed, found.study.correct["sft"][seed])
             print(study.table(), flush=True)

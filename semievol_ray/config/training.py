@@ -18,9 +18,9 @@ AdapterVariant = Literal[
 # peft 0.21 looks into weights that ZeRO-3 has partitioned away when it builds these.
 _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
+Precision = Literal["bf16", "fp16", "fp32"]
 # Of torch those that step each element by itself, as ZeRO's flat partitions need; of bitsandbytes
 # those that keep their state in 8 bits.
-Precision = Literal["bf16", "fp16", "fp32"]
 Optimizer = Literal[
     "AdamW", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop", "SGD",
     "AdamW8bit", "Lion8bit",

@@ -12,7 +12,6 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from semievol_ray.config import Config, TrainingConfig
 from semievol_ray.engines import request_seed
@@ -22,7 +21,7 @@ from semievol_ray.retrieval import Retriever
 from semievol_ray.schema import TRAINING
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.rendering import make_renderer
-from semievol_ray.stages.run_view import ModelRef
+from semievol_ray.stages.run_view import ModelRef, labels_without
 from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
@@ -144,10 +143,7 @@ def _drawn_demonstrations(
     context: Context, without: Collection[str], shots: int
 ) -> dict[str, list[dict[str, Any]]]:
     """For each label from 0 to `shots` of its nearest others, by id: how many is drawn."""
-    labeled = context.labeled
-    if without:
-        ids = pa.array(sorted(without), pa.string())
-        labeled = labeled.filter(pc.invert(pc.is_in(labeled["example_id"], ids)))
+    labeled = labels_without(context.labeled, without)
     settings = context.config.retrieval.model_copy(update={"k": shots})
     near, _ = Retriever.build(labeled, settings, context.base).nearest(labeled)
     by_id = {row["example_id"]: row for row in labeled.to_pylist()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -267,6 +267,12 @@ def accepted_round(ledger: StageLedger, rounds: int, *, guarded: bool) -> int:
 def held_out_ids(labeled: pa.Table, share: float) -> set[str]:
     """Ids of the labels that are held out: the same share of each class, drawn by hash."""
     return set(label_folds(labeled, share, 1)[0])
+
+
+def labels_without(labeled: pa.Table, ids: Collection[str]) -> pa.Table:
+    """The labelled examples but for those of some ids."""
+    left_out = pa.array(sorted(ids), pa.string())
+    return labeled.filter(pc.invert(pc.is_in(labeled["example_id"], left_out)))
 
 
 def label_folds(labeled: pa.Table, share: float, count: int) -> list[frozenset[str]]:

@@ -15,15 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from semievol_ray.config import Config, TrainingConfig, TuningConfig
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.stages import holdout
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, shots_settings, write_labeled
-from semievol_ray.stages.run_view import ModelRef, label_folds
+from semievol_ray.stages.run_view import ModelRef, label_folds, labels_without
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 from semievol_ray.store import layout
 from semievol_ray.touches import of_result
@@ -97,7 +94,7 @@ def run(context: Context, _: int) -> Outcome:
     """Leave the chosen setting in the manifest's statistics, and no model."""
     folder, config = context.folder(NAME), context.config
     training, tuning = config.training_for("warmup"), config.tuning
-    labeled = _without(context.labeled, _judges(context))
+    labeled = labels_without(context.labeled, _judges(context))
     count = folds_of(len(labeled), tuning)
     folds = [fold for fold in label_folds(labeled, tuning.share, count) if fold]
     if not folds:
@@ -214,12 +211,6 @@ class _Judge:
 def _judges(context: Context) -> frozenset[str]:
     """Ids of the labels that judge what comes later."""
     return frozenset(context.held_out) if holdout.STAGE.wanted(context.config) else frozenset()
-
-
-def _without(labeled: pa.Table, ids: frozenset[str]) -> pa.Table:
-    return labeled.filter(
-        pc.invert(pc.is_in(labeled["example_id"], pa.array(sorted(ids), pa.string())))
-    )
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:

@@ -16,13 +16,19 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 ARMS = ["vanilla", "sft", "tfidf-lr", "config", "no-as", "rag-faiss", "rag-bm25", "all-labels"]
 
 
-def test_arms_share_what_they_can_and_go_on(undisturbed, tmp_path) -> None:
+def beside(undisturbed: Path, folder: Path) -> tuple[Path, Path, int]:
+    """The undisturbed run's config with another run directory: file, comparison's folder, seed."""
     values = yaml.safe_load((undisturbed.parent / "semievol.yaml").read_text())
-    values["run_dir"] = str(tmp_path / "run")
-    config, folder = tmp_path / "semievol.yaml", tmp_path / "run-compare"
+    values["run_dir"] = str(folder / "run")
+    config = folder / "semievol.yaml"
     config.write_text(yaml.safe_dump(values))
+    return config, folder / "run-compare", values["seed"]
+
+
+def test_arms_share_what_they_can_and_go_on(undisturbed, tmp_path) -> None:
+    config, folder, seed = beside(undisturbed, tmp_path)
     # The config's own arm is done already, but for the classifier that is asked for now.
-    before = folder / f"seed-{values['seed']}" / "config"
+    before = folder / f"seed-{seed}" / "config"
     before.parent.mkdir(parents=True)
     shutil.copytree(undisturbed, before)
 
@@ -30,11 +36,11 @@ def test_arms_share_what_they_can_and_go_on(undisturbed, tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads((folder / "compare.json").read_text())
     assert [row["arm"] for row in found["arms"]] == ["config", *(a for a in ARMS if a != "config")]
-    assert all(len(rows[str(values["seed"])]) == 60 for rows in found["right"].values())
+    assert all(len(rows[str(seed)]) == 60 for rows in found["right"].values())
     assert done.stdout.splitlines()[0].startswith("arm") and (folder / "compare.md").is_file()
 
     def made(arm: str) -> dict[str, str | None]:
-        run = Run(str(folder / f"seed-{values['seed']}" / arm))
+        run = Run(str(folder / f"seed-{seed}" / arm))
         return {m.stage: m.finished_at for m in run.manifests}
 
     theirs, ours = made("config"), made("no-as")
@@ -52,12 +58,9 @@ def test_arms_share_what_they_can_and_go_on(undisturbed, tmp_path) -> None:
 
 
 def test_without_an_arm_that_evolves_nothing_is_evolved(undisturbed, tmp_path) -> None:
-    values = yaml.safe_load((undisturbed.parent / "semievol.yaml").read_text())
-    values["run_dir"] = str(tmp_path / "run")
-    config, folder = tmp_path / "semievol.yaml", tmp_path / "run-compare"
-    config.write_text(yaml.safe_dump(values))
+    config, folder, seed = beside(undisturbed, tmp_path)
     # The warm-up is done already, and nothing else.
-    before = folder / f"seed-{values['seed']}" / "labels"
+    before = folder / f"seed-{seed}" / "labels"
     for name in ("semievol-run.json", "config.json", "ingest", "warmup", "manifests/ingest.json",
                  "manifests/warmup.json"):  # fmt: skip
         (before / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +70,9 @@ def test_without_an_arm_that_evolves_nothing_is_evolved(undisturbed, tmp_path) -
     done = semievol("compare", str(config), "--at-once", "2", "--arms", *arms)
     assert done.returncode == 0, done.stderr[-3000:]
     right = json.loads((folder / "compare.json").read_text())["right"]
-    seed = str(values["seed"])
     of_whole_run = Run(str(undisturbed))
     for arm, model in (("vanilla", "vanilla"), ("sft", "SFT")):
         table = of_whole_run.predictions(model).sort_by("example_id")
-        assert right[arm][seed] == "".join(str(int(x)) for x in table["correct"].to_pylist())
+        assert right[arm][str(seed)] == "".join(str(int(x)) for x in table["correct"].to_pylist())
     run = Run(str(before))
     assert {m.stage for m in run.manifests} == {"ingest", "warmup"} and len(right) == 3
