@@ -145,6 +145,20 @@ def most_gpus_of_a_node() -> float:
     return max([0, *living, *_gpus_of_groups()])
 
 
+def has_gpu() -> bool:
+    """Whether this process may compute on a GPU: one that Ray gave it; without Ray any that is.
+
+    GPUs are hidden from no task (`connect`), and those that others were given are in use.
+    """
+    import torch
+
+    if not (torch.cuda.is_available() and is_connected()):
+        return torch.cuda.is_available()
+    import ray
+
+    return bool(ray.get_runtime_context().get_accelerator_ids()["GPU"])
+
+
 def draining_nodes() -> set[str]:
     """Ids of the nodes that are being drained or taken away."""
     from ray._private.state import state

@@ -49,12 +49,14 @@ def main() -> None:
         parser.add_argument("--task", choices=_TASKS, default="fpb")
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
         parser.add_argument("--arms", nargs="+", choices=_ARMS, default=_ARMS)
+        parser.add_argument("--cpus", type=int, help="of the Ray session (default: all)")
         parser.add_argument("--work", type=Path, default=Path("gain-runs"))
+        parser.add_argument("--results", type=Path, default=_RESULTS, help="folder of what is kept")
 
     args = arguments(__doc__, add)
-    kept = Kept(_RESULTS / f"gain_{args.task}.json")
+    kept = Kept(args.results / f"gain_{args.task}.json")
     base = smollm2()
-    connect(RayConfig())
+    connect(RayConfig(num_cpus=args.cpus))
     for seed in args.seeds:
         folder = args.work / f"{args.task}-{seed}"
         task = _TASKS[args.task](seed, folder / "data")

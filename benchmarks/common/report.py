@@ -141,7 +141,7 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory, and how busy the machine was."""
+    """Processor, cores, memory, GPU (once torch is imported), and how busy the machine was."""
     info: dict[str, Any] = {
         "system": platform.platform(),
         "cores": len(os.sched_getaffinity(0))
@@ -157,4 +157,6 @@ def machine() -> dict[str, Any]:
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():
         info["memory_bytes"] = int(meminfo.read_text().split()[1]) * 1024
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        info["gpu"] = sys.modules["torch"].cuda.get_device_name()
     return info

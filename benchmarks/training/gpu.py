@@ -44,6 +44,7 @@ GIGABYTE = 1e9
 def main() -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--tiny", action="store_true", help="a tiny model, on any device")
+        parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
 
     args = arguments(__doc__, add)
     import torch
@@ -57,7 +58,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder, **(TINY if args.tiny else LARGE))
-        for case in CASES:
+        for case in args.cases:
             rows += measure(folder, case)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     report(

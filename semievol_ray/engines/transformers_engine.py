@@ -27,6 +27,7 @@ from semievol_ray.engines.sampling import Sampler
 from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.model_files import import_transformers, load_tokenizer
+from semievol_ray.ray_session import has_gpu
 from semievol_ray.tokens import Tokens
 
 # Logits that one scoring pass may hold: 1 GiB of float32.
@@ -88,7 +89,7 @@ class _Response:
 
 
 class TransformersEngine(Engine):
-    """One causal LM of transformers, on the GPU where there is one."""
+    """One causal LM of transformers, on the GPU that its replica was given, if any."""
 
     def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         import torch
@@ -100,7 +101,7 @@ class TransformersEngine(Engine):
         self.tokenizer = load_tokenizer(model)
         self.tokens = Tokens(self.tokenizer)
         self.reader = ResponseReader(self.tokenizer)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if has_gpu() else "cpu")
         # Half precision is slower than float32 on most CPUs, and no more exact anywhere.
         dtype = model.dtype
         if dtype == "auto" and self.device.type == "cpu":

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from semievol_ray.config import ModelConfig, RetrievalConfig
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.model_files import check_model_exists, load_tokenizer
+from semievol_ray.ray_session import has_gpu
 
 Vectors = NDArray[np.float32]
 
@@ -175,12 +176,11 @@ def _sentence_model(name: str) -> Any:
             "retrieval.embedder: sentence-transformers is not installed; "
             "install the extra semievol-ray[sentence-transformers]"
         ) from None
-    return SentenceTransformer(name)
+    return SentenceTransformer(name, device=_device())
 
 
 @lru_cache(maxsize=1)
 def _hidden_state_model(config: str) -> tuple[Any, Any]:
-    import torch
     from transformers import AutoModel
 
     model = ModelConfig.model_validate_json(config)
@@ -193,4 +193,8 @@ def _hidden_state_model(config: str) -> tuple[Any, Any]:
         trust_remote_code=model.trust_remote_code,
         use_safetensors=True,
     )
-    return tokenizer, loaded.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return tokenizer, loaded.to(_device()).eval()
+
+
+def _device() -> str:
+    return "cuda" if has_gpu() else "cpu"

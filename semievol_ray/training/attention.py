@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -130,7 +131,18 @@ def _flash_takes(query: torch.Tensor, value: torch.Tensor, options: dict[str, An
         and _current.mask is None
         and not options.get("dropout")
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
+        and "window_size" in _varlen_parameters()
     )
+
+
+@cache
+def _varlen_parameters() -> frozenset[str]:
+    """What torch's attention over sequences of any length takes; before 2.11 no window."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return frozenset()
+    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _flash(
@@ -142,9 +154,14 @@ def _flash(
     assert _current is not None
     longest = _current.taken.shape[1]
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    grouped: dict[str, Any] = {}
+    if "enable_gqa" in _varlen_parameters():
+        grouped["enable_gqa"] = True
+    elif k.shape[1] < q.shape[1]:  # torch 2.11 wants a key for every query
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
     bounds = _current.bounds
     output: Any = varlen_attn(
         q, k, v, bounds, bounds, longest, longest,
-        scale=scaling, window_size=(-1, 0), enable_gqa=True,
+        scale=scaling, window_size=(-1, 0), **grouped,
     )  # fmt: skip
     return output[None]
