@@ -82,6 +82,11 @@ class Run:
         return self._table(self._evaluation, evaluate.folder_of(model))
 
     @property
+    def before(self) -> str:
+        """The compared model that labelled first: SFT, or the earlier run's that is continued."""
+        return evaluate.before_of(self.config())
+
+    @property
     def metrics(self) -> dict[str, Any] | None:
         """Accuracies, intervals and paired tests; null where there was no test set."""
         manifest = self._ledger.get(self._evaluation)

@@ -92,6 +92,19 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
             "vllm serves lora and rslora, not dora",
         ),
         ({"generation": {"replicas": {"min": 3, "max": 1}}}, "smaller than replicas.min"),
+        ({"continues": "runs/one/", "run_dir": "runs/one"}, "a run cannot continue itself"),
+        (
+            {"continues": "runs/zero", "collaborators": [{"model": "warm-3"}]},
+            "warm-3: a run that continues another trains no warm-up",
+        ),
+        (
+            {"models": {"warm-2": {"name": "m"}}},
+            "models: warm-2 is the name of a warm-up; choose another",
+        ),
+        (
+            {"collaborators": [{"model": "warm-2", "thinking_tokens": 9}]},
+            "what the run trains is asked as it was trained",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(change: dict, message: str) -> None:

@@ -58,6 +58,8 @@ def compare(
     """
     if config.data.test is None:
         raise UserError("compare needs data.test: without it nothing is measured")
+    if config.continues is not None:
+        raise UserError("compare begins from the labels alone: leave `continues` out")
     known = {**ARMS, **more}
     wanted = {name: known[name] for name in checked(config, arms or usual(config), known)}
     where = folder or f"{config.run_dir.rstrip('/')}-compare"

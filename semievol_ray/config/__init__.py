@@ -20,6 +20,7 @@ from semievol_ray.config.models import (
     ModelConfig,
     Price,
     thinking_of,
+    warm_number,
 )
 from semievol_ray.config.run import (
     PRESETS,
@@ -72,4 +73,5 @@ __all__ = [
     "WarmupConfig",
     "given",
     "thinking_of",
+    "warm_number",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ ENGINES = {
     "probe": "semievol_ray.engines.classifier_engine:ClassifierEngine",
     "neighbours": "semievol_ray.engines.classifier_engine:ClassifierEngine",
 }
+_WARM = re.compile(r"warm(?:-([2-9]|[1-9][0-9]+))?")
 # Those that are no language models; collaborators may have their names.
 CLASSIFIERS = ("probe", "neighbours")
 
@@ -101,7 +103,8 @@ class Collaborator(Section):
     model: str = Field(
         "warm",
         description="base, warm, probe or neighbours (classifiers on the labels, over retrieval's "
-        "embedder), or another model's path or name",
+        "embedder), or another model's path or name; warm-2, warm-3 … are warm-ups of their own, "
+        "each under another seed",
     )
     shots: int = Field(0, ge=0)
     temperature: float = Field(1.0, ge=0)
@@ -132,13 +135,21 @@ class Collaborator(Section):
 
     @model_validator(mode="after")
     def _as_trained(self) -> Collaborator:
-        if self.model == "warm" and (self.thinking_tokens or self.chat_template_kwargs is not None):
+        if warm_number(self.model) and (
+            self.thinking_tokens or self.chat_template_kwargs is not None
+        ):
             raise ValueError(
                 "model: warm: what the run trains is asked as it was trained, without a thought: "
                 "thinking_tokens and chat_template_kwargs are for other models (of all: "
                 "model.chat_template_kwargs)"
             )
         return self
+
+
+def warm_number(model: str) -> int:
+    """Which of a run's warm-ups a model's name means, from 1; 0: none."""
+    found = _WARM.fullmatch(model)
+    return int(found[1] or 1) if found else 0
 
 
 def thinking_of(collaborator: Collaborator, model: ModelConfig) -> tuple[dict[str, Any], int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from semievol_ray.config.data import DataConfig, RetrievalConfig, TaskConfig
 from semievol_ray.config.labelling import (
@@ -20,6 +20,7 @@ from semievol_ray.config.models import (
     ModelConfig,
     check_thinking,
     thinking_of,
+    warm_number,
     with_names,
 )
 from semievol_ray.config.section import Section
@@ -118,6 +119,11 @@ class Config(Section):
     """A whole run."""
 
     run_dir: str
+    continues: str | None = Field(
+        None,
+        description="a finished run, whose model labels here in the place of a warm-up: rows that "
+        "it had are left out of data.unlabeled, and what it trusted is learnt from too",
+    )
     preset: Literal["paper", "upstream"] = "paper"
     seed: int = Field(0, ge=0, lt=2**31)
     model: ModelConfig
@@ -158,6 +164,13 @@ class Config(Section):
             raise ValueError("at least one collaborator is needed")
         return tuple(with_names(value))
 
+    @field_validator("continues")
+    @classmethod
+    def _another(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value.rstrip("/") == str(info.data.get("run_dir")).rstrip("/"):
+            raise ValueError("a run cannot continue itself; give run_dir another folder")
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Config:
         most = max(c.shots for c in self.collaborators)
@@ -172,6 +185,14 @@ class Config(Section):
             )
         for collaborator in self.collaborators:
             self._check_asked(collaborator)
+        if self.continues is not None and self.warmups > 1:
+            raise ValueError(
+                f"collaborators: warm-{self.warmups}: a run that continues another trains no "
+                "warm-up; warm is the model that labels"
+            )
+        named = [name for name in self.models if warm_number(name)]
+        if named:
+            raise ValueError(f"models: {named[0]} is the name of a warm-up; choose another")
         asked = [self.model, *self.models.values()]
         unpriced = [model.name for model in asked if model.price is None]
         if self.generation.budget.cost is not None and unpriced:
@@ -192,6 +213,11 @@ class Config(Section):
             )
         return self
 
+    @property
+    def warmups(self) -> int:
+        """How many warm-ups the collaborators ask for; one is there in any case."""
+        return max([1, *(warm_number(c.model) for c in self.collaborators)])
+
     def classifier_of(self, collaborator: Collaborator) -> str | None:
         """The classifier that a collaborator is, by its own name or its model's; else None."""
         named = self.models.get(collaborator.model)
@@ -203,7 +229,7 @@ class Config(Section):
         model = self.models.get(collaborator.model, self.model)
         kwargs, thought_tokens = thinking_of(collaborator, model)
         check_thinking(kwargs, thought_tokens)
-        if collaborator.guided and thought_tokens and collaborator.model != "warm":
+        if collaborator.guided and thought_tokens and not warm_number(collaborator.model):
             raise ValueError(
                 f"collaborator {collaborator.name}: guided, and {thought_tokens} thinking_tokens: "
                 "what can write nothing but an option cannot think"

@@ -97,9 +97,9 @@ class BlockWriter:
         self._run.write_table(block.table, table, group_rows=_STEP_ROWS)
         keys = np.array(self._keys, np.uint64)
         index = np.arange(len(keys), dtype=np.uint32)
-        self._run.write_batches(block.keys, _bucketed({"key": keys, "index": index}))
+        self._run.write_batches(block.keys, bucketed({"key": keys, "index": index}))
         if self._similarity is not None:
-            self._run.write_batches(block.bands, _bucketed(bands(table, self._similarity)))
+            self._run.write_batches(block.bands, bucketed(bands(table, self._similarity)))
         self.blocks.append(block)
         self._batches, self._keys, self._bytes = [], [], 0
 
@@ -111,7 +111,8 @@ class BlockWriter:
             self._step = []
 
 
-def _bucketed(columns: Mapping[str, npt.NDArray[Any]]) -> list[pa.RecordBatch]:
+def bucketed(columns: Mapping[str, npt.NDArray[Any]]) -> list[pa.RecordBatch]:
+    """Columns with a `key` as a batch for each bucket."""
     buckets = columns["key"] >> np.uint64(64 - BUCKET_BITS)
     order = np.argsort(buckets, kind="stable")
     ends = np.searchsorted(buckets[order], np.arange(BUCKETS), side="right")

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from semievol_ray.config import Columns
 from semievol_ray.ingestion.blocks import Block, BlockWriter
 from semievol_ray.ingestion.examples import ExampleReader, content_hash, text_hash
@@ -52,15 +55,19 @@ class PortionRead:
 class Limit:
     """How many different examples more are wanted, and the keys of those there are.
 
+    `known` are the keys, in order, of rows that do not count.
+
     It remembers: portions that share one are read one after another, in one process.
     """
 
     left: int
     seen: set[int] = field(default_factory=set)
+    known: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
 
     def takes(self, key: int) -> None:
         """Count an example, unless there was one of its key."""
-        if key not in self.seen:
+        at = np.searchsorted(self.known, np.uint64(key))
+        if key not in self.seen and not (at < len(self.known) and self.known[at] == key):
             self.seen.add(key)
             self.left -= 1
 

@@ -54,10 +54,12 @@ class RepeatFinder:
     # Of rows that are nearly alike: from which similarity on, and what was read before.
     similarity: float | None = None
     earlier: Sequence[Block] = ()
+    # Keys of rows that an earlier run had.
+    known: Sequence[Block] = ()
 
     def tasks(self) -> list[range]:
         """The buckets of each task of `find`."""
-        return _buckets_of_tasks(_rows(self.blocks))
+        return _buckets_of_tasks(_rows(self.blocks) + _rows(self.known))
 
     def similar_tasks(self) -> list[range]:
         """The buckets of each task of `find_similar`."""
@@ -66,15 +68,25 @@ class RepeatFinder:
         return _buckets_of_tasks(rows * bands_of_row(self.similarity))
 
     def find(self, buckets: range) -> Repeats:
-        """The rows whose key, in some of the buckets, is that of a row before them."""
+        """The rows whose key, in some of the buckets, is that of a row before them.
+
+        Those that an earlier run had are not among them.
+        """
         keys, places = self._gathered([b.keys for b in self.blocks], buckets)
         order = np.lexsort((places, keys["key"]))
         key, places = keys["key"][order], places[order]
         is_repeat = np.zeros(len(key), bool)
         is_repeat[1:] = key[1:] == key[:-1]
+        is_repeat &= ~self._is_known(key, buckets)
         if self.ids_given:
             return self._given(is_repeat, places)
         return self._written(f"repeats-{buckets.start:03d}", np.sort(places[is_repeat]))
+
+    def find_known(self, buckets: range) -> Repeats:
+        """The rows whose key, in some of the buckets, is that of a row which an earlier run had."""
+        keys, places = self._gathered([b.keys for b in self.blocks], buckets)
+        known = self._is_known(keys["key"], buckets)
+        return self._written(f"known-{buckets.start:03d}", np.sort(places[known]))
 
     def find_similar(self, buckets: range) -> Repeats:
         """The rows that are nearly alike to one before them with a band in some of the buckets.
@@ -97,6 +109,12 @@ class RepeatFinder:
         rows = np.setdiff1d(rows, repeated_rows(self.run, exact, block), assume_unique=True)
         places = rows.astype(np.uint64) | (np.uint64(block) << _INDEX_BITS)
         return self._written(f"similar-of-{block:05d}", places)
+
+    def _is_known(self, key: Places, buckets: range) -> npt.NDArray[np.bool_]:
+        if not self.known:
+            return np.zeros(len(key), bool)
+        known, _ = self._gathered([block.keys for block in self.known], buckets)
+        return np.isin(key, known["key"])
 
     def row(self, place: Place) -> dict[str, Any]:
         """A row of a block, in the schema PLACED."""

@@ -41,6 +41,8 @@ class Split:
     bad_before: int = 0
     # Repetitions that may still be named one by one.
     unlisted: int = 0
+    # Keys of rows that an earlier run had.
+    known: Sequence[Block] = ()
 
     blocks: list[Block] = field(default_factory=list)
     bad_rows: int = 0
@@ -48,6 +50,7 @@ class Split:
     already_labeled: int = 0
     repeated: int = 0
     nearly_repeated: int = 0
+    had_before: int = 0
 
     def __post_init__(self) -> None:
         self._portions = cut(self.files)
@@ -100,6 +103,7 @@ class Split:
             ids_given=self.reader.columns.id is not None,
             similarity=self.reader.similarity,
             earlier=self.earlier,
+            known=self.known,
         )
         repeats = self._map(finder.find, finder.tasks())
         self._refuse_twice(finder, repeats)
@@ -109,6 +113,10 @@ class Split:
             found = self._similar(finder, repeats)
             self.nearly_repeated = _count(found)
             self._list(finder, found, "is nearly an earlier example")
+            repeats += found
+        if self.known:
+            found = self._map(finder.find_known, finder.tasks())
+            self.had_before = _count(found)
             repeats += found
         writer = ShardWriter(
             self.reader.run, folder, self.reader.split, shard_rows, self.blocks, repeats

@@ -60,10 +60,12 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
     labels = measured.labels
     for step in pipeline.steps(config):
         name = step.stage.name
+        if name == "warmup" and config.continues is not None:
+            continue  # its model is copied
         if name in ("warmup", "holdout"):
             share = 1 - config.calibration.share if name == "holdout" else 1.0
             training = config.training_for("warmup")
-            passes = _epochs(config, training, 1.0) * share
+            passes = _epochs(config, training, 1.0) * share * config.warmups
             lines.append(_training(name, training, labels * passes, measured, size))
         elif name == "tune":
             lines.append(_tuning(config, measured, size))
@@ -87,7 +89,8 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
             held = math.ceil(labels * config.calibration.share)
             lines.append(_answers(step.name, 2, held, measured, size))
     rounds = config.iteration.rounds
-    models = 1 + rounds + sum(s.stage.name == "holdout" for s in pipeline.steps(config))
+    held_out = sum(s.stage.name == "holdout" for s in pipeline.steps(config))
+    models = rounds + config.warmups * (1 + held_out)
     kept = measured.model_bytes if config.training_for("evolve").method == "full" else 0
     storage = rounds * measured.row_bytes * size.unlabeled + models * kept
     return Plan(lines, storage)

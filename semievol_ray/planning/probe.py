@@ -68,8 +68,10 @@ def probe(config: Config, rows: int, progress: Progress | None = None) -> Measur
 
 def _smaller(config: Config, run_dir: str, rows: int) -> dict[str, Any]:
     values: dict[str, Any] = config.model_dump(mode="json")
-    changes = {
+    changes: dict[str, Any] = {
         "run_dir": run_dir,
+        # A warm-up of its own takes as long a step as the evolution.
+        "continues": None,
         "data": {"max_unlabeled_rows": rows, "shard_rows": max(1, rows // 4), "test": None},
         # One replica, so that its speed is one replica's.
         "generation": {"replicas": {"min": 1, "max": 1}},
@@ -112,7 +114,7 @@ def _measured(run: Run, laps: dict[str, Lap], rows: dict[str, int]) -> Measured:
     size = weights(resolve_engine(run.config().model))
     # A training tells of itself with its first step: what its stage took besides is its start.
     steps = manifests["warmup"].statistics["steps"]
-    start = manifests["warmup"].seconds - steps * warmup.unit_seconds
+    start = manifests["warmup"].seconds / run.config().warmups - steps * warmup.unit_seconds
     return Measured(
         labels=rows["labeled"],
         rows=unlabelled,

@@ -16,13 +16,16 @@ from semievol_ray.stages.statistics import SIGNIFICANCE, mcnemar_exact, paired_i
 # More classes than this are told by their largest changes, more answers by their commonest errors.
 _MOST_CLASSES = 30
 _MOST_CONFUSED = 12
+# What labelled first, by its name among the models.
+_BEFORE = {"SFT": "fine-tuning on the labels alone", "earlier": "the run that this one continues"}
 
 
 def verdict(metrics: Mapping[str, Any]) -> list[str]:
     """What came of it, in sentences."""
     models = metrics["models"]
-    after, before = models["SemiEvol"], models["SFT"]
-    pair = next(p for p in metrics["pairs"] if (p["first"], p["second"]) == ("SFT", "SemiEvol"))
+    name = next(name for name in _BEFORE if name in models)
+    after, before = models["SemiEvol"], models[name]
+    pair = next(p for p in metrics["pairs"] if (p["first"], p["second"]) == (name, "SemiEvol"))
     better = "better" if pair["difference"] > 0 else "worse"
     said = (
         f"significantly {better} than"
@@ -31,7 +34,7 @@ def verdict(metrics: Mapping[str, Any]) -> list[str]:
     )
     found = [
         f"SemiEvol has {share(after)} of {after['rows']:,} test rows right "
-        f"({interval(after)}), fine-tuning on the labels alone {share(before)}.",
+        f"({interval(after)}), {_BEFORE[name]} {share(before)}.",
         f"It is {said} that: {pair['only_second_right']} rows won, {pair['only_first_right']} "
         f"lost, McNemar's p = {pair['mcnemar_p']:.2g}.",
     ]
@@ -119,8 +122,8 @@ def other_runs(run: Run, others: Sequence[Run]) -> Table:
 
 
 def changes(run: Run, column: str) -> list[tuple[str, float, float, float]]:
-    """Points gained over SFT by class or subject, with intervals: (name, low, difference, high)."""
-    before, after = run.predictions("SFT"), run.predictions("SemiEvol")
+    """Points gained by class or subject, with intervals: (name, low, difference, high)."""
+    before, after = run.predictions(run.before), run.predictions("SemiEvol")
     names = before[column].to_pylist()
     values = sorted({name for name in names if name is not None})
     if len(values) < 2 or len(values) * 2 > len(names):
@@ -141,11 +144,12 @@ def changes(run: Run, column: str) -> list[tuple[str, float, float, float]]:
 def changes_table(run: Run, column: str, called: str) -> Table:
     """Accuracy by class or subject, before and after."""
     metrics = run.metrics or {}
-    parts = {n: metrics["models"][n][f"per_{called}"] for n in ("SFT", "SemiEvol")}
+    both = (run.before, "SemiEvol")
+    parts = {n: metrics["models"][n][f"per_{called}"] for n in both}
     gains = {name: (low, high) for name, low, _, high in changes(run, column)}
     rows = []
     for name in gains:
-        before, after = (parts[model].get(name) for model in ("SFT", "SemiEvol"))
+        before, after = (parts[model].get(name) for model in both)
         if before is None or after is None:
             continue
         low, high = gains[name]
@@ -153,25 +157,24 @@ def changes_table(run: Run, column: str, called: str) -> Table:
                      f"{share(after)} ({interval(after)})",
                      f"{100 * (after['accuracy'] - before['accuracy']):+.1f}",
                      f"{low:+.1f} to {high:+.1f}"))  # fmt: skip
-    header = (called, "test rows", "SFT", "SemiEvol", "points", "interval of the gain")
+    header = (called, "test rows", *both, "points", "interval of the gain")
     return Table(f"By {called}, before and after", header, rows)
 
 
 def confusions(run: Run) -> list[Table]:
     """True classes against answers, before and after; of many classes the commonest errors."""
-    tables = {model: run.predictions(model) for model in ("SFT", "SemiEvol")}
-    classes = sorted(set(tables["SFT"]["gold"].to_pylist()))
+    tables = {model: run.predictions(model) for model in (run.before, "SemiEvol")}
+    classes = sorted(set(tables["SemiEvol"]["gold"].to_pylist()))
     if len(classes) <= _MOST_CONFUSED:
         return [_matrix(name, table, classes) for name, table in tables.items()]
     counts = {name: _errors(table) for name, table in tables.items()}
-    pairs = set(counts["SFT"]) | set(counts["SemiEvol"])
+    pairs = {pair for counted in counts.values() for pair in counted}
     worst = sorted(pairs, key=lambda p: (-max(c.get(p, 0) for c in counts.values()), p))
     rows = [
-        (gold, said, str(counts["SFT"].get((gold, said), 0)),
-         str(counts["SemiEvol"].get((gold, said), 0)))
+        (gold, said, *(str(counted.get((gold, said), 0)) for counted in counts.values()))
         for gold, said in worst[:_MOST_CONFUSED]
-    ]  # fmt: skip
-    return [Table("The commonest errors", ("true", "answered", "SFT", "SemiEvol"), rows)]
+    ]
+    return [Table("The commonest errors", ("true", "answered", *counts), rows)]
 
 
 def _matrix(model: str, table: pa.Table, classes: Sequence[str]) -> Table:

@@ -52,7 +52,8 @@ def corpus_examples(run: Run, corpus: Corpus, round_number: int) -> list[Example
 
 def compared_examples(run: Run) -> list[Example]:
     """Test rows that only the evolved model, or only the fine-tuned one, has right."""
-    before, after = run.predictions("SFT"), run.predictions("SemiEvol")
+    first = run.before
+    before, after = run.predictions(first), run.predictions("SemiEvol")
     kinds = {
         "hurt by evolution": pc.and_(before["correct"], pc.invert(after["correct"])),
         "mended by evolution": pc.and_(after["correct"], pc.invert(before["correct"])),
@@ -61,7 +62,7 @@ def compared_examples(run: Run) -> list[Example]:
         {
             "example_id": before["example_id"],
             "gold": before["gold"],
-            "SFT": before["answer"],
+            first: before["answer"],
             "SemiEvol": after["answer"],
         }
     )
@@ -73,7 +74,7 @@ def compared_examples(run: Run) -> list[Example]:
         for row in chosen.to_pylist():
             if row["example_id"] in ids:
                 at = pc.index(questions["example_id"], row["example_id"]).as_py()
-                facts = tuple((n, row[n] or "no answer") for n in ("SFT", "SemiEvol"))
+                facts = tuple((n, row[n] or "no answer") for n in (first, "SemiEvol"))
                 asked = _asked(questions.slice(at, 1).to_pylist()[0])
                 found.append(
                     Example((kind,), row["example_id"], asked, (*facts, ("true", row["gold"])))

@@ -129,7 +129,7 @@ def changes(rows: Sequence[tuple[str, float, float, float]]) -> str:
         axes.axvline(0, color=_INK, linewidth=1)
         axes.set_yticks(range(len(rows)), [_short(name) for name, *_ in reversed(rows)])
         axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.set_xlabel("points gained over SFT (●), lost (■)")
+        axes.set_xlabel("points gained by evolution (●), lost (■)")
 
     return _svg("changes", draw, height=0.9 + 0.24 * len(rows))
 

@@ -87,7 +87,7 @@ def reliability_bins(run: Run, corpus: Corpus) -> dict[str, list[Bin]]:
         known = corpus.rows["right"].is_valid().to_numpy() & ~np.isnan(corpus.floats("confidence"))
         confidence = corpus.floats("confidence", known)
         found["pseudo-answers"] = binned(confidence, corpus.flags("right")[known], edges)
-    for model in ("SFT", "SemiEvol") if run.metrics is not None else ():
+    for model in (run.before, "SemiEvol") if run.metrics is not None else ():
         table = run.predictions(model)
         confidences = option_confidences(table["option_logprobs"])
         if confidences is not None:

@@ -43,7 +43,7 @@ _REFERENCES = {
 
 def models(context: Context, round_number: int) -> dict[str, ModelRef]:
     """The models that are compared, by the names the report gives them."""
-    found = {"vanilla": ModelRef(context.base), "SFT": context.model("warm", 1)}
+    found = {"vanilla": ModelRef(context.base), before_of(context.config): context.model("warm", 1)}
     accepted = context.accepted_round(round_number)
     for number in range(1, round_number + 1):
         stage = layout.round_stage(number, "evolve")
@@ -55,6 +55,11 @@ def models(context: Context, round_number: int) -> dict[str, ModelRef]:
         fitted = classifiers.fitted(context, round_number)
         found |= {who + REFITTED: model for who, model in fitted.items()}
     return found | references(context.config)
+
+
+def before_of(config: Config) -> str:
+    """What the report calls the model that labels first: of a continued run that one's own."""
+    return "SFT" if config.continues is None else "earlier"
 
 
 def reference_name(embedder: str) -> str:

@@ -14,6 +14,7 @@ from semievol_ray.errors import UserError
 from semievol_ray.ray_session import shard_map
 from semievol_ray.stages import holdout
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.earlier import Earlier, settings_of
 from semievol_ray.stages.finetune import (
     TASK_ROWS,
     TRAINING_WRITES,
@@ -33,7 +34,8 @@ def run(context: Context, round_number: int) -> Outcome:
     """Leave M_evol = FT(M_base, D_selected with D_labelled) in the stage's `model`.
 
     In the mode "mine" what earlier rounds selected stays in; in "relabel" only this round's
-    selection counts, for it has judged every row anew.
+    selection counts, for it has judged every row anew. Of a run that is continued what it had
+    trusted stays in.
     """
     config = context.config
     folder = context.folder(layout.round_stage(round_number, "evolve"))
@@ -46,6 +48,10 @@ def run(context: Context, round_number: int) -> Outcome:
     selected = 0
     for number in range(first, round_number + 1):
         for name, rows in write_selected(context, number, folder):
+            shards.append(name)
+            selected += rows
+    if config.continues is not None:
+        for name, rows in Earlier.of(config).write_selected(context, folder):
             shards.append(name)
             selected += rows
     if not selected and not config.evolve.include_labeled:
@@ -71,7 +77,7 @@ def _settings(config: Config, round_number: int) -> dict[str, Any]:
     training = config.training_for("evolve")
     if training.epochs == "auto":
         later["tuning"] = {"first_epochs": config.tuning.first_epochs}
-    return trained_settings(config, training) | {"evolve": evolve} | later
+    return trained_settings(config, training) | {"evolve": evolve} | later | settings_of(config)
 
 
 STAGE = Stage(

@@ -39,6 +39,7 @@ TASK_ROWS = 50_000
 TRAINING_WRITES = (
     "examples/*", "model/*", ".model.*", "logs/*", "scratch/*", "worker-*", "result.json",
 )  # fmt: skip
+WARMUP_WRITES = (*TRAINING_WRITES, *(f"warm-*/{name}" for name in TRAINING_WRITES))
 
 
 @dataclass(frozen=True)
@@ -227,6 +228,43 @@ def finetune(
     statistics = {key: result.get(key) for key in _STATISTICS}
     statistics |= {"learning_rate": config.learning_rate, "epochs": config.epochs}
     return Outcome(rows, statistics, (*sorted(files), f"{folder}/result.json"))
+
+
+def finetune_warm(
+    context: Context, folder: str, examples: Sequence[str], shown_as: str = "warmup"
+) -> Outcome:
+    """Fine-tune the base on labels, once for each warm-up that the collaborators ask for.
+
+    The first is under the run's seed, the others under seeds of their own: another start of the
+    adapter, another order of the labels.
+    """
+    seed, count = context.config.seed, context.config.warmups
+    outputs: dict[str, int] = {}
+    files: list[str] = []
+    found: list[dict[str, Any]] = []
+    for number in range(1, count + 1):
+        if count > 1:
+            context.progress.say(shown_as, f"{number} of {count}")
+        outcome = finetune(
+            context,
+            "warmup",
+            layout.of_warmup(folder, number),
+            examples,
+            start=ModelRef(context.base),
+            seed=seed if number == 1 else request_seed(seed, str(number), "warmup"),
+            shown_as=shown_as,
+            identity=f"{context.identity(folder)}-{number}" if number > 1 else None,
+        )
+        outputs |= outcome.outputs
+        files += outcome.files
+        found.append(outcome.statistics)
+    others = {"others": found[1:]} if count > 1 else {}
+    return Outcome(outputs, found[0] | others, tuple(files))
+
+
+def warmups_settings(config: Config) -> dict[str, Any]:
+    """What several warm-ups add to the settings of a stage that trains them; nothing for one."""
+    return {"warmups": config.warmups} if config.warmups > 1 else {}
 
 
 def _lost(result: Mapping[str, Any], max_length: int) -> str:

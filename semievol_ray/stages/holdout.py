@@ -12,8 +12,13 @@ from typing import Any
 from semievol_ray.config import Config
 from semievol_ray.errors import UserError
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, shots_settings, write_labeled
-from semievol_ray.stages.run_view import ModelRef
+from semievol_ray.stages.finetune import (
+    WARMUP_WRITES,
+    finetune_warm,
+    shots_settings,
+    warmups_settings,
+    write_labeled,
+)
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 from semievol_ray.touches import of_result
 
@@ -31,8 +36,7 @@ def run(context: Context, _: int) -> Outcome:
         )
     shots = context.config.warmup.shots
     shards = write_labeled(context, folder, without=context.held_out, shots=shots)
-    start, seed = ModelRef(context.base), context.config.seed
-    outcome = finetune(context, "warmup", folder, shards, start=start, seed=seed, shown_as=NAME)
+    outcome = finetune_warm(context, folder, shards, shown_as=NAME)
     statistics = outcome.statistics | {"held_out_labels": held}
     return Outcome(outcome.outputs, statistics, outcome.files)
 
@@ -40,7 +44,7 @@ def run(context: Context, _: int) -> Outcome:
 def settings(config: Config, _: int) -> dict[str, Any]:
     """As the warm-up's, and how many labels are held out."""
     trained = trained_settings(config, config.training_for("warmup")) | shots_settings(config)
-    return trained | {"calibration": of_result(config.calibration)}
+    return trained | warmups_settings(config) | {"calibration": of_result(config.calibration)}
 
 
 STAGE = Stage(
@@ -49,7 +53,7 @@ STAGE = Stage(
     settings,
     # It reads nothing of the warm-up's, but is what that one would be: done anew together.
     lambda config, number: ["ingest", "warmup"],
-    writes=TRAINING_WRITES,
+    writes=WARMUP_WRITES,
     in_round=False,
     works_with="training",
     wanted=lambda config: config.selection.calibrates or config.iteration.guard,

@@ -16,11 +16,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from semievol_ray.config import Config, Locations
 from semievol_ray.errors import UserError
 from semievol_ray.ingestion import (
+    BUCKETS,
     Block,
     ExampleReader,
     Limit,
@@ -38,8 +41,10 @@ from semievol_ray.sources import (
     refuse_overlap,
 )
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
+from semievol_ray.stages import earlier
 from semievol_ray.stages.asked_of_task import check_asked
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.earlier import Earlier
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import Manifest, digest
@@ -144,7 +149,7 @@ def _settings(config: Config, _: int) -> dict[str, Any]:
     task = of_result(config.task)
     names = ("preset", "kind", "labels", "first_option_number", "word_answers")
     reading = {key: task[key] for key in names}
-    return {"data": of_result(config.data), "task": reading}
+    return {"data": of_result(config.data), "task": reading} | earlier.settings_of(config)
 
 
 # Half-read files are read anew: a shard's rows depend on all the rows before it.
@@ -153,7 +158,7 @@ STAGE = Stage(
     run,
     _settings,
     lambda config, number: [],
-    writes=("*/shard-*.parquet", f"{_BLOCKS}/*", QUARANTINED),
+    writes=("*/shard-*.parquet", f"{_BLOCKS}/*", f"{earlier.KNOWN}/*", QUARANTINED),
     in_round=False,
     continues=False,
     works_with="nothing",
@@ -218,6 +223,9 @@ class _Ingestion:
     contents: dict[str, frozenset[int]] = field(default_factory=dict)
     # The blocks of the splits that were read.
     blocks: list[Block] = field(default_factory=list)
+    # The keys of what the run that this one continues had, and how many rows were left out by them.
+    known: list[Block] = field(default_factory=list)
+    had_before: int = 0
 
     def __post_init__(self) -> None:
         self.config, self.store = self.context.config, self.context.run
@@ -225,6 +233,8 @@ class _Ingestion:
 
     def read(self, split: str, files: list[SourceFile]) -> None:
         """Read one split into its shards."""
+        if split == "unlabeled" and self.config.continues is not None:
+            self.known = Earlier.of(self.config).known_keys(self.context, self.folder)
         reading = Split(
             self._reader(split),
             files,
@@ -232,6 +242,7 @@ class _Ingestion:
             earlier=self.blocks,
             bad_before=self.bad_rows_of.total(),
             unlisted=self.unlisted,
+            known=self.known,
         )
         reading.read(partial(self.context.progress.advance, split))
         similar = split == "unlabeled" and self.config.data.near_duplicates is not None
@@ -240,6 +251,8 @@ class _Ingestion:
         if not written.rows:
             first = next((q for q in self.quarantine if q["split"] == split), None)
             because = f"; first: row {first['row']}: {first['reason']}" if first else ""
+            if reading.had_before:
+                because = f": {reading.had_before:,} are rows that {self.config.continues} had"
             raise UserError(f"data.{split}: {files[0].name}: no usable row{because}")
         self._take(split, reading, written)
 
@@ -272,7 +285,9 @@ class _Ingestion:
                 "longest": self.longest,
                 "answers": self.form_said or None,
                 "label_counts": self.label_counts if self.task.is_closed else None,
+                **self._before(),
             },
+            tuple(block.keys for block in self.known),
         )
 
     def _reader(self, split: str) -> Reader:
@@ -292,13 +307,24 @@ class _Ingestion:
             # Neither is trained on, nor asked about again.
             test=self.contents.get("test", frozenset()),
             labeled=self.contents.get("labeled", frozenset()),
-            limit=None if most is None else Limit(most),
+            limit=None if most is None else Limit(most, known=self._known_keys()),
             similarity=self.config.data.near_duplicates,
         )
 
     def _nearly(self) -> dict[str, int]:
         asked = self.config.data.near_duplicates is not None
         return {"nearly_repeated_rows": self.nearly_repeated} if asked else {}
+
+    def _before(self) -> dict[str, Any]:
+        if self.config.continues is None:
+            return {}
+        known = {block.keys: block.rows for block in self.known}
+        return {"rows_had_before": self.had_before, "known_keys": known}
+
+    def _known_keys(self) -> npt.NDArray[np.uint64]:
+        batches = [self.store.read_batches(block.keys, range(BUCKETS)) for block in self.known]
+        keys = [batch.column("key").to_numpy() for found in batches for batch in found]
+        return np.sort(np.concatenate([np.empty(0, np.uint64), *keys]))
 
     def _take(self, split: str, reading: Split, written: WrittenShards) -> None:
         """What a split came to becomes part of what all came to."""
@@ -310,6 +336,7 @@ class _Ingestion:
         self.nearly_repeated += reading.nearly_repeated
         self.contaminated[split] = reading.contaminated
         self.already_labeled += reading.already_labeled
+        self.had_before += reading.had_before
         if reading.bad_rows:
             self.bad_rows_of[split] = reading.bad_rows
         self.most_options = max(self.most_options, written.most_options)

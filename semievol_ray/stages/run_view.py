@@ -10,7 +10,14 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.config import CLASSIFIERS, Config, ModelConfig, TrainingConfig, given
+from semievol_ray.config import (
+    CLASSIFIERS,
+    Config,
+    ModelConfig,
+    TrainingConfig,
+    given,
+    warm_number,
+)
 from semievol_ray.engines import resolve_engine
 from semievol_ray.ray_session import most_gpus
 from semievol_ray.selection import hash_ids
@@ -167,8 +174,8 @@ class RunView:
     def _model(self, name: str, round_number: int) -> ModelRef:
         if name == "base":
             return ModelRef(self.base)
-        if name == "warm":
-            return self.trained(labeller(round_number))
+        if number := warm_number(name):
+            return self.trained(labeller(round_number) if number == 1 else "warmup", number)
         if name in CLASSIFIERS and name not in self.config.models:
             options = self.config.retrieval.model_dump(exclude_none=True)
             if self.config.retrieval.embedder == "model":
@@ -193,14 +200,17 @@ class RunView:
 
     def held_out_model(self, name: str) -> ModelRef:
         """A collaborator's model as it is without the labels that are held out."""
-        if name == "warm":
-            return self.trained("holdout")
+        if number := warm_number(name):
+            return self.trained("holdout", number)
         model = self.model(name, 1)
         return _known_as(model, HELD_OUT) if model.base.is_classifier else model
 
-    def trained(self, stage: str) -> ModelRef:
-        """What a training stage left in the run: an adapter, or a whole model."""
-        name = layout.reference(f"{self.folder(stage)}/model")
+    def trained(self, stage: str, number: int = 1) -> ModelRef:
+        """What a training stage left in the run: an adapter, or a whole model.
+
+        Of several warm-ups it is the one of a number.
+        """
+        name = layout.reference(f"{layout.of_warmup(self.folder(stage), number)}/model")
         on_labels = stage in ("warmup", "holdout")
         which: Literal["warmup", "evolve"] = "warmup" if on_labels else "evolve"
         if self.config.training_for(which).method == "lora":

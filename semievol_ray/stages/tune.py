@@ -19,6 +19,7 @@ from semievol_ray.config import Config, TrainingConfig, TuningConfig
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.stages import holdout
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.earlier import Earlier, settings_of
 from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, shots_settings, write_labeled
 from semievol_ray.stages.run_view import ModelRef, label_folds, labels_without
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
@@ -93,6 +94,9 @@ def folds_of(labels: int, tuning: TuningConfig) -> int:
 def run(context: Context, _: int) -> Outcome:
     """Leave the chosen setting in the manifest's statistics, and no model."""
     folder, config = context.folder(NAME), context.config
+    tuned = None if config.continues is None else Earlier.of(config).tuned
+    if tuned is not None:
+        return Outcome({}, tuned.statistics)
     training, tuning = config.training_for("warmup"), config.tuning
     labeled = labels_without(context.labeled, _judges(context))
     count = folds_of(len(labeled), tuning)
@@ -217,7 +221,7 @@ def _settings(config: Config, _: int) -> dict[str, Any]:
     trained = trained_settings(config, config.training_for("warmup")) | shots_settings(config)
     if holdout.STAGE.wanted(config):
         trained["calibration"] = of_result(config.calibration)
-    return trained | {"tuning": of_result(config.tuning)}
+    return trained | {"tuning": of_result(config.tuning)} | settings_of(config)
 
 
 STAGE = Stage(

@@ -57,6 +57,11 @@ def round_stage(round_number: int, stage: str) -> str:
     return f"round-{round_number}/{stage}"
 
 
+def of_warmup(folder: str, number: int) -> str:
+    """Where, in a stage's folder, one of several warm-ups lies, numbered from 1."""
+    return folder if number == 1 else f"{folder}/warm-{number}"
+
+
 def shard(number: int) -> str:
     """The name of a shard (0-based), in whatever folder."""
     return f"shard-{number:05d}.parquet"

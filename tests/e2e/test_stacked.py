@@ -24,6 +24,7 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
     values["run_dir"] = str(run)
     values["collaborators"] = [
         {"model": "warm"},
+        {"model": "warm-2"},
         {"model": "base", "shots": 1},
         {"model": "probe"},
         {"model": "neighbours"},
@@ -39,16 +40,23 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
     assert refused.returncode == 2 and "calibrate" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
 
-    done = semievol("run", str(config), "--redo", "round-1/generate", "--until", "round-1/select")
+    done = semievol("run", str(config), "--redo", "warmup", "--until", "round-1/select")
     assert done.returncode == 0, done.stderr[-3000:]
     labels = pq.read_table(next((run / "calibrate").rglob("labels/*.parquet")))
     held = set(labels["example_id"].to_pylist())
     trained = pq.read_table(next((run / "holdout").rglob("examples/labeled/*.parquet")))
+    # Two warm-ups, each under its own seed, with all labels and without those held out.
+    adapters = [
+        next((run / stage).rglob(f"{folder}model/adapter_model.safetensors")).read_bytes()
+        for stage in ("warmup", "holdout")
+        for folder in ("attempt-*/", "warm-2/")
+    ]
+    assert len(set(adapters)) == 4
     assert len(held) == 6 and not held & set(trained["example_id"].to_pylist())
     assert len(trained) == 18
     answered = [pq.read_table(p) for p in (run / "calibrate").rglob("part-*/shard-*.parquet")]
     said = {(r["example_id"], r["collaborator"]) for t in answered for r in t.to_pylist()}
-    names = {"warm-0shot", "base-1shot", "probe-0shot", "neighbours-0shot"}
+    names = {"warm-0shot", "warm-2-0shot", "base-1shot", "probe-0shot", "neighbours-0shot"}
     assert said == {(name, who) for name in held for who in names}
 
     found = Run(str(run))
