@@ -17,6 +17,7 @@ from semievol_ray.ingestion import blocks, examples, reading, repeats, sharding
 from semievol_ray.results import Run
 from semievol_ray.sources import find_files, parts
 from semievol_ray.stages import ingest as stage
+from semievol_ray.store import StageLedger
 from tests.stages.ingesting import ingest, write_csv, write_jsonl
 
 COLUMNS = {"question": "text", "answer": "label"}
@@ -73,6 +74,43 @@ def made(run: Run) -> tuple[dict[str, Any], list[Any]]:
     found = run.manifests[0]
     tables = {n: run.directory.read_table(n).to_pylist() for n in found.outputs}
     return tables, [v for k, v in found.statistics.items() if k != "source_files"]
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["contents", "given ids"])
+def test_rows_that_earlier_runs_had_are_left_out(tmp_path, in_small_pieces, given) -> None:
+    draw, folder = random.Random(5), tmp_path / "u"
+    folder.mkdir()
+    labeled = write_csv(tmp_path / "l.csv", [{"n": "l", "text": "a label", "label": "a"}])
+    texts = [f"t{draw.randrange(600)}" for _ in range(900)]
+    rows = [{"n": f"u{i}", "text": text, "label": ""} for i, text in enumerate(texts)]
+    columns = COLUMNS | ({"id": "n"} if given else {})
+    data = {"labeled": labeled, "unlabeled": folder, "columns": columns, "shard_rows": 37}
+    had: set[str] = set()
+    earlier, before = None, 0
+    for number, end in enumerate((300, 700, 900)):
+        write_csv(folder / "corpus.csv", rows[:end])
+        run = ingest(tmp_path, run_dir=str(tmp_path / f"{number}"), continues=earlier, **data)
+        now = run.examples("unlabeled")["example_id"].to_pylist()
+        assert len(set(now)) == len(now) and had.isdisjoint(now)
+        # All that the corpus holds by now, each once, and those that are new in their order.
+        kind = "n" if given else "text"
+        assert len(had) + len(now) == len({row[kind] for row in rows[:end]})
+        if given:
+            assert now == [row["n"] for row in rows[len(had) : end]]
+        found = run.manifests[0].statistics
+        known = {row[kind] for row in rows[:before]}
+        assert found.get("rows_had_before", 0) == sum(row[kind] in known for row in rows[:end])
+        assert len(run.quarantine()) == sum(found["repeated_rows"].values())
+        had |= set(now)
+        earlier, before = run.uri, end
+        evolved(run)
+
+
+def evolved(run: Run) -> None:
+    """As far as another run sees, it has evolved a model."""
+    ledger = StageLedger(run.directory)
+    ledger.begin("round-1/evolve", {}, {})
+    ledger.finish("round-1/evolve", {}, (), {}, 0.0)
 
 
 @pytest.mark.parametrize("limit", [None, 600])

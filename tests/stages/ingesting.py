@@ -20,11 +20,11 @@ from semievol_ray.store import StageLedger
 def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
     """Run ingest on some files.
 
-    Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `collaborators`, `generation`,
-    `selection`.
+    Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `collaborators`, `continues`,
+    `generation`, `selection`.
     """
     redo = sections.pop("redo", None)
-    above = ("collaborators", "generation", "selection")
+    above = ("collaborators", "continues", "generation", "selection")
     others = {k: sections.pop(k) for k in above if k in sections}
     config = load_config(
         {
