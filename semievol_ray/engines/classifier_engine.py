@@ -81,19 +81,24 @@ class ClassifierEngine(Engine):
         return np.log(own / own.sum())
 
 
+def check_learnable(answers: Sequence[str]) -> None:
+    """Raise UserError where labels of these classes are none that a classifier can learn."""
+    names = set(answers)
+    if len(names) > max(len(answers) / 2, 2):
+        raise UserError(
+            f"{_WHO}: {len(answers)} labels hold {len(names)} different answers; a classifier "
+            "needs the same few in every example"
+        )
+    if len(names) == 1:
+        raise UserError(f"{_WHO}: every label is {min(names)!r}")
+
+
 def fit(model: ModelConfig, labels: Sequence[tuple[str, str]]) -> Classifier:
     """The classifier that a model's config describes, on questions with their classes.
 
     Raises UserError where the labels are none that a classifier can learn.
     """
-    names = {name for _, name in labels}
-    if len(names) > max(len(labels) / 2, 2):
-        raise UserError(
-            f"{_WHO}: the {len(labels)} labels hold {len(names)} different answers; a "
-            "classifier needs the same few in every example"
-        )
-    if len(names) == 1:
-        raise UserError(f"{_WHO}: every label is {min(names)!r}")
+    check_learnable([name for _, name in labels])
     try:
         config = RetrievalConfig(**model.engine_options)
     except ValidationError as error:

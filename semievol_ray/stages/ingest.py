@@ -42,7 +42,7 @@ from semievol_ray.sources import (
 )
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
 from semievol_ray.stages import earlier
-from semievol_ray.stages.asked_of_task import check_asked
+from semievol_ray.stages.asked_of_task import check_asked, check_labels
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.earlier import Earlier
 from semievol_ray.stages.run_view import Ingested
@@ -138,6 +138,7 @@ def run(context: Context, _: int) -> Outcome:
             ingestion.read(split, files[split])
         if split == "labeled":  # before the corpus: what is wrong here, is wrong in all of it
             labels = sorted(ingestion.label_counts)
+            ingestion.check_labels(Task.from_config(config.task, labels))
             for line in _first_prompts(Task.from_config(config.task, labels), ingestion.first()):
                 context.progress.finish("ingest", line)
     outcome = ingestion.finish()
@@ -261,6 +262,11 @@ class _Ingestion:
         name = next(name for name in self.outputs if "/labeled/" in name)
         found: list[dict[str, Any]] = self.store.read_table(name)[:_SHOWN_PROMPTS].to_pylist()
         return found
+
+    def check_labels(self, task: Task) -> None:
+        """Raise UserError where the labels are none that a collaborator could learn."""
+        names = sorted(name for name in self.outputs if "/labeled/" in name)
+        check_labels(self.config, task, pa.concat_tables(map(self.store.read_table, names)))
 
     def finish(self) -> Outcome:
         """Write the quarantine and say what was read."""

@@ -211,3 +211,20 @@ def test_labels_weigh_what_their_column_says(small, tmp_path) -> None:
     assert all("is no weight: a number from 0 on" in reason for _, reason in found)
     with pytest.raises(UserError, match=r"data\.columns\.weight: no column 'trust'"):
         ingest(tmp_path, **small, columns=columns, run_dir=str(tmp_path / "other"))
+
+
+def test_labels_that_a_voting_classifier_could_not_learn_are_refused_here(tmp_path, small) -> None:
+    """And not when the first model is trained already."""
+    voters = [{"model": "warm"}, {"model": "probe"}]
+    rows = [{"text": f"labelled {i}", "label": f"class {i // 2}"} for i in range(12)]
+    labeled = write_csv(tmp_path / "pairs.csv", rows)
+    ingest(tmp_path / "enough", labeled, small["unlabeled"], collaborators=voters)
+    # Of these a share is held out, which leaves too few.
+    selection = {"policy": "stacked"}
+    with pytest.raises(UserError, match="classifier: 10 labels hold 6 different answers"):
+        ingest(tmp_path / "held", labeled, small["unlabeled"], collaborators=voters,
+               selection=selection)  # fmt: skip
+    ingest(tmp_path / "none", labeled, small["unlabeled"], selection=selection)
+    one = write_csv(tmp_path / "one.csv", [row | {"label": "a"} for row in rows])
+    with pytest.raises(UserError, match="every label is 'a'"):
+        ingest(tmp_path / "one", one, small["unlabeled"], collaborators=voters)
