@@ -93,21 +93,3 @@ def test_a_third_knows_the_rows_of_both(second, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     run = Run(yaml.safe_load(few_new.read_text())["run_dir"])
     assert len(run.examples("unlabeled")) == 5
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ("continues={missing}", "no run here"),
-        ("continues={run_dir}", "a run cannot continue itself"),
-        ("task.instruction=Otherwise.", "its task.instruction is"),
-        ("training.method=full", "it trained with method: lora, this run with full"),
-    ],
-)
-def test_a_run_that_does_not_fit_is_one_line(second, tmp_path, change: str, said: str) -> None:
-    config = continuing(tmp_path / "run", second, ROWS + MORE + 20)
-    run_dir = yaml.safe_load(config.read_text())["run_dir"]
-    change = change.format(missing=tmp_path / "missing", run_dir=run_dir)
-    done = semievol("run", str(config), "--until", "warmup", "--set", change)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert said in done.stderr

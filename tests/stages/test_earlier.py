@@ -1,0 +1,139 @@
+"""What a run takes from the one that it continues, on a disk and in an object store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from semievol_ray import UserError, load_config, pipeline
+from semievol_ray.schema import TRAINING
+from semievol_ray.stages import evolve, warmup
+from semievol_ray.stages.context import Context
+from semievol_ray.stages.earlier import Earlier
+from semievol_ray.steps import Step
+from semievol_ray.store import RunDirectory, StageLedger
+from tests.stages.ingesting import write_csv
+from tests.store.test_object_store import run_uri, server
+
+__all__ = ["run_uri", "server"]  # fixtures
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+MODEL = {"adapter_model.safetensors": b"weights", "adapter_config.json": b"{}"}
+
+
+@pytest.fixture(params=["disk", "object store"])
+def place(request, tmp_path: Path) -> Callable[[int], str]:
+    """Where the runs are to lie, by their numbers."""
+    if request.param == "disk":
+        return lambda number: str(tmp_path / "runs" / str(number))
+    uri = request.getfixturevalue("run_uri")
+    return lambda number: uri.replace(tmp_path.name, f"{tmp_path.name}-{number}")
+
+
+def config_of(
+    run_dir: str, folder: Path, model: Path, labels: list[str], rows: list[str], **more: Any
+):
+    folder.mkdir(exist_ok=True)
+    given = [{"n": i, "text": f"about {i}", "label": "ab"[n % 2]} for n, i in enumerate(labels)]
+    others = [{"n": i, "text": f"about {i}", "label": ""} for i in rows]
+    columns = {"id": "n", "question": "text", "answer": "label"}
+    data = {
+        "labeled": str(write_csv(folder / "labeled.csv", given)),
+        "unlabeled": str(write_csv(folder / "unlabeled.csv", others)),
+        "columns": columns,
+    }
+    values = {"run_dir": run_dir, "model": {"name": str(model), "engine": "transformers"},
+              "task": {"kind": "label"}, "data": data}  # fmt: skip
+    return load_config(values | more)
+
+
+def finished(config, trusted: list[str]) -> None:
+    """A run that evolved a model from its labels and some pseudo-answers: all but the work."""
+    run = RunDirectory(config.run_dir)
+    pipeline.run(config, until="ingest")
+    ledger = StageLedger(run)
+    for stage, number in ((warmup.STAGE, 1), (evolve.STAGE, 1)):
+        step = Step.of(stage, config, number)
+        begun = ledger.begin(step.name, step.settings, {}, stage.writes)
+        for name, content in MODEL.items():
+            run.write_bytes(f"{begun.folder}/model/{name}", step.name.encode() + content)
+        outputs = {}
+        for part, ids in (("labeled", ["l0", "l1"]), ("selected-1", trusted)):
+            name = f"{begun.folder}/examples/{part}/shard-00000.parquet"
+            outputs[name] = run.write_table(name, training_rows(ids))
+        ledger.finish(step.name, outputs, (), {"kind": "adapter", "steps": 3}, 1.0)
+
+
+def training_rows(ids: list[str]) -> pa.Table:
+    return pa.Table.from_pylist(
+        [{"example_id": i, "prompt": f"prompt of {i}", "candidates": ["a"],
+          "candidate_weights": [1.0], "weight": 1.0} for i in ids],
+        schema=TRAINING,
+    )  # fmt: skip
+
+
+def test_model_rows_and_pseudo_answers_are_brought(place, tmp_path, tiny_model) -> None:
+    first = config_of(place(1), tmp_path / "1", tiny_model, ["l0", "l1"], ["u0", "u1", "u2"])
+    finished(first, trusted=["u0", "u1"])
+    before = RunDirectory(first.run_dir).all_files("")
+    # Since then a row was labelled, and two have come.
+    rows = ["u0", "u1", "u2", "u3", "u4"]
+    labels = ["l0", "l1", "u1"]
+    second = config_of(place(2), tmp_path / "2", tiny_model, labels, rows, continues=first.run_dir)
+    directory = pipeline.run(second, until="warmup")
+    context = Context(second, directory, StageLedger(directory))
+    (shard,) = context.shards("unlabeled")
+    assert directory.read_table(shard)["example_id"].to_pylist() == ["u3", "u4"]
+    warm = context.ledger.done("warmup")
+    found = {name.rpartition("/")[2]: name for name in directory.all_files(f"{warm.folder}/model")}
+    assert found.keys() == MODEL.keys() and set(found.values()) == set(warm.files)
+    for name, content in MODEL.items():
+        there = Path(directory.localise(f"run:{warm.folder}/model")) / name
+        assert there.read_bytes() == b"round-1/evolve" + content
+    written = Earlier.of(second).write_selected(context, "round-1/evolve/attempt-1")
+    assert [rows for _, rows in written] == [1]
+    assert directory.read_table(written[0][0]).equals(training_rows(["u0"]))
+    # Nothing of it has changed, and it need not be as it was for what was brought.
+    assert RunDirectory(first.run_dir).all_files("") == before
+    third = config_of(place(3), tmp_path / "3", tiny_model, labels, [*rows, "u5"],
+                      continues=second.run_dir)  # fmt: skip
+    with pytest.raises(UserError, match="has evolved no model yet"):
+        pipeline.run(third, until="ingest")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"continues": "runs/none"}, "continues: runs/none: no run here"),
+        (
+            {"task": {"kind": "label", "instruction": "Otherwise."}},
+            "its task.instruction is None, this run's 'Otherwise.'",
+        ),
+        ({"training": {"method": "full"}}, "it trained with method: lora, this run with full"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, tiny_model, changes, message) -> None:
+    first = config_of(f"{tmp_path}/a", tmp_path / "1", tiny_model, ["l0", "l1"], ["u0"])
+    finished(first, trusted=["u0"])
+    second = config_of(f"{tmp_path}/b", tmp_path / "2", tiny_model, ["l0", "l1"], ["u0", "u1"],
+                       **{"continues": first.run_dir, **changes})  # fmt: skip
+    with pytest.raises(UserError, match=message):
+        pipeline.run(second, until="warmup")
+
+
+def test_a_test_set_that_it_may_have_learnt_from_is_refused(tmp_path, tiny_model) -> None:
+    first = config_of(f"{tmp_path}/a", tmp_path / "1", tiny_model, ["l0", "l1"], ["u0", "u7"])
+    values = first.model_dump(mode="json")
+    test = [{"n": i, "text": f"about {i}", "label": "a"} for i in ("t0", "u7")]
+    values["data"]["test"] = str(write_csv(tmp_path / "test-1.csv", test[:1]))
+    finished(load_config(values), trusted=["u0"])
+    second = config_of(f"{tmp_path}/b", tmp_path / "2", tiny_model, ["l0", "l1"], ["u1"],
+                       continues=first.run_dir)  # fmt: skip
+    values = second.model_dump(mode="json")
+    values["data"]["test"] = str(write_csv(tmp_path / "test-2.csv", test))
+    with pytest.raises(UserError, match="rows that its test set had not"):
+        pipeline.run(load_config(values), until="warmup")
