@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from semievol_ray.demo import write_demo_data
 from semievol_ray.report import write_report
 from semievol_ray.results import Run
 from tests.e2e.conftest import finish, semievol, write_run
@@ -21,18 +22,10 @@ ROWS, MORE = 120, 60
 def continuing(folder: Path, earlier: Path, rows: int) -> Path:
     """The config of a run that continues another, over a corpus that has grown to so many rows."""
     path = write_run(folder, continues=str(earlier))
-    data = folder / "data" / "unlabeled.csv"
-    write_run(folder / "whole")  # the demo's data once more, before any rows were cut off
-    lines = whole_corpus(folder / "whole").splitlines(keepends=True)
-    data.write_text("".join(lines[: rows + 1]))
+    write_demo_data(folder / "whole", seed=3)
+    lines = (folder / "whole" / "unlabeled.csv").read_text().splitlines(keepends=True)
+    (folder / "data" / "unlabeled.csv").write_text("".join(lines[: rows + 1]))
     return path
-
-
-def whole_corpus(folder: Path) -> str:
-    from semievol_ray.demo import write_demo_data
-
-    write_demo_data(folder / "data", seed=3)
-    return (folder / "data" / "unlabeled.csv").read_text()
 
 
 @pytest.fixture(scope="module")
