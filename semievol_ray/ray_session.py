@@ -219,7 +219,11 @@ def worker_path() -> str:
 
 
 def bounded_map(
-    function: Callable[..., R], items: Iterable[T], *arguments: Any, cpus: float = 1
+    function: Callable[..., R],
+    items: Iterable[T],
+    *arguments: Any,
+    cpus: float = 1,
+    gpus: float = 0,
 ) -> Iterator[R]:
     """`function(*arguments, item)` as Ray tasks, results in the order of the items.
 
@@ -229,7 +233,7 @@ def bounded_map(
     """
     import ray
 
-    task = ray.remote(num_cpus=cpus, max_retries=3)(function)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(function)
     shared = [ray.put(argument) for argument in arguments]
     width = max(2, int(2 * ray.cluster_resources().get("CPU", 1)))
     queue: list[Any] = []
@@ -258,15 +262,15 @@ def bounded_map(
 
 
 def shard_map(
-    config: RayConfig, shards: int, *, always_ray: bool = False
+    config: RayConfig, shards: int, *, always_ray: bool = False, gpus: float = 0
 ) -> Callable[..., Iterable[Any]]:
-    """`map` in this process for a few shards, as Ray tasks for more."""
+    """`map` in this process for a few shards, as Ray tasks (with so many GPUs) for more."""
     if shards < _FEWEST_FOR_RAY and not always_ray:
         return map
     connect(config)
 
     def over_ray(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        return bounded_map(_apply, items, function)
+        return bounded_map(_apply, items, function, gpus=gpus)
 
     return over_ray
 

@@ -72,11 +72,12 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
             "# justify: {when: never}   # balanced reads the options' probabilities instead",
         ]
     if test and kind in ("label", "multiple_choice"):
-        lines += ["# The most probable option counts, written or not:"]
+        said = "The most probable option counts, written or not"
+        references = ""
         if kind == "label":
-            lines += ["# and what you would try first is compared beside the models."]
-        references = ", references: [{embedder: tfidf}]" if kind == "label" else ""
-        lines += [f"evaluation: {{closed_answers: score{references}}}"]
+            said += "; what you would try first is compared, too"
+            references = ", references: [{embedder: tfidf}]"
+        lines += [f"# {said}:", f"evaluation: {{closed_answers: score{references}}}"]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

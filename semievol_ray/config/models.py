@@ -20,9 +20,10 @@ ENGINES = {
     "probe": "semievol_ray.engines.classifier_engine:ClassifierEngine",
     "neighbours": "semievol_ray.engines.classifier_engine:ClassifierEngine",
 }
-_WARM = re.compile(r"warm(?:-([2-9]|[1-9][0-9]+))?")
 # Those that are no language models; collaborators may have their names.
 CLASSIFIERS = ("probe", "neighbours")
+# The run's own warm-ups.
+_WARM = re.compile(r"warm(?:-([2-9]|[1-9][0-9]+))?")
 
 
 class Price(Section):

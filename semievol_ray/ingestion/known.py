@@ -24,13 +24,8 @@ class KnownKeys:
     def __call__(self, numbered: tuple[int, Sequence[str]]) -> Block:
         """A block that has keys and no rows."""
         number, shards = numbered
-        ids = [
-            example_id
-            for name in shards
-            for example_id in self.earlier.read_table(name, ["example_id"])[
-                "example_id"
-            ].to_pylist()
-        ]
+        tables = (self.earlier.read_table(name, ["example_id"]) for name in shards)
+        ids = [example_id for table in tables for example_id in table["example_id"].to_pylist()]
         # As `Reader` makes them: an id that nobody gave is the content's hash.
         key_of = text_hash if self.ids_given else lambda example_id: int(example_id, 16)
         keys = np.array([key_of(example_id) for example_id in ids], np.uint64)

@@ -109,14 +109,14 @@ class Split:
         self._refuse_twice(finder, repeats)
         self.repeated = _count(repeats)
         self._list(finder, repeats, "repeats an earlier example")
+        if self.known:
+            found = self._map(finder.find_known, finder.tasks())
+            self.had_before = _count(found)
+            repeats += found
         if similar:
             found = self._similar(finder, repeats)
             self.nearly_repeated = _count(found)
             self._list(finder, found, "is nearly an earlier example")
-            repeats += found
-        if self.known:
-            found = self._map(finder.find_known, finder.tasks())
-            self.had_before = _count(found)
             repeats += found
         writer = ShardWriter(
             self.reader.run, folder, self.reader.split, shard_rows, self.blocks, repeats
@@ -152,7 +152,7 @@ class Split:
             )
 
     def _similar(self, finder: RepeatFinder, exact: list[Repeats]) -> list[Repeats]:
-        """Rows that are nearly alike to one before them, and no exact repetitions."""
+        """Rows that are nearly alike to one before them, and not left out already."""
         found = self._map(finder.find_similar, finder.similar_tasks())
         blocks = sorted({block for some in found for block in some.rows_of})
         return self._map(partial(finder.settle, exact, found), blocks)

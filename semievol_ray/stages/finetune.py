@@ -17,9 +17,9 @@ from semievol_ray.config import Config, TrainingConfig
 from semievol_ray.engines import request_seed
 from semievol_ray.machines import Machines
 from semievol_ray.ray_session import shard_map
-from semievol_ray.retrieval import Retriever
 from semievol_ray.schema import TRAINING
 from semievol_ray.stages.context import Context
+from semievol_ray.stages.embedding import nearest_others
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef, labels_without
 from semievol_ray.stages.stage import Outcome
@@ -145,8 +145,7 @@ def _drawn_demonstrations(
 ) -> dict[str, list[dict[str, Any]]]:
     """For each label from 0 to `shots` of its nearest others, by id: how many is drawn."""
     labeled = labels_without(context.labeled, without)
-    settings = context.config.retrieval.model_copy(update={"k": shots})
-    near, _ = Retriever.build(labeled, settings, context.base).nearest(labeled)
+    near = nearest_others(context, labeled, shots)
     by_id = {row["example_id"]: row for row in labeled.to_pylist()}
     drawn = {}
     for example_id, ids in zip(by_id, near, strict=True):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from semievol_ray.retrieval import Retriever
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.retrieve import demonstrations
+from semievol_ray.stages.embedding import build_retriever, embedding_map
+from semievol_ray.stages.retrieve import retrieve_shard
 from semievol_ray.store import layout
 
 # What is written for it, within the folder of the stage that asks.
@@ -34,9 +36,10 @@ def write_neighbours(context: Context, folder: str, sources: dict[str, int], sho
     an answer is not being trained on it.
     """
     if shots:
-        retriever = Retriever.build(context.labeled, context.config.retrieval, context.base)
-        for source in sources:
-            examples = context.run.read_table(source, ["example_id", "question", "context"])
-            name = layout.same_shard(source, f"{folder}/neighbours")
-            context.run.write_table(name, demonstrations(examples, retriever))
+        # What embeds in tasks needs the places of the replicas.
+        context.release_engines()
+        retriever = build_retriever(context, context.labeled)
+        pairs = [(name, layout.same_shard(name, f"{folder}/neighbours")) for name in sources]
+        write = partial(retrieve_shard, context.run, retriever)
+        list(embedding_map(context, len(pairs))(write, pairs))
     return f"{folder}/neighbours"

@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from semievol_ray.config import Config
 from semievol_ray.model_files import model_identity
-from semievol_ray.ray_session import shard_map
 from semievol_ray.retrieval import Retriever
 from semievol_ray.schema import DEMONSTRATIONS
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts
+from semievol_ray.stages.embedding import build_retriever, embedding_map
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import RunDirectory
@@ -34,12 +34,10 @@ def run(context: Context, _: int) -> Outcome:
     context.progress.start("retrieve", done + len(todo), "shards")
     context.progress.advance("retrieve", done)
     if todo:
-        retriever = Retriever.build(context.labeled, config.retrieval, context.base)
-        # A model that embeds would stay in this process, and in its GPU's memory.
-        heavy = config.retrieval.embedder in ("model", "sentence-transformers")
-        apply = shard_map(config.ray, len(todo), always_ray=heavy)
+        retriever = build_retriever(context, context.labeled)
+        apply = embedding_map(context, len(todo))
         for shards in splits:
-            work = apply(partial(_retrieve_shard, context.run, retriever), shards.missing)
+            work = apply(partial(retrieve_shard, context.run, retriever), shards.missing)
             for _counts in shards.recording(work):
                 context.progress.advance("retrieve", 1)
     outputs = {name: rows for shards in splits for name, rows in shards.outputs().items()}
@@ -63,9 +61,10 @@ STAGE = Stage(
 )
 
 
-def _retrieve_shard(
+def retrieve_shard(
     run: RunDirectory, retriever: Retriever, pair: tuple[str, str]
 ) -> tuple[str, Counts]:
+    """Write the DEMONSTRATIONS table of a shard; its name and counts."""
     source, target = pair
     examples = run.read_table(source, ["example_id", "question", "context"])
     return target, Counts(rows=run.write_table(target, demonstrations(examples, retriever)))

@@ -76,6 +76,26 @@ def made(run: Run) -> tuple[dict[str, Any], list[Any]]:
     return tables, [v for k, v in found.statistics.items() if k != "source_files"]
 
 
+def test_rows_that_are_known_and_nearly_alike_are_left_out_once(tmp_path, in_small_pieces) -> None:
+    draw = random.Random(3)
+    words = [f"word{draw.randrange(500)}" for _ in range(40)]
+    texts = [" ".join([*words[:39], f"end{i}"]) for i in range(30)]
+    texts += [" ".join(f"other{draw.randrange(500)}" for _ in range(40)) for _ in range(30)]
+    labeled = write_csv(tmp_path / "l.csv", [{"text": "a label", "label": "a"}])
+    corpus, data = tmp_path / "u.csv", {"shard_rows": 7, "near_duplicates": 0.8}
+    write_csv(corpus, [{"text": text, "label": ""} for text in texts[:40]])
+    first = ingest(tmp_path, labeled, corpus, run_dir=str(tmp_path / "1"), **data)
+    assert len(first.examples("unlabeled")) == 11
+    evolved(first)
+    write_csv(corpus, [{"text": text, "label": ""} for text in texts])
+    second = ingest(
+        tmp_path, labeled, corpus, run_dir=str(tmp_path / "2"), continues=first.uri, **data
+    )
+    assert sorted(second.examples("unlabeled")["question"].to_pylist()) == sorted(texts[40:])
+    found = second.manifests[0].statistics
+    assert (found["rows_had_before"], found["nearly_repeated_rows"]) == (11, 29)
+
+
 @pytest.mark.parametrize("given", [False, True], ids=["contents", "given ids"])
 def test_rows_that_earlier_runs_had_are_left_out(tmp_path, in_small_pieces, given) -> None:
     draw, folder = random.Random(5), tmp_path / "u"
