@@ -92,6 +92,14 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
             "vllm serves lora and rslora, not dora",
         ),
         ({"generation": {"replicas": {"min": 3, "max": 1}}}, "smaller than replicas.min"),
+        (
+            {"selection": {"policy": "balanced", "percentile_over": "labeled"}},
+            "percentile_over: labeled is of policies that rank by entropy",
+        ),
+        (
+            {"tuning": {"learning_rates": [1e-3]}},
+            "training.learning_rate is auto, and it is 0.0001",
+        ),
         ({"continues": "runs/one/", "run_dir": "runs/one"}, "a run cannot continue itself"),
         (
             {"continues": "runs/zero", "collaborators": [{"model": "warm-3"}]},

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -45,3 +47,29 @@ def test_what_is_waited_for_is_said_and_the_wait_ends(ray_session) -> None:
         await_resources({"CPU": 1}, 3, "the training's workers", 2)
     # What was asked for in vain is not held.
     await_resources({"CPU": 2}, 1, "the training's workers", 30)
+
+
+# Two GPUs that are not there: what Ray hands out is what counts, and torch says that it sees one.
+GIVEN_AND_NOT = """
+import os
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+import ray
+
+def asked():
+    import torch
+    torch.cuda.is_available = lambda: True
+    from semievol_ray.ray_session import has_gpu
+    return has_gpu()
+
+print(asked(), end=" ")
+ray.init(address="local", num_cpus=2, num_gpus=2, include_dashboard=False, logging_level="ERROR")
+tasks = [ray.remote(num_gpus=n)(asked).remote() for n in (0, 1, 0.5)]
+print(*ray.get(tasks), asked())
+"""
+
+
+def test_who_was_given_no_gpu_computes_on_none() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", GIVEN_AND_NOT], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.split() == ["True", "False", "True", "True", "False"], done.stderr[-2000:]

@@ -193,11 +193,10 @@ def config_of(config: Config, arm: Arm, seed: int, run_dir: str) -> Config:
     changes = dict(arm.changes or {})
     for section in arm.whole:
         values.pop(section)
-    if (
-        changes.get("selection", {}).get("policy", config.selection.policy)
-        != config.selection.policy
-    ):
-        values["selection"]["options"] = {}  # they are another policy's
+    policy = changes.get("selection", {}).get("policy", config.selection.policy)
+    if policy != config.selection.policy:
+        # They are another policy's.
+        values["selection"] |= {"options": {}, "percentile_over": "unlabeled"}
     return load_config(merge(values, changes | {"run_dir": run_dir, "seed": seed}))
 
 

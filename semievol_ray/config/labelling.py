@@ -136,6 +136,11 @@ class SelectionConfig(Section):
             raise ValueError(
                 f"policy: unknown policy {self.policy!r}; known: {', '.join(POLICIES)}"
             )
+        if self.percentile_over == "labeled" and not POLICIES[self.policy].labels_may_decide:
+            raise ValueError(
+                "percentile_over: labeled is of policies that rank by entropy, as paper does; "
+                f"{self.policy} does not"
+            )
         unknown = sorted(set(self.options) - POLICIES[self.policy].options)
         if unknown:
             raise ValueError(f"options: the policy {self.policy} has no {', '.join(unknown)}")

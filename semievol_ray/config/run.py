@@ -198,6 +198,11 @@ class Config(Section):
         if self.generation.budget.cost is not None and unpriced:
             raise ValueError(f"generation.budget.cost needs the price of {', '.join(unpriced)}")
         warm, evolved = self.training_for("warmup"), self.training_for("evolve")
+        if self.tuning.learning_rates is not None and warm.learning_rate != "auto":
+            raise ValueError(
+                "tuning.learning_rates are tried where training.learning_rate is auto, and it is "
+                f"{warm.learning_rate:g}: leave one of them out"
+            )
         for training in (warm, evolved):
             variant = training.lora.variant
             served = training.method == "full" or variant in ("lora", "rslora")

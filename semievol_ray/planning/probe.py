@@ -94,6 +94,8 @@ def _few_steps(values: dict[str, Any], config: Config, labels: int, rows: int) -
     return merge(
         values,
         {
+            # Nothing is tried here.
+            "tuning": {"learning_rates": None},
             "warmup": few(labels, warm),
             "evolve": few(labels + rows // 2, evolved),
         },

@@ -14,6 +14,7 @@ from semievol_ray.config import Config, TrainingConfig
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import FleetState
 from semievol_ray.planning import Line, Measured, Plan, Size, estimate, fleet, plan_lines, stopwatch
+from semievol_ray.planning.probe import _few_steps, _smaller
 from semievol_ray.progress import Silent
 from semievol_ray.sources.planner import plan_shard_rows
 
@@ -190,3 +191,22 @@ def test_what_the_labels_choose_is_planned_too() -> None:
     seconds = sum(MEASURED.training_start + n * MEASURED.step_seconds for n in steps)
     assert lines["tune"] == pytest.approx(2 * seconds)
     assert lines.keys() - {line.stage for line in given.lines} == {"tune"}
+
+
+def test_a_probe_tries_nothing_and_continues_nothing() -> None:
+    config = config_of(
+        continues="runs/earlier",
+        training={"learning_rate": "auto", "epochs": "auto"},
+        tuning={"learning_rates": [1e-3]},
+    )
+    values = _few_steps(_smaller(config, "runs/probe", 8), config, 24, 8)
+    small = load_config(values)
+    assert small.continues is None and not small.tunes
+
+
+def test_each_warm_up_takes_its_time() -> None:
+    one = estimate(config_of(), MEASURED, SIZE)
+    three = config_of(collaborators=[{"model": m} for m in ("warm", "warm-2", "warm-3")])
+    found = line(estimate(three, MEASURED, SIZE), "warmup")
+    steps = line(one, "warmup").seconds - MEASURED.training_start
+    assert found.seconds - MEASURED.training_start == pytest.approx(3 * steps, rel=0.05)

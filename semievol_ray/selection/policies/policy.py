@@ -91,6 +91,8 @@ class Policy(abc.ABC):
     reads_options: ClassVar[bool] = False
     # Whether entropies of different models' answers would be compared with one another.
     ranks_by_entropy: ClassVar[bool] = False
+    # Whether its threshold may be the labels' (`percentile_over`).
+    labels_may_decide: ClassVar[bool] = False
     # Whether it needs `Facts.calibration`: the voters' answers to held-out labels.
     calibrates: ClassVar[bool] = False
     # Its settings in a config's `selection.options`.

@@ -50,6 +50,7 @@ class EntropyPolicy(ThresholdPolicy):
     is over the examples that are ranked.
     """
 
+    labels_may_decide = True
     labeled_entropies: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
