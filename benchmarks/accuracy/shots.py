@@ -1,7 +1,7 @@
 """Voters that are shown labels, after a warm-up that never saw any and after one that did.
 
-SmolLM2-135M-Instruct on the demo's messages: the share of unlabelled rows that each voter, shown 0
-to 3 labels, has right alone, with `warmup.shots` 0 (the paper's) and 3.
+The demo's messages, its tiny Llama or SmolLM2-135M-Instruct: the share of unlabelled rows that each
+voter, shown 0 to 3 labels, has right alone, with `warmup.shots` 0 (the paper's) and 3.
 """
 
 from __future__ import annotations
@@ -31,18 +31,19 @@ WARMUP_SHOTS = (0, 3)
 def main() -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+        parser.add_argument("--model", choices=("tiny", "smollm2"), default="smollm2")
         parser.add_argument(
             "--rows", type=int, default=400, help="unlabelled, that are asked about"
         )
 
     args = arguments(__doc__, add)
-    study = Study()
+    study, model = Study(), smollm2() if args.model == "smollm2" else None
     with tempfile.TemporaryDirectory() as name:
         for done, seed in enumerate(args.seeds, start=1):
             for shots in WARMUP_SHOTS:
                 folder = Path(name) / f"{seed}-{shots}"
                 write_demo_data(folder / "data", seed)
-                for voter, right in answered(folder, seed, shots, args.rows).items():
+                for voter, right in answered(folder, seed, shots, args.rows, model).items():
                     study.add(called(shots, voter), seed, right)
             print(study.table(), flush=True)
             pairs = [(called(0, voter), called(3, voter)) for voter in SHOTS]
@@ -54,7 +55,7 @@ def main() -> None:
                 repeats=done,
                 packages=("torch", "transformers", "deepspeed", "ray"),
                 json_path=args.json,
-                notes=[f"{args.rows} unlabelled rows a seed, 96 labels"],
+                notes=[f"{args.rows} unlabelled rows a seed, 96 labels, {args.model}"],
                 details=details(study, [study.compare(*pair) for pair in pairs]),
             )
 
@@ -63,9 +64,11 @@ def called(warmup_shots: int, shots: int) -> str:
     return f"{shots} shots, warm-up with {warmup_shots or 'none'}"
 
 
-def answered(folder: Path, seed: int, warmup_shots: int, rows: int) -> dict[int, list[bool]]:
+def answered(
+    folder: Path, seed: int, warmup_shots: int, rows: int, model: Path | None
+) -> dict[int, list[bool]]:
     """Which rows each voter has right, by the number of labels that it is shown."""
-    values: dict[str, Any] = demo_config(folder, seed, real_model=smollm2()).model_dump(mode="json")
+    values: dict[str, Any] = demo_config(folder, seed, real_model=model).model_dump(mode="json")
     changes = {
         "data": {"max_unlabeled_rows": rows},
         "collaborators": [{"shots": shots, "temperature": 0.0} for shots in SHOTS],
