@@ -123,12 +123,11 @@ def do(context: Context, step: Step) -> Manifest:
 
 def prepared(context: Context, step: Step) -> Along | None:
     """What a step can do of a later one on the way, whose manifest is opened for that."""
-    name = layout.round_stage(step.round_number, step.stage.prepares or "")
-    later = next((s for s in steps(context.config) if s.name == name), None)
-    if later is None or later.stage.along is None:
+    later = next((stage for stage in EACH_ROUND if stage.name == step.stage.prepares), None)
+    if later is None or later.along is None or not later.wanted(context.config):
         return None
-    begin(context, later)
-    return later.stage.along(context, later.round_number)
+    begin(context, Step.of(later, context.config, step.round_number))
+    return later.along(context, step.round_number)
 
 
 def begin(context: Context, step: Step) -> None:

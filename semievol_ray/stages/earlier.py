@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from pyarrow import fs
 
 from semievol_ray.config import Config
+from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
 from semievol_ray.ingestion import Block, KnownKeys
 from semievol_ray.ray_session import shard_map
@@ -48,7 +49,7 @@ class Earlier:
         values = run.read_mapping(layout.CONFIG)
         if values is None:
             raise UserError(f"continues: {config.continues}: no run here")
-        known = Config.model_validate(values | {"run_dir": config.continues})
+        known = load_config(values | {"run_dir": config.continues})
         ledger = StageLedger(run)
         if not ledger.is_done(layout.round_stage(1, "evolve")):
             raise UserError(f"continues: {config.continues}: it has evolved no model yet")

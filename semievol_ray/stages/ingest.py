@@ -41,10 +41,9 @@ from semievol_ray.sources import (
     refuse_overlap,
 )
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
-from semievol_ray.stages import earlier
 from semievol_ray.stages.asked_of_task import check_asked, check_labels
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.earlier import Earlier
+from semievol_ray.stages.earlier import KNOWN, Earlier, settings_of
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import Manifest, digest
@@ -150,7 +149,7 @@ def _settings(config: Config, _: int) -> dict[str, Any]:
     task = of_result(config.task)
     names = ("preset", "kind", "labels", "first_option_number", "word_answers")
     reading = {key: task[key] for key in names}
-    return {"data": of_result(config.data), "task": reading} | earlier.settings_of(config)
+    return {"data": of_result(config.data), "task": reading} | settings_of(config)
 
 
 # Half-read files are read anew: a shard's rows depend on all the rows before it.
@@ -159,7 +158,7 @@ STAGE = Stage(
     run,
     _settings,
     lambda config, number: [],
-    writes=("*/shard-*.parquet", f"{_BLOCKS}/*", f"{earlier.KNOWN}/*", QUARANTINED),
+    writes=("*/shard-*.parquet", f"{_BLOCKS}/*", f"{KNOWN}/*", QUARANTINED),
     in_round=False,
     continues=False,
     works_with="nothing",
@@ -291,7 +290,7 @@ class _Ingestion:
                 "longest": self.longest,
                 "answers": self.form_said or None,
                 "label_counts": self.label_counts if self.task.is_closed else None,
-                **self._before(),
+                **self._of_earlier(),
             },
             tuple(block.keys for block in self.known),
         )
@@ -321,7 +320,7 @@ class _Ingestion:
         asked = self.config.data.near_duplicates is not None
         return {"nearly_repeated_rows": self.nearly_repeated} if asked else {}
 
-    def _before(self) -> dict[str, Any]:
+    def _of_earlier(self) -> dict[str, Any]:
         if self.config.continues is None:
             return {}
         known = {block.keys: block.rows for block in self.known}
