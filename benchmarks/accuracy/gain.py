@@ -36,7 +36,7 @@ from semievol_ray.ray_session import connect
 _RESULTS = ROOT / "benchmarks" / "results"
 _ARMS = ("vanilla", "sft", "paper", "balanced", "upstream", "stacked", "rounds", "all-labels")
 _TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}
-_TASKS: dict[str, Callable[[int, Path], GainTask]] = {
+TASKS: dict[str, Callable[[int, Path], GainTask]] = {
     "fpb": fpb,
     "arc": arc,
     "banking77-10": partial(banking77, labels_a_class=10),
@@ -46,7 +46,7 @@ _TASKS: dict[str, Callable[[int, Path], GainTask]] = {
 
 def main() -> None:
     def add(parser: ArgumentParser) -> None:
-        parser.add_argument("--task", choices=_TASKS, default="fpb")
+        parser.add_argument("--task", choices=TASKS, default="fpb")
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
         parser.add_argument("--arms", nargs="+", choices=_ARMS, default=_ARMS)
         parser.add_argument("--cpus", type=int, help="of the Ray session (default: all)")
@@ -59,14 +59,14 @@ def main() -> None:
     connect(RayConfig(num_cpus=args.cpus))
     for seed in args.seeds:
         folder = args.work / f"{args.task}-{seed}"
-        task = _TASKS[args.task](seed, folder / "data")
+        task = TASKS[args.task](seed, folder / "data")
         if TFIDF not in kept.arms(seed):
             for name, right in _linear(task).items():
                 kept.add(seed, name, right)
         arms = [arm for arm in args.arms if NAMES.get(arm, arm) not in kept.arms(seed)]
         if arms:
             more = OPTIONS_DIFFER if task.labeled is None else MORE
-            run_arms(_config(task, base), folder, seed, arms, partial(kept.add, seed), more)
+            run_arms(config_of(task, base), folder, seed, arms, partial(kept.add, seed), more)
     print(kept.study().table())
 
 
@@ -110,7 +110,7 @@ class Kept:
         return study
 
 
-def _config(task: GainTask, base: Path) -> dict[str, Any]:
+def config_of(task: GainTask, base: Path) -> dict[str, Any]:
     """What all the arms have in common."""
     return {
         "model": {"name": str(base), "engine": "transformers", "dtype": "bfloat16"},

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from semievol_ray.config.section import Section
-from semievol_ray.touches import Place
+from semievol_ray.touches import Added, Place
 
 # Engines by their names: where the class is, which only a replica imports.
 ENGINES = {
@@ -122,6 +122,11 @@ class Collaborator(Section):
         False,
         description="closed tasks: nothing but an option can be written; logprobs stay the "
         "model's own, over all that it could have written",
+    )
+    pmi: Added[bool] = Field(
+        False,
+        description="closed tasks: the options' probabilities by how much likelier the question "
+        "makes each, for models that were not trained to say them",
     )
     n: int = Field(1, ge=1, description="samples of each prompt; each is a voter of its own")
     chat_template_kwargs: dict[str, Any] | None = Field(None, description="null: its model's")

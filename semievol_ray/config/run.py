@@ -32,7 +32,7 @@ from semievol_ray.validation import merge, one_line
 # What engines that are no language models cannot do of what a collaborator may ask.
 _DRAWING = {"top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "stop",
             "guided"}  # fmt: skip
-_LACKS = {"simulated": _DRAWING} | dict.fromkeys(CLASSIFIERS, _DRAWING | {"shots", "top_p"})
+_LACKS = {"simulated": _DRAWING} | dict.fromkeys(CLASSIFIERS, _DRAWING | {"pmi", "shots", "top_p"})
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -79,8 +79,10 @@ class EvaluationConfig(Section):
     max_tokens: int = Field(
         1000, gt=0, description="longest response; half the context window is the most in any case"
     )
-    closed_answers: Literal["generate", "score"] = Field(
-        "generate", description="score: the most probable option counts, nothing is written"
+    closed_answers: Literal["generate", "score", "pmi"] = Field(
+        "generate",
+        description="score: the most probable option counts, nothing is written; pmi: the one that "
+        "the question makes likelier the most",
     )
     confidence: float = Field(0.95, gt=0, lt=1)
     references: Added[tuple[Reference, ...]] = Field(

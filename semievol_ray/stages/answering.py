@@ -22,7 +22,6 @@ from semievol_ray.engines import (
     SCORES,
     Batch,
     Engine,
-    Message,
     Request,
     Sampling,
     request_seed,
@@ -30,8 +29,10 @@ from semievol_ray.engines import (
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.retrieval import example_texts
 from semievol_ray.schema import RESPONSE
+from semievol_ray.stages.content_free import without_their_priors
 from semievol_ray.stages.counts import Counts, count_responses
 from semievol_ray.stages.limits import fit_window
+from semievol_ray.stages.rendering import make_request, scored
 from semievol_ray.stages.run_view import ModelRef, selected_answers
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
@@ -51,6 +52,8 @@ class ResolvedCollaborator:
     thinks: bool = False
     # Whether it can write nothing but an option.
     guided: bool = False
+    # Whether options are compared by PMI (content_free.py).
+    pmi: bool = False
 
     @classmethod
     def of(
@@ -80,6 +83,7 @@ class ResolvedCollaborator:
             kwargs,
             tokens > 0,
             as_asked.guided,
+            as_asked.pmi,
         )
 
 
@@ -158,6 +162,9 @@ async def _answer(
         requests.append(request)
     requests = with_questions(requests, job.task, voter.base, examples)
     generated, scores = await ask(engine, job, voter, rows, requests)
+    if voter.pmi and scores is not None and rows:
+        adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
+        scores = await without_their_priors(engine, renderer, job.task, rows, scores, adapter)
     return respond(job.task, examples, voter.name, requests, generated, scores), dropped
 
 
@@ -194,17 +201,6 @@ def renderer_for(engine: Engine, task: Task, voter: ResolvedCollaborator) -> Pro
     )
 
 
-def make_request(renderer: PromptRenderer, messages: list[Message], seed: int) -> Request:
-    """Messages as a request to be continued."""
-    return Request(
-        renderer.render(messages),
-        seed,
-        tuple(messages),
-        chat=renderer.chat,
-        options=renderer.options,
-    )
-
-
 async def ask(
     engine: Engine,
     job: ShardJob,
@@ -229,15 +225,6 @@ async def ask(
     replies = await engine.answer(batch)
     assert replies.generated is not None  # there is a sampling
     return replies.generated, replies.scores
-
-
-def scored(
-    batch: Batch, renderer: PromptRenderer, task: Task, rows: Sequence[Mapping[str, Any]]
-) -> Batch:
-    """The batch with the answers of a closed task as candidates."""
-    candidates = [[renderer.completion(c) for c in task.candidates(row)] for row in rows]
-    # One label may begin another ("card", "card lost"): there the end of the text counts too.
-    return replace(batch, candidates=candidates, closed=task.kind == "label")
 
 
 def respond(

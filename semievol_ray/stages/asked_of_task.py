@@ -17,6 +17,11 @@ def check_asked(config: Config, task: Task) -> None:
     check_policy(config.selection, task, config.generation.score_options)
     if not task.is_closed and any(c.guided for c in config.collaborators):
         raise UserError(f"collaborators: guided needs a closed-answer task, not {task.kind}")
+    if any(c.pmi for c in config.collaborators):
+        if not task.is_closed:
+            raise UserError(f"collaborators: pmi needs a closed-answer task, not {task.kind}")
+        if not config.generation.score_options:
+            raise UserError("collaborators: pmi needs generation.score_options: true")
     if classifier := next(filter(None, map(config.classifier_of, config.collaborators)), None):
         if not task.is_closed:
             raise UserError(

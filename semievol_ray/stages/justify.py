@@ -16,7 +16,6 @@ from semievol_ray.stages.answering import (
     ShardJob,
     answer_shard,
     ask,
-    make_request,
     renderer_for,
     respond,
     take,
@@ -25,6 +24,7 @@ from semievol_ray.stages.budget import Budget
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off
 from semievol_ray.stages.limits import response_tokens
+from semievol_ray.stages.rendering import make_request
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.store import layout

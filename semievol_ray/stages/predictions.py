@@ -19,11 +19,12 @@ from semievol_ray.stages.answering import (
     fit_request,
     renderer_for,
     respond,
-    scored,
     with_questions,
 )
+from semievol_ray.stages.content_free import without_their_priors
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off
+from semievol_ray.stages.rendering import scored
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.shards import Shards
 from semievol_ray.tasks import Task
@@ -44,7 +45,7 @@ def predict(
     examples' demonstrations, `stage` whose progress it is.
     """
     job = _job(context, name, model, neighbours)
-    closed = context.config.evaluation.closed_answers == "score" and context.task.is_closed
+    closed = context.config.evaluation.closed_answers != "generate" and context.task.is_closed
     shards = Shards(context.run, sources, folder)
     context.progress.advance(stage, shards.total.rows)
     work = context.map(stage, model.base, predict_shard, shards.missing, job, closed)
@@ -81,6 +82,8 @@ async def predict_shard(
             batch = scored(Batch(requests, adapter=adapter), renderer, task, rows)
             scores = (await asked.answer(batch)).scores
             assert scores is not None  # there are candidates
+            if voter.pmi and not voter.base.is_classifier:
+                scores = await without_their_priors(asked, renderer, task, rows, scores, adapter)
             best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
             names = [None if index is None else task.candidates(row)[index] for index, row in best]
             texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())
@@ -124,10 +127,11 @@ def _predictions(
 def _job(context: Context, name: str, model: ModelRef, neighbours: str | None) -> ShardJob:
     evaluation = context.config.evaluation
     sampling = Sampling(evaluation.temperature, 1.0, evaluation.max_tokens)
+    voter = ResolvedCollaborator.of(name, model, evaluation.shots, sampling)
     return ShardJob(
         context.run,
         context.task,
-        (ResolvedCollaborator.of(name, model, evaluation.shots, sampling),),
+        (replace(voter, pmi=evaluation.closed_answers == "pmi"),),
         context.config.seed,
         score_options=False,
         labeled_shards=tuple(context.shards("labeled")),

@@ -22,12 +22,12 @@ from semievol_ray.stages import justify
 from semievol_ray.stages.answering import (
     ResolvedCollaborator,
     ShardJob,
-    make_request,
     renderer_for,
     take,
 )
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts
+from semievol_ray.stages.rendering import make_request
 from semievol_ray.stages.shards import TALLIES, Shards
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
 from semievol_ray.store import layout

@@ -48,6 +48,12 @@ def test_every_response_of_a_guided_voter_is_a_label(tiny_model, tmp_path, score
              "generation": {"score_options": False}},
             "probe needs generation.score_options",
         ),
+        ({"collaborators": [{"model": "base", "pmi": True}]}, "pmi needs a closed-answer task"),
+        (
+            {"task": {"kind": "label"}, "collaborators": [{"model": "base", "pmi": True}],
+             "generation": {"score_options": False}},
+            "pmi needs generation.score_options",
+        ),
         ({"selection": {"policy": "stacked"}}, "policy: stacked needs a closed-answer task"),
         (
             {"task": {"kind": "label"}, "selection": {"policy": "risk"},
