@@ -25,16 +25,16 @@ def funnel(manifests: Mapping[str, Manifest], corpus: Corpus, round_number: int)
     """How many rows of the corpus came how far."""
     ingest = manifests["ingest"].statistics
     bad = ingest.get("bad_rows_of", {}).get("unlabeled", 0)
-    left_out = ingest["already_labeled_rows"] + sum(
-        ingest[name].get("unlabeled", 0) for name in ("contaminated_rows", "repeated_rows")
-    )
+    before = ingest.get("rows_had_before", 0)
+    left_out = before + ingest["already_labeled_rows"] + ingest.get("nearly_repeated_rows", 0)
+    left_out += sum(ingest[n].get("unlabeled", 0) for n in ("contaminated_rows", "repeated_rows"))
     kept = ingest["rows"]["unlabeled"]
     n_valid, agreement = corpus.floats("n_valid"), corpus.floats("agreement")
     looked = "" if not corpus.is_sample else f" (of {len(corpus.rows):,} looked at)"
     steps = [
         ("read", kept + left_out + bad),
         ("that can be used", kept + left_out),
-        ("neither repeated, nor labelled, nor in the test set", kept),
+        ("neither repeated, nor labelled, nor in the test set" + ", and new" * bool(before), kept),
         (f"answered by a voter{looked}", corpus.answered),
         (f"with an answer that can be read{looked}", int((n_valid > 0).sum())),
         (f"all voters agreed{looked}", int(((agreement > 0.999) & (n_valid > 1)).sum())),
@@ -44,6 +44,8 @@ def funnel(manifests: Mapping[str, Manifest], corpus: Corpus, round_number: int)
     if evolve is not None:
         trained = sum(n for name, n in evolve.outputs.items() if "/selected-" in name)
         steps.append(("trained on, with the labels beside them", trained))
+        if earlier := sum(n for name, n in evolve.outputs.items() if "/examples/earlier/" in name):
+            steps.append(("trained on, of the runs before", earlier))
     most = max(1, steps[0][1])
     rows = [(name, f"{count:,}") for name, count in steps]
     bars = [min(1.0, count / most) for _, count in steps]

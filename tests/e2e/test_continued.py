@@ -57,7 +57,8 @@ def test_only_what_came_is_labelled_and_the_earlier_model_labels(undisturbed, se
     assert run.metrics is not None
     assert set(run.metrics["models"]) == {"vanilla", "earlier", "SemiEvol"}
     assert run.predictions("earlier")["answer"] == before.predictions("SemiEvol")["answer"]
-    assert "the run that this one continues" in Path(write_report(run).html).read_text()
+    page = Path(write_report(run).html).read_text()
+    assert "the run that this one continues" in page and "trained on, of the runs before" in page
 
 
 def test_it_learns_from_what_was_trusted_before_and_now(undisturbed, second) -> None:
