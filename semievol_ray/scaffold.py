@@ -19,7 +19,7 @@ _QUESTIONS = ("question", "text", "message", "prompt", "query", "input", "senten
 _ANSWERS = ("answer", "label", "category", "target", "team", "output", "gt", "class", "response")
 _OPTIONS = ("options", "choices", "candidates")
 _MOST_LABELS = 200
-# Of fewer a fifth would leave a class without any.
+# On average; of fewer too little is left to learn from once a fifth is held out.
 _LABELS_A_CLASS = 5
 
 

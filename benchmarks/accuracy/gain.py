@@ -49,14 +49,13 @@ def main() -> None:
         parser.add_argument("--task", choices=TASKS, default="fpb")
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
         parser.add_argument("--arms", nargs="+", choices=_ARMS, default=_ARMS)
-        parser.add_argument("--cpus", type=int, help="of the Ray session (default: all)")
         parser.add_argument("--work", type=Path, default=Path("gain-runs"))
         parser.add_argument("--results", type=Path, default=_RESULTS, help="folder of what is kept")
 
     args = arguments(__doc__, add)
     kept = Kept(args.results / f"gain_{args.task}.json")
     base = smollm2()
-    connect(RayConfig(num_cpus=args.cpus))
+    connect(RayConfig())
     for seed in args.seeds:
         folder = args.work / f"{args.task}-{seed}"
         task = TASKS[args.task](seed, folder / "data")

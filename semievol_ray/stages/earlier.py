@@ -7,10 +7,10 @@ nothing in it is changed: what is needed of it later is copied.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,13 +24,13 @@ from semievol_ray.ray_session import shard_map
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import TASK_ROWS
 from semievol_ray.stages.run_view import RunView, labeller
-from semievol_ray.stages.stage import Outcome
-from semievol_ray.store import Manifest, RunDirectory, StageLedger, layout
+from semievol_ray.stages.stage import Outcome, trained_settings
+from semievol_ray.store import Manifest, RunDirectory, StageLedger, flatten, layout
 
 # Where an ingest keeps the keys of rows that are not its own: the next run leaves them out too.
 KNOWN = "known"
 # Settings of the warm-up in which the two runs have to agree: the base model and the prompts.
-_ALIKE = ("model.", "task.", "code.")
+ALIKE = ("model", "task", "code")
 # A task of keys reads one column.
 _SHARDS_A_TASK = 64
 
@@ -53,7 +53,14 @@ class Earlier:
         ledger = StageLedger(run)
         if not ledger.is_done(layout.round_stage(1, "evolve")):
             raise UserError(f"continues: {config.continues}: it has evolved no model yet")
-        return cls(RunView(known, run, ledger))
+        found = cls(RunView(known, run, ledger))
+        if known.continues is not None and not found.has_evolved:
+            # What its model has learnt from, the run before it knows.
+            raise UserError(
+                f"continues: {config.continues}: what it evolved was rolled back; continue the run "
+                f"that it continues: {known.continues}"
+            )
+        return found
 
     @property
     def uri(self) -> str:
@@ -67,6 +74,11 @@ class Earlier:
         return labeller(self.view.accepted_round(rounds) + 1)
 
     @property
+    def has_evolved(self) -> bool:
+        """Whether that is an evolution: the guard may have let none pass."""
+        return self.model_stage != "warmup"
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What a stage that takes something from the run depends on."""
         return {"continues": self.view.ledger.done(self.model_stage).fingerprint}
@@ -76,6 +88,44 @@ class Earlier:
         """What its labels said of rate and epochs, where they were asked."""
         found = self.view.ledger.get(layout.TUNE)
         return found if found is not None and found.state == "done" else None
+
+    # -- whether it fits ---------------------------------------------------------------------------
+
+    def check_alike(self, config: Config) -> None:
+        """Raise UserError where base model, prompts or `training.method` are not the run's."""
+        trained = trained_settings(config, config.training_for("warmup"))
+        now = flatten({name: trained[name] for name in ALIKE})
+        before = self.view.ledger.done("warmup").settings
+        for name in sorted(now.keys() | {key for key in before if key.split(".")[0] in ALIKE}):
+            if now.get(name) != before.get(name):
+                raise UserError(
+                    f"continues: {self.uri}: its {name} is {before.get(name)!r}, this run's "
+                    f"{now.get(name)!r}"
+                )
+        stage: Literal["warmup", "evolve"] = "evolve" if self.has_evolved else "warmup"
+        theirs, ours = (c.training_for(s).method for c, s in
+                        ((self.view.config, stage), (config, "warmup")))  # fmt: skip
+        if theirs != ours:
+            raise UserError(
+                f"continues: {self.uri}: it trained with method: {theirs}, this run with {ours}"
+            )
+
+    def check_test(self, ids: Collection[str], *, ids_given: bool) -> None:
+        """Raise UserError where it may have learnt from rows that this run tests on.
+
+        An id that nobody gave is the content's hash, and tells. By given ids only the rows of its
+        own test set are surely others, for it compared what they say with all that it read.
+        """
+        if ids_given:
+            learnt = set(ids).difference(ids_of(self.view, "test"))
+        else:
+            trained = self.view.ledger.done(self.model_stage)
+            learnt = set(ids).intersection(ids_in(self.view.run, trained.outputs))
+        if learnt:
+            raise UserError(
+                f"continues: {self.uri}: it may have learnt from {len(learnt):,} rows of "
+                f"data.test, the first {min(learnt)}; give its own test set, or leave them out"
+            )
 
     # -- rows --------------------------------------------------------------------------------------
 
@@ -99,8 +149,7 @@ class Earlier:
     # -- the model ---------------------------------------------------------------------------------
 
     def bring_model(self, context: Context, folder: str) -> Outcome:
-        """Copy its model into `<folder>/model`. Raises UserError where it does not fit the run."""
-        self._check_alike(context)
+        """Copy its model into `<folder>/model`."""
         trained = self.view.ledger.done(self.model_stage)
         source, run = f"{trained.folder}/model", context.run
         with run.new_folder(f"{folder}/model") as scratch:
@@ -113,55 +162,21 @@ class Earlier:
         context.progress.say("warmup", f"the model that {self.uri} evolved")
         return Outcome({}, trained.statistics, tuple(sorted(run.all_files(f"{folder}/model"))))
 
-    def _check_alike(self, context: Context) -> None:
-        now = context.ledger.get("warmup")
-        assert now is not None  # it is what asks
-        before = self.view.ledger.done("warmup")
-        names = sorted(k for k in now.settings.keys() | before.settings.keys())
-        for name in (name for name in names if name.startswith(_ALIKE)):
-            if now.settings.get(name) != before.settings.get(name):
-                raise UserError(
-                    f"continues: {self.uri}: its {name} is {before.settings.get(name)!r}, this "
-                    f"run's {now.settings.get(name)!r}"
-                )
-        config = self.view.config
-        theirs = config.training_for("warmup" if self.model_stage == "warmup" else "evolve").method
-        ours = context.config.training_for("warmup").method
-        if theirs != ours:
-            raise UserError(
-                f"continues: {self.uri}: it trained with method: {theirs}, this run with {ours}"
-            )
-        if "data.test" in self.view.ledger.done("ingest").inputs and context.shards("test"):
-            self._check_test(context)
-
-    def _check_test(self, context: Context) -> None:
-        """Rows that it trained on must not be tested on: by their ids they are told apart."""
-        if context.config.data.columns.id is None:
-            return  # ids are contents: such rows are left out where the evolution learns
-        theirs = ids_of(self.view, "test")
-        if not set(ids_of(context, "test")).issubset(theirs):
-            raise UserError(
-                f"continues: {self.uri}: data.test has rows that its test set had not; it may "
-                "have learnt from them"
-            )
-
     # -- pseudo-answers ----------------------------------------------------------------------------
 
     def write_selected(self, context: Context, folder: str) -> list[tuple[str, int]]:
         """The pseudo-answers that its model learnt from, as training shards: (name, rows).
 
-        Rows that are labels by now, or in the test set, are left out.
+        Rows that are labels by now are left out.
         """
         trained = self.view.ledger.done(self.model_stage)
         labels = f"{trained.folder}/examples/labeled/"
         sources = {n: rows for n, rows in trained.outputs.items() if not n.startswith(labels)}
-        if self.model_stage == "warmup":
-            return []
         write = _Rewriter(
             self.view.run,
             context.run,
             f"{folder}/examples/earlier",
-            frozenset([*ids_of(context, "labeled"), *ids_of(context, "test")]),
+            frozenset(ids_of(context, "labeled")),
         )
         tasks = sum(sources.values()) // TASK_ROWS
         written = shard_map(context.config.ray, tasks)(write, enumerate(sorted(sources)))
@@ -173,12 +188,15 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {} if config.continues is None else Earlier.of(config).settings
 
 
-def ids_of(view: RunView, split: str) -> Sequence[str]:
+def ids_of(view: RunView, split: str) -> list[str]:
     """The ids of a split that is small."""
-    names = view.shards(split)
-    return [
-        i for n in names for i in view.run.read_table(n, ["example_id"])["example_id"].to_pylist()
-    ]
+    return ids_in(view.run, view.shards(split))
+
+
+def ids_in(run: RunDirectory, names: Iterable[str]) -> list[str]:
+    """The example ids of some tables, in order."""
+    tables = (run.read_table(name, ["example_id"]) for name in names)
+    return [example_id for table in tables for example_id in table["example_id"].to_pylist()]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from semievol_ray.ray_session import shard_map
 from semievol_ray.retrieval import Retriever
 from semievol_ray.stages.context import Context
 
-# By a task the base model's hidden states take as much of a GPU as the model itself.
+# Of a task that holds the base model for its hidden states.
 _GPUS = 1.0
 
 

@@ -43,7 +43,7 @@ from semievol_ray.sources import (
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
 from semievol_ray.stages.asked_of_task import check_asked, check_labels
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.earlier import KNOWN, Earlier, settings_of
+from semievol_ray.stages.earlier import KNOWN, Earlier, ids_in, settings_of
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import Manifest, digest
@@ -125,6 +125,9 @@ def run(context: Context, _: int) -> Outcome:
     config, files = context.config, sources(context.config)
     task = Task.from_config(config.task)
     check_asked(config, task)
+    earlier = None if config.continues is None else Earlier.of(config)
+    if earlier is not None:  # before a corpus is read
+        earlier.check_alike(config)
     shard_rows = shard_rows_of(config, estimate_rows(files["unlabeled"]))
     form, said = _answer_form(config, task, files)
     if said:
@@ -135,6 +138,9 @@ def run(context: Context, _: int) -> Outcome:
     for split in ("test", "labeled", "unlabeled"):
         if split in files:
             ingestion.read(split, files[split])
+        if split == "test" and earlier is not None:
+            test = ids_in(context.run, ingestion.outputs)
+            earlier.check_test(test, ids_given=config.data.columns.id is not None)
         if split == "labeled":  # before the corpus: what is wrong here, is wrong in all of it
             labels = sorted(ingestion.label_counts)
             ingestion.check_labels(Task.from_config(config.task, labels))

@@ -9,7 +9,7 @@ from typing import Any
 
 from semievol_ray.config import Config
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.earlier import Earlier, settings_of
+from semievol_ray.stages.earlier import ALIKE, Earlier, settings_of
 from semievol_ray.stages.finetune import (
     WARMUP_WRITES,
     finetune_warm,
@@ -25,7 +25,9 @@ def run(context: Context, _: int) -> Outcome:
     """Leave M_warm = FT(M_base, D_labelled) in the stage's `model`, further ones in `warm-<n>`."""
     folder = context.folder("warmup")
     if context.config.continues is not None:
-        return Earlier.of(context.config).bring_model(context, folder)
+        earlier = Earlier.of(context.config)
+        earlier.check_alike(context.config)
+        return earlier.bring_model(context, folder)
     shards = write_labeled(context, folder, shots=context.config.warmup.shots)
     return finetune_warm(context, folder, shards)
 
@@ -35,7 +37,7 @@ def _settings(config: Config, _: int) -> dict[str, Any]:
     if config.continues is None:
         return trained | shots_settings(config) | warmups_settings(config)
     # Nothing is trained; but the base and the prompts have to be the earlier run's.
-    return {name: trained[name] for name in ("model", "task", "code")} | settings_of(config)
+    return {name: trained[name] for name in ALIKE} | settings_of(config)
 
 
 STAGE = Stage(

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from semievol_ray import UserError, load_config, pipeline
+from semievol_ray.results import Run
 from semievol_ray.schema import TRAINING
 from semievol_ray.stages import evolve, warmup
 from semievol_ray.stages.context import Context
@@ -122,10 +123,24 @@ def test_what_does_not_fit_is_refused(tmp_path, tiny_model, changes, message) ->
     second = config_of(f"{tmp_path}/b", tmp_path / "2", tiny_model, ["l0", "l1"], ["u0", "u1"],
                        **{"continues": first.run_dir, **changes})  # fmt: skip
     with pytest.raises(UserError, match=message):
-        pipeline.run(second, until="warmup")
+        pipeline.run(second, until="ingest")
 
 
 def test_a_test_set_that_it_may_have_learnt_from_is_refused(tmp_path, tiny_model) -> None:
+    """By given ids: one that had no test set vouches for no row."""
+    first = config_of(f"{tmp_path}/a", tmp_path / "1", tiny_model, ["l0", "l1"], ["u0"])
+    finished(first, trusted=["u0"])
+    second = config_of(f"{tmp_path}/b", tmp_path / "2", tiny_model, ["l0", "l1"], ["u1"],
+                       continues=first.run_dir)  # fmt: skip
+    values = second.model_dump(mode="json")
+    values["data"]["test"] = str(
+        write_csv(tmp_path / "test-0.csv", [{"n": "t0", "text": "about t0", "label": "a"}])
+    )
+    with pytest.raises(UserError, match="learnt from 1 rows of data.test, the first t0"):
+        pipeline.run(load_config(values), until="ingest")
+
+
+def test_of_more_test_rows_than_it_had_none_is_vouched_for(tmp_path, tiny_model) -> None:
     first = config_of(f"{tmp_path}/a", tmp_path / "1", tiny_model, ["l0", "l1"], ["u0", "u7"])
     values = first.model_dump(mode="json")
     test = [{"n": i, "text": f"about {i}", "label": "a"} for i in ("t0", "u7")]
@@ -135,5 +150,54 @@ def test_a_test_set_that_it_may_have_learnt_from_is_refused(tmp_path, tiny_model
                        continues=first.run_dir)  # fmt: skip
     values = second.model_dump(mode="json")
     values["data"]["test"] = str(write_csv(tmp_path / "test-2.csv", test))
-    with pytest.raises(UserError, match="rows that its test set had not"):
-        pipeline.run(load_config(values), until="warmup")
+    with pytest.raises(UserError, match="learnt from 1 rows of data.test, the first u7"):
+        pipeline.run(load_config(values), until="ingest")
+
+
+def test_by_contents_just_what_it_learnt_from_is_refused(tmp_path, tiny_model) -> None:
+    def config(number: int, rows: list[str], test: list[str], **more: Any):
+        given = config_of(str(tmp_path / f"run-{number}"), tmp_path / f"{number}", tiny_model,
+                          ["l0", "l1"], rows, **more)  # fmt: skip
+        values = given.model_dump(mode="json")
+        values["data"]["columns"]["id"] = None
+        tested = [{"n": i, "text": f"about {i}", "label": "a"} for i in test]
+        values["data"]["test"] = str(write_csv(tmp_path / f"test-{number}.csv", tested))
+        return load_config(values)
+
+    first = config(1, ["u0", "u1"], ["t0"])
+    pipeline.run(first, until="ingest")
+    ids = dict(zip(*(Run(first.run_dir).examples("unlabeled")[n].to_pylist()
+                     for n in ("question", "example_id")), strict=True))  # fmt: skip
+    finished(first, trusted=[ids["about u0"]])
+    # It had u1 and did not learn from it.
+    pipeline.run(config(2, ["u2"], ["t1", "u1"], continues=first.run_dir), until="ingest")
+    with pytest.raises(UserError, match="learnt from 1 rows of data.test"):
+        pipeline.run(config(3, ["u2"], ["t1", "u0"], continues=first.run_dir), until="ingest")
+
+
+def test_what_its_labels_chose_is_not_searched_for_again(tmp_path, tiny_model) -> None:
+    auto = {"training": {"learning_rate": "auto", "epochs": "auto"}}
+    first = config_of(f"{tmp_path}/a", tmp_path / "1", tiny_model, ["l0", "l1"], ["u0"], **auto)
+    finished(first, trusted=["u0"])
+    ledger, found = StageLedger(RunDirectory(first.run_dir)), {"chosen": {"epochs": 6.0}}
+    ledger.begin("tune", {}, {})
+    ledger.finish("tune", {}, (), found, 0.0)
+    second = config_of(f"{tmp_path}/b", tmp_path / "2", tiny_model, ["l0", "l1"], ["u1"],
+                       continues=first.run_dir, **auto)  # fmt: skip
+    directory = pipeline.run(second, until="tune")
+    assert StageLedger(directory).done("tune").statistics == found
+
+
+def test_one_that_was_rolled_back_names_the_run_before_it(tmp_path, tiny_model) -> None:
+    first = config_of(f"{tmp_path}/a", tmp_path / "1", tiny_model, ["l0", "l1"], ["u0"])
+    finished(first, trusted=["u0"])
+    guarded = {"iteration": {"guard": True}, "continues": first.run_dir}
+    second = config_of(f"{tmp_path}/b", tmp_path / "2", tiny_model, ["l0", "l1"], ["u1"], **guarded)
+    finished(second, trusted=["u1"])
+    ledger = StageLedger(RunDirectory(second.run_dir))
+    ledger.begin("round-1/guard", {}, {})
+    ledger.finish("round-1/guard", {}, (), {"kept": False}, 0.0)
+    third = config_of(f"{tmp_path}/c", tmp_path / "3", tiny_model, ["l0", "l1"], ["u2"],
+                      continues=second.run_dir)  # fmt: skip
+    with pytest.raises(UserError, match=f"was rolled back; continue the run .*: {first.run_dir}"):
+        pipeline.run(third, until="ingest")
