@@ -10,16 +10,15 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
-from semievol_ray import UserError
 from semievol_ray.cli import main
 from semievol_ray.comparing import sharing
 from semievol_ray.comparing.arms import ARMS
-from semievol_ray.comparing.compare import beside, checked, usual, with_references
+from semievol_ray.comparing.compare import beside, checked, compare, usual, with_references
 from semievol_ray.comparing.compare import config_of as arm_config
 from semievol_ray.comparing.outcome import Cost, Outcome, as_json, as_markdown, as_text
 from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
-from semievol_ray.errors import SemiEvolError
+from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.pipeline import steps
 from semievol_ray.results import Run
 from semievol_ray.stages.evaluate import references
@@ -185,3 +184,12 @@ def test_without_a_test_set_nothing_is_compared(tmp_path, capsys) -> None:
                     "data: {labeled: l, unlabeled: u}\n")  # fmt: skip
     assert main(["compare", str(path)]) == 2
     assert "data.test" in capsys.readouterr().err
+
+
+def test_a_run_that_continues_another_has_no_arms() -> None:
+    data = {"labeled": "l.csv", "unlabeled": "u.csv", "test": "t.csv"}
+    config = load_config(
+        {"run_dir": "runs/b", "continues": "runs/a", "model": {"name": "m"}, "data": data}
+    )
+    with pytest.raises(UserError, match="leave `continues` out"):
+        compare(config)
