@@ -16,7 +16,9 @@ from semievol_ray import UserError, ray_session
 from semievol_ray.ingestion import blocks, examples, reading, repeats, sharding
 from semievol_ray.results import Run
 from semievol_ray.sources import find_files, parts
+from semievol_ray.stages import evolve, warmup
 from semievol_ray.stages import ingest as stage
+from semievol_ray.steps import Step
 from semievol_ray.store import StageLedger
 from tests.stages.ingesting import ingest, write_csv, write_jsonl
 
@@ -129,8 +131,9 @@ def test_rows_that_earlier_runs_had_are_left_out(tmp_path, in_small_pieces, give
 def evolved(run: Run) -> None:
     """As far as another run sees, it has evolved a model."""
     ledger = StageLedger(run.directory)
-    ledger.begin("round-1/evolve", {}, {})
-    ledger.finish("round-1/evolve", {}, (), {}, 0.0)
+    for step in (Step.of(warmup.STAGE, run.config(), 1), Step.of(evolve.STAGE, run.config(), 1)):
+        ledger.begin(step.name, step.settings, {})
+        ledger.finish(step.name, {}, (), {}, 0.0)
 
 
 @pytest.mark.parametrize("limit", [None, 600])
