@@ -3,7 +3,8 @@
 Only attention mixes tokens. Where flash attention takes sequences of any length side by side, it
 gets the row as it is. Elsewhere the row is unpacked just there, into one padded row a sequence, and
 packed again after it: no token meets another sequence's, and the products between sequences, which
-a mask over the whole row would compute and throw away, are never computed.
+a mask over the whole row would compute and throw away, are never computed. What all sequences of a
+row open with stands in it once, and is unpacked in front of each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 
 from semievol_ray.training.batches import MicroBatch
 
@@ -23,8 +25,8 @@ if TYPE_CHECKING:
 NAME = "semievol_packed"
 # Flash attention's kernels know no larger heads.
 _FLASH_HEAD_SIZE = 256
-# On CPUs torch's backward in 16 bits takes three times as long as in 32 for rows of 70 tokens, as
-# long for rows of 200, and less for longer ones.
+# Rows up to here are attended to by plain products on CPUs, in 16 bits: there torch's own attention
+# and its way back take five times as long for rows of 70 tokens, and as long for rows of 400.
 _SHORT = 256
 
 
@@ -33,9 +35,10 @@ class _Unpacking:
     """Where the T tokens of a packed row go in S rows of W, and what they may see there."""
 
     taken: torch.Tensor  # int64 (S, W): the token at each place; any token where there is none
-    places: torch.Tensor  # int64 (T,): the place of each token in the S * W
+    places: torch.Tensor  # int64 (T,): a place of each token in the S * W
     bounds: torch.Tensor  # int32 (S + 1,): where in the T each sequence begins, and their end
     mask: torch.Tensor | None  # bool (S, 1, W, W); None: every earlier token
+    shares: bool = False  # whether some tokens have a place in every row
 
 
 # The pass that is being computed. Models hand a mask and little else on to their attention.
@@ -74,16 +77,18 @@ def enter_pass(batch: MicroBatch) -> None:
     """Set the sequences of the pass that comes next, for its forward and its backward."""
     global _current
     assert batch.segments is not None and batch.branches is not None
-    _current = _unpacking(batch.segments[0], batch.branches[0])
+    _current = _unpacking(batch.segments[0], batch.branches[0], batch.opening)
 
 
-def _unpacking(segments: torch.Tensor, branches: torch.Tensor) -> _Unpacking:
-    lengths = torch.bincount(segments)
-    width = int(lengths.max())
+def _unpacking(segments: torch.Tensor, branches: torch.Tensor, opening: int = 0) -> _Unpacking:
+    lengths = torch.bincount(segments[opening:])
+    width = opening + int(lengths.max())
     starts = lengths.cumsum(0) - lengths
     column = torch.arange(len(segments), device=segments.device) - starts[segments]
+    # The opening has its places in the first row; its segment is the first one's.
     columns = torch.arange(width, device=segments.device)
     taken = (starts[:, None] + columns).clamp(max=len(segments) - 1)
+    taken[:, :opening] = columns[:opening]
     mask = None
     if int(branches.max()) > 1:
         branch = branches[taken]
@@ -91,7 +96,7 @@ def _unpacking(segments: torch.Tensor, branches: torch.Tensor) -> _Unpacking:
         # A place sees itself, even one that holds no token of this sequence: no row is empty.
         mask = (seen & (columns[:, None] >= columns))[:, None]
     bounds = torch.nn.functional.pad(lengths.cumsum(0), (1, 0)).int()
-    return _Unpacking(taken, segments * width + column, bounds, mask)
+    return _Unpacking(taken, segments * width + column, bounds, mask, opening > 0)
 
 
 def _attend(
@@ -110,12 +115,50 @@ def _attend(
         return _flash(query, key, value, options.get("scaling")), None
     if attention_mask is None:
         attention_mask = _current.mask
-    rows = [x[0][:, _current.taken].transpose(0, 1) for x in (query, key, value)]
-    if not query.is_cuda and _current.taken.shape[1] <= _SHORT:
-        rows = [x.float() for x in rows]
-    q, k, v = rows
-    output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, **options)
-    return output.flatten(0, 1)[_current.places][None].to(query.dtype), None
+    # The gradients of what is shared add up here, over all sequences: not in 16 bits.
+    wide = torch.float32 if _current.shares else query.dtype
+    q, k, v = (_rows(x[0].to(wide), _current.taken).to(x.dtype) for x in (query, key, value))
+    if _products_take(query, options):
+        output = _products(q, k, v, attention_mask, options.get("scaling"))
+    else:
+        output, _ = sdpa_attention_forward(module, q, k, v, attention_mask, **options)
+    found = F.embedding(_current.places, output.flatten(0, 1).flatten(1))
+    return found.view(1, -1, *output.shape[2:]), None
+
+
+def _rows(x: torch.Tensor, taken: torch.Tensor) -> torch.Tensor:
+    """Of (heads, T, d) the tokens `taken` (S, W): (S, heads, W, d)."""
+    # A lookup of whole tokens: its way back is many times faster than indexing's.
+    heads, tokens, size = x.shape
+    found = F.embedding(taken, x.transpose(0, 1).reshape(tokens, heads * size))
+    return found.view(*taken.shape, heads, size).transpose(1, 2)
+
+
+def _products_take(query: torch.Tensor, options: dict[str, Any]) -> bool:
+    assert _current is not None
+    is_short = _current.taken.shape[1] <= _SHORT
+    is_plain = query.dtype == torch.bfloat16 and not query.is_cuda
+    return is_short and is_plain and not options.get("dropout")
+
+
+def _products(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attention of `q` (S, heads, W, d) to `k` and `v` (S, groups, W, d): (S, W, heads, d)."""
+    rows, heads, width, size = q.shape
+    groups = k.shape[1]
+    if mask is None:
+        mask = torch.ones(width, width, dtype=torch.bool).tril()
+    # The heads of a group are rows of one product.
+    scores = q.reshape(rows, groups, -1, size) @ k.transpose(2, 3)
+    scores = scores.mul_(size**-0.5 if scaling is None else scaling)
+    scores = scores.view(rows, heads, width, width).masked_fill_(~mask, -torch.inf)
+    seen = scores.softmax(-1).view(rows, groups, -1, width)
+    return (seen @ v).view(rows, heads, width, size).transpose(1, 2)
 
 
 def _flash_takes(query: torch.Tensor, value: torch.Tensor, options: dict[str, Any]) -> bool:
@@ -129,6 +172,7 @@ def _flash_takes(query: torch.Tensor, value: torch.Tensor, options: dict[str, An
         and size % 8 == 0
         and size == value.shape[-1]
         and _current.mask is None
+        and not _current.shares
         and not options.get("dropout")
         and torch.cuda.get_device_capability(query.device) >= (8, 0)
         and "window_size" in _varlen_parameters()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
 
 Indices = npt.NDArray[np.int64]
+# An opening is shared where that saves so much of a row's tokens: unpacking it is not free.
+_WORTH_SHARING = 1 / 8
 
 
 class Sequence(NamedTuple):
@@ -39,13 +41,15 @@ class Layout(NamedTuple):
     """How sequences become forward passes.
 
     Packed: one row of at most `micro_batch_size * max_length` tokens, each sequence blind to the
-    others and a prompt read once for all its candidates. Padded: at most `micro_batch_size` rows,
-    one candidate each, filled up to the longest.
+    others, a prompt read once for all its candidates and, if `shares_opening`, what all prompts of
+    the row open with (a system message, an instruction) read once for all of them. Padded: at most
+    `micro_batch_size` rows, one candidate each, filled up to the longest.
     """
 
     packed: bool
     micro_batch_size: int
     max_length: int
+    shares_opening: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class MicroBatch:
 
     A packed pass is one row and carries `segments` and `branches`, int64 (1, T): a token sees the
     earlier tokens of its own segment that are of branch 0 (the prompt) or of its own branch (its
-    candidate).
+    candidate). The first `opening` tokens of the row are those that every segment's prompt begins
+    with: they see one another, and every token sees them.
     """
 
     input_ids: torch.Tensor  # int64 (B, T)
@@ -66,7 +71,8 @@ class MicroBatch:
     columns: torch.Tensor  # int64 (N,): and their column
     targets: torch.Tensor  # int64 (N,): the token's id
     weights: torch.Tensor  # float32 (N,)
-    tokens: int
+    tokens: int  # that are computed
+    opening: int = 0
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on another device."""
@@ -173,7 +179,9 @@ def collate(
     if not sequences:
         return _empty_pass(pad_id, packed=layout.packed)
     pieces = [_Piece(data, sequence) for sequence in sequences]
-    return _pack(pieces) if layout.packed else _pad(pieces, pad_id)
+    if not layout.packed:
+        return _pad(pieces, pad_id)
+    return _pack(pieces, _opening(pieces) if layout.shares_opening else 0)
 
 
 class _Piece:
@@ -197,6 +205,7 @@ class _Piece:
             targets.append(answer[known:])
             weights.append(data.token_weights(c)[known:])
             start += read
+        self.prompt_tokens = len(prompt)
         self.ids = np.concatenate(ids).astype(np.int64)
         self.positions = np.concatenate(positions)
         self.branches = np.concatenate(branches)
@@ -205,23 +214,42 @@ class _Piece:
         self.weights = np.concatenate(weights).astype(np.float32)
 
 
-def _pack(pieces: list[_Piece]) -> MicroBatch:
+def _opening(pieces: list[_Piece]) -> int:
+    """How many tokens that all prompts begin with are worth sharing.
+
+    Each prompt keeps its last token, which predicts an answer's first. 0 where it saves little, or
+    where one long row would have the attention, which is given a padded row a sequence, pad most.
+    """
+    most = min(piece.prompt_tokens for piece in pieces) - 1
+    if most < 1:
+        return 0
+    heads = np.stack([piece.ids[:most] for piece in pieces])
+    differs = (heads != heads[0]).any(axis=0)
+    same = int(differs.argmax()) if differs.any() else most
+    lengths = [len(piece.ids) for piece in pieces]
+    saved, tokens, padded = same * (len(pieces) - 1), sum(lengths), max(lengths) * len(pieces)
+    return same if saved >= _WORTH_SHARING * tokens and padded <= 2 * tokens else 0
+
+
+def _pack(pieces: list[_Piece], opening: int) -> MicroBatch:
     import torch
 
-    lengths = [len(p.ids) for p in pieces]
+    lengths = [len(p.ids) - opening for p in pieces]
     starts = np.cumsum([0, *lengths[:-1]])
     columns = np.concatenate([p.columns + s for p, s in zip(pieces, starts, strict=True)])
+    first = pieces[0]
     return MicroBatch(
-        input_ids=_row([p.ids for p in pieces]),
-        position_ids=_row([p.positions for p in pieces]),
+        input_ids=_row([first.ids[:opening], *(p.ids[opening:] for p in pieces)]),
+        position_ids=_row([first.positions[:opening], *(p.positions[opening:] for p in pieces)]),
         attention_mask=None,
-        segments=_row([np.repeat(np.arange(len(pieces)), lengths)]),
-        branches=_row([p.branches for p in pieces]),
+        segments=_row([np.zeros(opening, np.int64), np.repeat(np.arange(len(pieces)), lengths)]),
+        branches=_row([first.branches[:opening], *(p.branches[opening:] for p in pieces)]),
         rows=torch.zeros(len(columns), dtype=torch.int64),
         columns=torch.from_numpy(columns),
         targets=torch.from_numpy(np.concatenate([p.targets for p in pieces])),
         weights=torch.from_numpy(np.concatenate([p.weights for p in pieces])),
-        tokens=sum(lengths),
+        tokens=opening + sum(lengths),
+        opening=opening,
     )
 
 

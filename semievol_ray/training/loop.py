@@ -19,7 +19,7 @@ import numpy as np
 
 from semievol_ray.config import given
 from semievol_ray.training import batches, models, token_cache, zero
-from semievol_ray.training.batches import Indices, Sequence
+from semievol_ray.training.batches import Indices, MicroBatch, Sequence
 from semievol_ray.training.depot import Depot, remote
 from semievol_ray.training.failures import Diverged, explain
 from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult, fingerprint
@@ -29,8 +29,6 @@ from semievol_ray.training.world import World, joined
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from semievol_ray.training.loss import PassLoss
 
 
 def train_worker(
@@ -117,16 +115,16 @@ class _Training:
         """All the steps that are left."""
         while self.state.step < self.total_steps and not self.state.stopped_early:
             rate = zero.learning_rate(self.config, self.state.step, self.total_steps)
-            loss, tokens = self.take_step(rate)
+            loss, read, computed = self.take_step(rate)
             self.state.step += 1
-            self.state.tokens += tokens
+            self.state.tokens += read
             self.state.loss_sum += loss
             done = self.state.step == self.total_steps
             every = self.config.evaluate_every_steps or self.steps_per_epoch
             if self.state.step % every == 0 or done:
                 self.evaluate()
             if self.world.is_first:
-                progress = self.meter.progress(self.state, loss, rate, tokens)
+                progress = self.meter.progress(self.state, loss, rate, read, computed)
                 self.trackers.log(progress)
                 self.on_progress(progress)
             due = self.state.step % self.config.checkpoint_every_steps == 0
@@ -137,8 +135,12 @@ class _Training:
                 self.checkpoints.wait()
             self.has_left_word = self.is_going
 
-    def take_step(self, rate: float) -> tuple[float, int]:
-        """One optimizer step. Returns the loss of the global batch, and the tokens read."""
+    def take_step(self, rate: float) -> tuple[float, int, int]:
+        """One optimizer step.
+
+        Returns the loss of the global batch, the tokens of its sequences, and those computed: what
+        sequences share is computed once.
+        """
         import torch
 
         engine, world, step = self.model.engine, self.world, self.state.step
@@ -153,14 +155,16 @@ class _Training:
         torch.manual_seed(int(entropy.generate_state(1)[0]))
         for group in engine.optimizer.param_groups:
             group["lr"] = rate * group["rate_ratio"]
-        nll = torch.zeros((), device=world.device)
+        nll, tokens = torch.zeros((), device=world.device), 0
         for number, sequences in enumerate(plans[world.rank], start=1):
             engine.set_gradient_accumulation_boundary(number == len(plans[world.rank]))
-            loss = self.forward(self.examples, sequences, self.config.loss).total
+            micro = self.collate(self.examples, sequences)
+            loss = self.model.loss_of(micro, self.config.loss).total
             # DeepSpeed averages gradients over the workers; the loss is a sum over them.
             engine.backward(loss * (world.size / weight), scale_wrt_gas=False)
             nll += loss.detach()
-        total, going = world.sum(nll.item(), self.notice.given)
+            tokens += micro.tokens
+        total, going, computed = world.sum(nll.item(), self.notice.given, tokens)
         self.is_going, mean = going > 0, total / weight
         if not math.isfinite(mean):
             raise self.diverged(f"the loss is {mean}")
@@ -168,7 +172,8 @@ class _Training:
         norm = engine.get_global_grad_norm()
         if self.config.number_format != "fp16" and norm is not None and not math.isfinite(norm):
             raise self.diverged(f"the gradient's norm is {norm}")
-        return mean, sum(s.length for passes in plans for p in passes for s in p)
+        read = sum(s.length for passes in plans for p in passes for s in p)
+        return mean, read, round(computed)
 
     def diverged(self, what: str) -> Diverged:
         """The error that ends a training whose numbers are no numbers; no checkpoint holds them."""
@@ -179,12 +184,10 @@ class _Training:
             f"training.precision ({self.config.number_format})"
         )
 
-    def forward(
-        self, examples: TokenizedExamples, sequences: list[Sequence], loss: str = "nll"
-    ) -> PassLoss:
-        """The weighted loss of the answer tokens of one pass."""
+    def collate(self, examples: TokenizedExamples, sequences: list[Sequence]) -> MicroBatch:
+        """The tensors of one pass, on this worker's device."""
         micro = batches.collate(examples, sequences, self.model.layout, self.pad_id)
-        return self.model.loss_of(micro.to(self.world.device), loss)
+        return micro.to(self.world.device)
 
     def check_head(self) -> None:
         """Compute the loss from logits where this model does more to them than its output layer."""
@@ -198,10 +201,9 @@ class _Training:
         )
         plans = batches.plan(self.examples, self.kept[first], model.layout, self.world.size)
         some = plans[self.world.rank][0][:1]
-        micro = batches.collate(self.examples, some, model.layout, self.pad_id)
+        micro = self.collate(self.examples, some)
         # Far from 0, where a cap or a scale shows.
         micro = replace(micro, weights=torch.full_like(micro.weights, 1000.0))
-        micro = micro.to(self.world.device)
         model.engine.eval()
         with torch.no_grad():
             found = [m.loss_of(micro).total.item() for m in (model, replace(model, head=None))]
@@ -249,7 +251,7 @@ class _Training:
                 batch: Indices = held[start : start + self.config.global_batch_size]
                 plans = batches.plan(examples, batch, self.model.layout, world.size)
                 for sequences in plans[world.rank]:
-                    found = self.forward(examples, sequences)
+                    found = self.model.loss_of(self.collate(examples, sequences))
                     nll += found.total.item()
                     exact += batches.exact_matches(examples, sequences, found.right.cpu().numpy())
         engine.train()

@@ -77,8 +77,10 @@ class Meter:
         self._seconds = 0.0
         self._steps = 0
 
-    def progress(self, state: TrainingState, loss: float, rate: float, tokens: int) -> Progress:
-        """The step that just ended, which read `tokens` over all the workers."""
+    def progress(
+        self, state: TrainingState, loss: float, rate: float, read: int, computed: int
+    ) -> Progress:
+        """The step that just ended, of so many tokens over all the workers."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         self._seconds += seconds
@@ -86,7 +88,7 @@ class Meter:
         norm = self._model.engine.get_global_grad_norm()
         mfu = None
         if self._peak_flops is not None:
-            flops = tokens * self._model.flops_per_token / seconds
+            flops = computed * self._model.flops_per_token / seconds
             mfu = flops / (self._peak_flops * self._world.size)
         return Progress(
             step=state.step,
@@ -94,7 +96,7 @@ class Meter:
             loss=loss,
             learning_rate=rate,
             grad_norm=None if norm is None else float(norm),
-            tokens_per_second=tokens / seconds,
+            tokens_per_second=read / seconds,
             held_out_loss=state.held_out_loss,
             held_out_exact_match=state.held_out_exact_match,
             mfu=mfu,

@@ -23,6 +23,19 @@ def reference(q, k, v, bounds, scale) -> torch.Tensor:
     return torch.cat([x.transpose(0, 1) for x in found])
 
 
+@pytest.mark.parametrize("branches", [[0] * 9, [0, 0, 1, 1, 2, 0, 1, 2, 2]])
+def test_plain_products_are_attention(branches: list[int]) -> None:
+    torch.manual_seed(0)
+    segments = torch.tensor([0] * 5 + [1] * 4)
+    current = attention._unpacking(segments, torch.tensor(branches))
+    q, k, v = (torch.randn(2, heads, 5, 16, requires_grad=True) for heads in (6, 2, 2))
+    found = attention._products(q, k, v, current.mask, 0.3)
+    whole = (x.repeat_interleave(3, dim=1) for x in (k, v))
+    mask = {"is_causal": True} if current.mask is None else {"attn_mask": current.mask}
+    expected = torch.nn.functional.scaled_dot_product_attention(q, *whole, scale=0.3, **mask)
+    assert torch.allclose(found.transpose(1, 2), expected, atol=1e-5)
+
+
 def of_torch_2_11(q, k, v, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
     assert window_size == (-1, 0)
     return reference(q, k, v, cu_seq_q, scale)

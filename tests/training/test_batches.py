@@ -94,6 +94,53 @@ def test_targets_are_the_answers_each_predicted_from_the_token_before(layout: La
             assert read == before
 
 
+def asked_alike(rows: int = 6, opening: int = 8) -> TokenizedExamples:
+    """Prompts that open alike, the shortest of which is the opening and one token more."""
+    table: dict[str, list[Any]] = {name: [] for name in data.TOKENIZED.names}
+    for row in range(rows):
+        values = {
+            "prompt": [*range(opening), *(100 + 10 * row + k for k in range(1 + row % 3))],
+            "candidates": [[50 + row, 51, 3]],
+            "weights": [[1.0, 1.0, 0.5]],
+            "example_hash": row,
+            "truncated": False,
+        }
+        for name in table:
+            table[name].append(values.get(name))
+    return TokenizedExamples(pa.table(table, schema=data.TOKENIZED).to_batches())
+
+
+WIDE = Layout(packed=True, micro_batch_size=8, max_length=16)
+
+
+def test_what_prompts_open_with_is_read_once() -> None:
+    examples = asked_alike()
+    (passes,) = batches.plan(examples, np.arange(6), WIDE, 1)[0]
+    micro = batches.collate(examples, passes, WIDE, pad_id=2)
+    plain = batches.collate(examples, passes, WIDE._replace(shares_opening=False), pad_id=2)
+    assert (micro.opening, plain.opening) == (8, 0)
+    assert plain.tokens - micro.tokens == 5 * 8 and micro.input_ids.shape == (1, micro.tokens)
+    assert micro.targets.tolist() == plain.targets.tolist()
+    for name in ("input_ids", "position_ids"):
+        where = (getattr(m, name)[m.rows, m.columns].tolist() for m in (micro, plain))
+        assert next(where) == next(where)
+    # What a sequence reads is the opening and its own segment.
+    for segment in range(6):
+        own = micro.input_ids[0][8:][micro.segments[0][8:] == segment].tolist()
+        whole = plain.input_ids[0][plain.segments[0] == segment].tolist()
+        assert micro.input_ids[0][:8].tolist() + own == whole
+
+
+def test_an_opening_that_saves_little_is_not_shared() -> None:
+    examples = asked_alike(rows=4, opening=1)
+    (passes,) = batches.plan(examples, np.arange(4), WIDE, 1)[0]
+    assert batches.collate(examples, passes, WIDE, pad_id=2).opening == 1
+    # One sequence has nobody to share with.
+    assert batches.collate(examples, passes[:1], WIDE, pad_id=2).opening == 0
+    rare = batches.collate(tokens(), batches.plan(tokens(), np.arange(6), WIDE, 1)[0][0], WIDE, 2)
+    assert rare.opening == 0
+
+
 def test_an_empty_pass_weighs_nothing() -> None:
     micro = batches.collate(tokens(), [], PACKED, pad_id=2)
     assert micro.weights.sum() == 0 and micro.tokens == 0

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from semievol_ray.training import Progress, TrainingJob, TrainingResult, attention
+from semievol_ray.training import Progress, TrainingJob, TrainingResult, attention, batches
+from semievol_ray.training.batches import MicroBatch
 from tests.training import worker_program
 from tests.training.conftest import MakeJob, Workers, make_row, train_here, write_rows
 from tests.training.reference import Reference, train_reference
@@ -123,9 +124,19 @@ def test_lora_plus_reaches_the_steps(make_job: MakeJob) -> None:
         assert moved[16.0][name] == pytest.approx(expected * moved[1.0][name], rel=0.01), name
 
 
-def test_packing_and_soft_targets_change_no_loss(make_job: MakeJob, tmp_path: Path) -> None:
-    """A soft target is its candidates as weighted examples of their own, packed or not."""
+@pytest.mark.parametrize("opening", ["", "How does this sound? "])
+def test_packing_and_soft_targets_change_no_loss(
+    make_job: MakeJob, tmp_path: Path, opening: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A soft target is its candidates as weighted examples of their own, packed or not.
+
+    What all prompts open with is read once where rows are packed, and changes nothing either.
+    """
+    passes: list[MicroBatch] = []
+    collate = batches.collate
+    monkeypatch.setattr(batches, "collate", lambda *a: (passes.append(collate(*a)), passes[-1])[1])
     rows = [make_row(i, soft=True) for i in range(24)]
+    rows = [row | {"prompt": opening + row["prompt"]} for row in rows]
     copies = [
         row | {"example_id": f"{row['example_id']}-{i}", "candidates": [row["candidates"][i]],
                "candidate_weights": [1.0], "weight": row["weight"] * row["candidate_weights"][i],
@@ -144,6 +155,8 @@ def test_packing_and_soft_targets_change_no_loss(make_job: MakeJob, tmp_path: Pa
         for packing, micro in ((True, 2), (True, 50), (False, 5))
     ]
     assert len(runs[0]) == 4 and runs[0][-1].loss < runs[0][0].loss
+    assert any(p.opening >= len(opening) for p in passes if p.segments is not None)
+    assert all(p.opening == 0 for p in passes if p.segments is None)
     for steps in runs[1:]:
         assert [p.loss for p in steps] == pytest.approx([p.loss for p in runs[0]], abs=1e-5)
         norms = [p.grad_norm for p in steps]
