@@ -15,7 +15,13 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from semievol_ray.chat_template import ChatTemplate
+
+# An opening is worth computing once where that saves so much of the tokens: it is not free.
+_WORTH_SHARING = 1 / 8
 
 
 class _Seam(NamedTuple):
@@ -24,6 +30,25 @@ class _Seam(NamedTuple):
     before: str
     ids: list[int]
     end: list[int]
+
+
+def shared_opening(
+    prompts: Sequence[Sequence[int] | npt.NDArray[Any]], behind: Sequence[int] = ()
+) -> int:
+    """How many ids that all prompts begin with are worth computing once, for all of them.
+
+    A system message and an instruction are most of a short prompt. Each prompt keeps its last id,
+    which predicts an answer's first. `behind`: tokens that are computed behind each prompt. 0
+    where it would save little.
+    """
+    most = min(map(len, prompts)) - 1
+    if most < 1:
+        return 0
+    heads = np.array([prompt[:most] for prompt in prompts])
+    differs = (heads != heads[0]).any(axis=0)
+    same = int(differs.argmax()) if differs.any() else most
+    saved, tokens = same * (len(prompts) - 1), sum(map(len, prompts)) + sum(behind)
+    return same if saved >= _WORTH_SHARING * tokens else 0
 
 
 class Tokens:

@@ -1,6 +1,7 @@
 """Engine over transformers: left-padded batches, KV cache, a seed for every request.
 
-A batch's prompts are computed once, for what is generated after them and for what is scored.
+A batch's prompts are computed once, for what is generated after them and for what is scored, and
+what all of them open with once for the batch.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.model_files import import_transformers, load_tokenizer
 from semievol_ray.ray_session import has_gpu
-from semievol_ray.tokens import Tokens
+from semievol_ray.tokens import Tokens, shared_opening
 
 # Logits that one scoring pass may hold: 1 GiB of float32.
 _SCORED_LOGITS = 2**28
@@ -241,24 +242,33 @@ class TransformersEngine(Engine):
         return responses
 
     def _prefill(self, prompts: list[list[int]]) -> _Prefix:
-        """Run the prompts of one batch, padded on the left."""
+        """Run the prompts of one batch: what all open with once, the rest padded on the left."""
         import torch
 
+        opening = shared_opening(prompts) if self._takes_trees else 0
         width = max(map(len, prompts))
         padding = self.tokenizer.pad_token_id
         if padding is None:
             padding = self.tokenizer.eos_token_id
         ids = torch.full((len(prompts), width), padding, device=self.device)
         mask = torch.zeros((len(prompts), width), dtype=torch.long, device=self.device)
+        mask[:, :opening] = 1
         for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt, device=self.device)
-            mask[row, width - len(prompt) :] = 1
+            rest = torch.tensor(prompt[opening:], device=self.device)
+            ids[row, width - len(rest) :] = rest
+            mask[row, width - len(rest) :] = 1
         positions = (mask.cumsum(1) - 1).clamp(min=0)
+        cache = None
         with torch.inference_mode():
+            if opening:
+                head = torch.tensor([prompts[0][:opening]], device=self.device)
+                cache = self.model(input_ids=head, use_cache=True, logits_to_keep=1).past_key_values
+                cache.batch_repeat_interleave(len(prompts))
             out = self.model(
-                input_ids=ids,
+                input_ids=ids[:, opening:],
                 attention_mask=mask,
-                position_ids=positions,
+                position_ids=positions[:, opening:],
+                past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
             )

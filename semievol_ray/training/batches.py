@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from semievol_ray.tokens import shared_opening
 from semievol_ray.training.token_cache import TokenizedExamples
 
 if TYPE_CHECKING:
     import torch
 
 Indices = npt.NDArray[np.int64]
-# An opening is shared where that saves so much of a row's tokens: unpacking it is not free.
-_WORTH_SHARING = 1 / 8
 
 
 class Sequence(NamedTuple):
@@ -215,20 +214,15 @@ class _Piece:
 
 
 def _opening(pieces: list[_Piece]) -> int:
-    """How many tokens that all prompts begin with are worth sharing.
+    """How many tokens that all prompts begin with are read once (see `shared_opening`).
 
-    Each prompt keeps its last token, which predicts an answer's first. 0 where it saves little, or
-    where one long row would have the attention, which is given a padded row a sequence, pad most.
+    0 too where a long row would have the attention pad most: it is given a padded row a sequence.
     """
-    most = min(piece.prompt_tokens for piece in pieces) - 1
-    if most < 1:
-        return 0
-    heads = np.stack([piece.ids[:most] for piece in pieces])
-    differs = (heads != heads[0]).any(axis=0)
-    same = int(differs.argmax()) if differs.any() else most
     lengths = [len(piece.ids) for piece in pieces]
-    saved, tokens, padded = same * (len(pieces) - 1), sum(lengths), max(lengths) * len(pieces)
-    return same if saved >= _WORTH_SHARING * tokens and padded <= 2 * tokens else 0
+    if max(lengths) * len(pieces) > 2 * sum(lengths):
+        return 0
+    prompts = [piece.ids[: piece.prompt_tokens] for piece in pieces]
+    return shared_opening(prompts, [len(piece.ids) - piece.prompt_tokens for piece in pieces])
 
 
 def _pack(pieces: list[_Piece], opening: int) -> MicroBatch:

@@ -131,6 +131,31 @@ def test_what_is_written_and_scored_at_once_is_what_each_is_alone(engine) -> Non
         assert ours == pytest.approx(one, abs=1e-4)
 
 
+def test_what_prompts_open_with_is_computed_once(engine, reference, monkeypatch) -> None:
+    model, tokenizer = reference
+    instruction = "Which team should answer this message? Say its name and nothing else.\n"
+    prompts = [3 * instruction + prompt for prompt in PROMPTS]
+    read, forward = [], engine.model.forward
+    monkeypatch.setattr(
+        engine.model, "forward", lambda **k: (read.append(k["input_ids"].numel()), forward(**k))[1]
+    )
+    batch = Batch(requests(prompts), Sampling(0, 1, 6), [[" billing", " x"]] * 3, closed=True)
+    both = asyncio.run(engine.answer(batch))
+    lengths = [len(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    assert read[0] + read[1] < 0.6 * sum(lengths)
+    for prompt, row, scores in zip(
+        prompts, both.generated.to_pylist(), both.scores.to_pylist(), strict=True
+    ):
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        wanted = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
+        assert row["text"] == tokenizer.decode(wanted, skip_special_tokens=True)
+        tail = [*tokenizer(" billing")["input_ids"], tokenizer.eos_token_id]
+        whole = torch.tensor([[*ids[0].tolist(), *tail]])
+        logprobs = torch.log_softmax(model(whole).logits[0].float(), -1)
+        taken = [float(logprobs[ids.shape[1] - 1 + i, t]) for i, t in enumerate(tail)]
+        assert scores[0] == pytest.approx(sum(taken), abs=1e-3)
+
+
 def test_a_model_with_a_window_scores_like_itself(tiny_model, tmp_path) -> None:
     """Its cache forgets what lies behind the window, so candidates cannot share it."""
     from transformers import MistralConfig, MistralForCausalLM
