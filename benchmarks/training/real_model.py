@@ -1,10 +1,11 @@
 """A LoRA step of real models' shapes on CPUs, against a bare peft loop and TRL: speed and memory.
 
 SmolLM2-135M-Instruct, and a model of Qwen2.5-0.5B's shape with random weights (a vocabulary of
-151,936). The demo's messages, eight of them a step, base and adapter in bfloat16, two threads. The
-bare loop pads each batch to its longest row, computes the logits of every place, and is torch's
-AdamW beside transformers and peft as they come. Sides take turns, a step each; memory is of a
-process of its own, beyond what it held before the model.
+151,936). The demo's messages asked about in SmolLM2's chat template, eight of them a step, base and
+adapter in bfloat16, two threads. The bare loop pads each batch to its longest row, computes the
+logits of every place, and is torch's AdamW beside transformers and peft as they come. Two sides are
+ours without what it does about short prompts. Sides take turns, a step each; memory is of a process
+of its own, beyond what it held before the model.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import tempfile
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +49,8 @@ _LONE = {
 _PEERS = {
     "bare": "transformers, peft and AdamW, padded",
     "trl": "TRL SFTTrainer",
-    "in 16 bits": "attention in bfloat16",
+    "opening": "what prompts open with read for each of them",
+    "attention": "the same, and torch's attention in bfloat16",
 }
 MEGABYTE = 1e6
 
@@ -67,7 +71,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as name, joined(Path(name) / "log", 600) as world:
         folder = Path(name)
-        texts = _texts()
+        texts = _texts(smollm2())
         _write(folder / "examples.parquet", texts)
         bases = {
             "SmolLM2-135M-Instruct": smollm2(),
@@ -124,20 +128,22 @@ def _turns(
     base: Path, folder: Path, world: World, texts: list[tuple[str, str]], repeats: int
 ) -> dict[str, float]:
     """Median seconds of a step of each side."""
-    names = ["ours", "in 16 bits"] if base == smollm2() else ["ours"]
+    names = ["ours", "opening", "attention"] if base == smollm2() else ["ours"]
     ours = {name: Ours(_job(base, folder, f"{base.name} {name}"), world) for name in names}
     bare, short = _Bare(base, texts), attention._SHORT
+    for name, side in ours.items():
+        model = side.training.model
+        layout = model.layout._replace(shares_opening=name == "ours")
+        side.training.model = replace(model, layout=layout)
 
-    def run(side: str, most: int) -> None:
-        attention._SHORT = most
-        ours[side].run(1)
+    def run(name: str, _: int = 1) -> None:
+        attention._SHORT = 0 if name == "attention" else short
+        ours[name].run(1)
 
-    sides: dict[str, Callable[[int], None]] = {"ours": lambda _: run("ours", short)}
-    if "in 16 bits" in ours:
-        sides["in 16 bits"] = lambda _: run("in 16 bits", 0)
+    sides: dict[str, Callable[[int], None]] = {name: partial(run, name) for name in ours}
     found = take_turns(sides | {"bare": lambda _: bare.step()}, world, repeats)
     seconds: list[float] = []
-    _train_with_trl(base, folder, repeats + 1, seconds, lambda: run("ours", short))
+    _train_with_trl(base, folder, repeats + 1, seconds, lambda: run("ours"))
     for side in ours.values():
         side.training.model.engine.destroy()
     return found | {"trl": statistics.median(seconds[1:])}
@@ -168,7 +174,7 @@ def _peak_of(side: str, base: Path, folder: Path) -> int:
         with joined(folder / "side.log", 600) as world:
             Ours(_job(base, folder, f"memory {base.name}"), world).run(3)
     elif side == "bare":
-        bare = _Bare(base, _texts())
+        bare = _Bare(base, _texts(base))
         for _ in range(3):
             bare.step()
     else:
@@ -245,7 +251,7 @@ def _train_with_trl(
             disable_tqdm=True,
             dataloader_pin_memory=False,
         ),
-        train_dataset=Dataset.from_list([{"prompt": p, "completion": c} for p, c in _texts()]),
+        train_dataset=Dataset.from_list([{"prompt": p, "completion": c} for p, c in _texts(base)]),
         processing_class=AutoTokenizer.from_pretrained(base),
         peft_config=LoraConfig(
             task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules="all-linear"
@@ -255,8 +261,16 @@ def _train_with_trl(
     trainer.train()
 
 
-def _texts() -> list[tuple[str, str]]:
-    return [(f"{m.text}\nTeam:", f" {m.team}") for m in write_messages(_EXAMPLES, 0)]
+def _texts(base: Path) -> list[tuple[str, str]]:
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    ask = partial(tokenizer.apply_chat_template, tokenize=False, add_generation_prompt=True)
+    request = "Which team should answer this message?\n\n"
+    return [
+        (ask([{"role": "user", "content": request + message.text}]), message.team)
+        for message in write_messages(_EXAMPLES, 0)
+    ]
 
 
 def _tokens_an_example(base: Path, texts: list[tuple[str, str]]) -> float:
@@ -274,7 +288,7 @@ def _write(path: Path, texts: list[tuple[str, str]]) -> None:
             "candidates": [answer],
             "candidate_weights": [1.0],
             "weight": 1.0,
-            "chat": False,
+            "chat": True,
         }
         for i, (prompt, answer) in enumerate(texts)
     ]
