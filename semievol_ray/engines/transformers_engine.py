@@ -288,16 +288,16 @@ class TransformersEngine(Engine):
             for name in ("predicted_by", "targets", "real")
         )
         with torch.inference_mode():
-            logprobs = torch.log_softmax(prefix.logits.float(), dim=-1)[:, None]
+            rows = torch.arange(len(trees), device=self.device)[:, None, None]
+            taken = _logprobs(prefix.logits)[rows, targets]
             if any(len(tree.ids) for tree in trees):
                 if self._takes_trees:
                     logits = self._run_trees(prefix, trees)
                 else:
                     logits = self._run_whole(prompts, tails, trees)
-                logprobs = torch.cat([logprobs, torch.log_softmax(logits.float(), dim=-1)], dim=1)
-            rows = torch.arange(len(trees), device=self.device)[:, None, None]
-            taken = logprobs[rows, predicted_by, targets] * real
-            totals = taken.sum(dim=-1).tolist()
+                at_node = _logprobs(logits)[rows, (predicted_by - 1).clamp(min=0), targets]
+                taken = torch.where(predicted_by == 0, taken, at_node)
+            totals = (taken * real).sum(dim=-1).tolist()
         return [row[: len(tail)] for row, tail in zip(totals, tails, strict=True)]
 
     def _run_trees(self, prefix: _Prefix, trees: list[Tree]) -> Any:
@@ -355,6 +355,13 @@ class TransformersEngine(Engine):
         configured = self.model.generation_config.eos_token_id
         stops = configured if isinstance(configured, list) else [configured]
         return {i for i in stops if i is not None} | self.tokens.stops(chat)
+
+
+def _logprobs(logits: Any) -> Any:
+    """Of every token of the vocabulary, in float32; without a second copy of the logits."""
+    import torch
+
+    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
 
 
 def _contiguous(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
