@@ -69,6 +69,8 @@ class StageLedger:
     def __init__(self, run: RunDirectory, guard: Callable[[], None] | None = None) -> None:
         self.run, self._guard = run, guard
         self._known: dict[str, Manifest] | None = None
+        # Stages that this process has begun, or gone on with.
+        self._begun: set[str] = set()
 
     def get(self, stage: str) -> Manifest | None:
         """A stage's manifest, or null where it was never begun or is dropped."""
@@ -101,6 +103,10 @@ class StageLedger:
         before = self.get(stage)
         if before is not None:
             assert before.state == "running", f"{stage} is done"
+            if stage not in self._begun and self.run.is_local:
+                # Who was killed amid a write left its unfinished file.
+                self.run.delete_owned(before.folder, (), ())
+            self._begun.add(stage)
             return before
         begun = Manifest(
             stage,
@@ -112,6 +118,7 @@ class StageLedger:
             versions=_versions(),
         )
         self._put(begun)
+        self._begun.add(stage)
         return begun
 
     def finish(

@@ -67,8 +67,8 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
             packed=config.packing and can_pack(base, config.max_length),
             micro_batch_size=given(config.micro_batch_size, USUAL_MICRO_BATCH),
             max_length=config.max_length,
-            # Noise is drawn for each token of each sequence.
-            shares_opening=not config.neftune_alpha,
+            # Noise and dropout are drawn for each token of each sequence.
+            shares_opening=not (config.neftune_alpha or config.lora.dropout),
         )
         if layout.packed:
             use_packed_attention(base)

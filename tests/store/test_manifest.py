@@ -27,6 +27,21 @@ def test_a_stage_that_was_killed_is_gone_on_with(run) -> None:
     assert done.fingerprint == begun.fingerprint, "those after it may begin before it is done"
 
 
+def test_what_a_killed_write_left_goes_when_its_stage_is_gone_on_with(run) -> None:
+    folder = StageLedger(run).begin(STAGE, SETTINGS, INPUTS, WRITES).folder
+    kept = [f"{folder}/shard-00000.parquet", f"{folder}/.hidden", f"{folder}/notes.txt"]
+    left = f"{folder}/.shard-00001.parquet.0a1b2c3d"
+    for name in (*kept, left):
+        run.write_bytes(name, b"x")
+    ledger = StageLedger(run)
+    ledger.begin(STAGE, SETTINGS, INPUTS, WRITES)
+    assert sorted(run.all_files(folder)) == sorted(kept)
+    # Its own tasks may be amid one from then on.
+    run.write_bytes(left, b"x")
+    ledger.begin(STAGE, SETTINGS, INPUTS, WRITES)
+    assert left in run.all_files(folder)
+
+
 def test_what_changed_is_named_and_the_stage_in_full(run) -> None:
     ledger = StageLedger(run)
     begun = ledger.begin(STAGE, SETTINGS, INPUTS)
