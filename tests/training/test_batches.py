@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from semievol_ray.tokens import shared_opening
 from semievol_ray.training import batches, data
 from semievol_ray.training.batches import Layout
 from semievol_ray.training.token_cache import TokenizedExamples
@@ -135,10 +136,23 @@ def test_an_opening_that_saves_little_is_not_shared() -> None:
     examples = asked_alike(rows=4, opening=1)
     (passes,) = batches.plan(examples, np.arange(4), WIDE, 1)[0]
     assert batches.collate(examples, passes, WIDE, pad_id=2).opening == 1
+    # One of 21 and more tokens a prompt is no eighth, nor is one beside long answers.
+    prompts = [[0, *range(start, start + 20)] for start in (10, 40, 70)]
+    assert shared_opening(prompts) == 0
+    assert shared_opening([[0, 1], [0, 2]]) == 1 and shared_opening([[0, 1], [0, 2]], [9, 9]) == 0
     # One sequence has nobody to share with.
     assert batches.collate(examples, passes[:1], WIDE, pad_id=2).opening == 0
     rare = batches.collate(tokens(), batches.plan(tokens(), np.arange(6), WIDE, 1)[0][0], WIDE, 2)
     assert rare.opening == 0
+
+
+def test_beside_a_long_row_nothing_is_shared() -> None:
+    """Attention is given a padded row a sequence."""
+    short, long = asked_alike(), asked_alike(rows=1, opening=60)
+    pieces = [batches._Piece(short, s) for s in batches.plan(short, np.arange(6), WIDE, 1)[0][0]]
+    (alone,) = batches.plan(long, np.arange(1), WIDE, 1)[0]
+    assert batches._opening(pieces) == 8
+    assert batches._opening([*pieces, batches._Piece(long, alone[0])]) == 0
 
 
 def test_an_empty_pass_weighs_nothing() -> None:

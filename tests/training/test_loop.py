@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -161,6 +162,23 @@ def test_packing_and_soft_targets_change_no_loss(
         assert [p.loss for p in steps] == pytest.approx([p.loss for p in runs[0]], abs=1e-5)
         norms = [p.grad_norm for p in steps]
         assert norms == pytest.approx([p.grad_norm for p in runs[0]], rel=1e-4)
+
+
+@pytest.mark.parametrize("drawn", [{}, {"neftune_alpha": 5.0}, {"lora": {"dropout": 0.1}}])
+def test_what_is_drawn_for_each_token_is_shared_by_none(
+    make_job: MakeJob, tmp_path: Path, drawn: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openings: list[int] = []
+    collate = batches.collate
+
+    def watched(*a: Any) -> MicroBatch:
+        micro = collate(*a)
+        openings.append(micro.opening)
+        return micro
+
+    monkeypatch.setattr(batches, "collate", watched)
+    train_here(make_job(method="lora", **drawn))
+    assert openings and any(openings) is not bool(drawn)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention needs a GPU")
