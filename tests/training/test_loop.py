@@ -177,7 +177,10 @@ def test_what_is_drawn_for_each_token_is_shared_by_none(
         return micro
 
     monkeypatch.setattr(batches, "collate", watched)
-    train_here(make_job(method="lora", **drawn))
+    rows = [make_row(i, soft=False) for i in range(24)]
+    rows = [row | {"prompt": "How does this sound? " + row["prompt"]} for row in rows]
+    examples = write_rows(tmp_path / "rows.parquet", rows)
+    train_here(make_job(examples, method="lora", micro_batch_size=50, **drawn))
     assert openings and any(openings) is not bool(drawn)
 
 
