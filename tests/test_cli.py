@@ -64,7 +64,7 @@ def test_every_setting_says_where_it_comes_from(config, capsys) -> None:
     assert found["training.epochs"] == ("7.0", "--set")
     assert found["selection.policy"] == ('"balanced"', str(config))
     assert found["selection.percentile"] == ("30.0", "preset upstream")
-    assert found["selection.align_prior"] == ("true", "default")
+    assert found["selection.align_prior"] == ('"auto"', "default")
     assert found["data.columns.question"] == ('"message"', str(config))
     assert found["collaborators"][1] == "preset upstream"
     assert main(["config", str(config), "--set", "trainin.epochs=7"]) == 2

@@ -120,8 +120,10 @@ class SelectionConfig(Section):
         50.0, description="share that is kept, in percent; a list gives one for each round"
     )
     percentile_over: Literal["unlabeled", "labeled"] = "unlabeled"
-    align_prior: bool = Field(
-        True, description="balanced, stacked: align to the labels' class prior"
+    align_prior: bool | Auto = Field(
+        "auto",
+        description="balanced, stacked: align to the labels' shares of the classes; auto: unless "
+        "as many of each class were chosen, which tells nothing of the corpus",
     )
     options: dict[str, Any] = Field(
         default_factory=dict,

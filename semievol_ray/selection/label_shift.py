@@ -1,8 +1,4 @@
-"""The classes' shares in a corpus, where they are others than among the labels.
-
-Saerens, Latinne and Decaestecker (2002): expectation maximisation over posteriors p(c | x) that
-were learnt under the labels' shares. What is estimated is as good as those are calibrated.
-"""
+"""The classes' shares in a corpus: whether labels tell them, and what voters say of them."""
 
 from __future__ import annotations
 
@@ -13,29 +9,77 @@ import numpy.typing as npt
 import pyarrow as pa
 
 _MOST_STEPS, _NEAR = 200, 1e-6
+# Samples as even as that are one in a hundred, at most.
+_HARDLY_EVER = 0.01
 
 Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+
+def labels_prior(counts: Sequence[int]) -> list[float]:
+    """The share of each class among labels; half a count each keeps those without any possible."""
+    total = sum(counts) + 0.5 * len(counts)
+    return [(count + 0.5) / total for count in counts]
+
+
+def shrunk_prior(counts: Sequence[int], distributions: pa.ListArray) -> Floats:
+    """The share of each class in a corpus, float64 (k,), by its labels and what is said of it.
+
+    `counts` are the labels of each class, a sample of the corpus's rows; `distributions` are those
+    of its rows. Empirical Bayes: a class has the share that is said times an unknown bias of the
+    voters, gamma distributed around 1, and its labels are Poisson by that; the biases' variance is
+    what the counts scatter beyond chance. So labels count as far as they know better: where they
+    scatter like a sample of what is said, that stays as it is. Where nothing is said, it is theirs.
+    """
+    labels = np.asarray(counts, np.float64)
+    values, _, classes = _flat(distributions)
+    said: Floats = np.bincount(classes, values, minlength=len(labels)).astype(np.float64)
+    if not said.sum() > 0:
+        return np.asarray(labels_prior(counts))
+    shares = said / said.sum()
+    expected = labels.sum() * shares
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scatter = np.where(expected > 0, (labels - expected) ** 2 / expected, 0.0).sum()
+    beyond_chance = scatter - (len(labels) - 1)
+    room = labels.sum() * (1 - (shares**2).sum())
+    if beyond_chance <= 0 or room <= 0:
+        return shares
+    strength = room / beyond_chance
+    found: Floats = shares * (labels + strength) / (expected + strength)
+    return found / found.sum()
+
+
+def chosen_by_class(counts: Sequence[int]) -> bool:
+    """Whether labels were chosen class by class, as many of each: they are too even for a sample.
+
+    Then their counts tell nothing of the corpus. The lower tail of Pearson's chi-squared against
+    even shares, over the classes that have labels.
+    """
+    from scipy.stats import chi2
+
+    found = np.array([count for count in counts if count], np.float64)
+    if len(found) < 2:
+        return False
+    unevenness = ((found - found.mean()) ** 2 / found.mean()).sum()
+    return bool(chi2.cdf(unevenness, len(found) - 1) <= _HARDLY_EVER)
 
 
 def corpus_prior(distributions: pa.ListArray, prior: Sequence[float]) -> Floats:
     """The share of each class in a corpus, float64 (k,), by its rows' distributions.
 
+    Saerens, Latinne and Decaestecker (2002): expectation maximisation over posteriors p(c | x) that
+    were learnt under the labels' shares. What is estimated is as good as those are calibrated.
     `distributions` are lists of at most k probabilities, in the order of the classes; `prior` are
     the shares under which they were learnt. A class that no label has keeps a share of 0. Where
     there is no distribution, or none with any probability, the prior comes back.
     """
     given = np.asarray(prior, np.float64)
-    lists = distributions.filter(distributions.is_valid())
-    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
-    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
-    starts = np.cumsum(lengths) - lengths
-    rows = np.repeat(np.arange(len(lengths)), lengths)
-    classes = np.arange(len(values)) - np.repeat(starts, lengths)
+    values, rows, classes = _flat(distributions)
     share = given
     for _ in range(_MOST_STEPS):
         ratio = np.divide(share, given, out=np.zeros_like(given), where=given > 0)
         shifted = values * ratio[classes]
-        totals = np.bincount(rows, shifted, minlength=len(lengths))
+        totals = np.bincount(rows, shifted)
         shifted /= np.where(totals > 0, totals, 1.0)[rows]
         found = np.bincount(classes, shifted, minlength=len(given))
         if not found.sum() > 0:
@@ -44,3 +88,13 @@ def corpus_prior(distributions: pa.ListArray, prior: Sequence[float]) -> Floats:
         if np.abs(share - before).max() < _NEAR:
             break
     return share
+
+
+def _flat(distributions: pa.ListArray) -> tuple[Floats, Indices, Indices]:
+    """Probabilities one after the other, with the row and the class of each."""
+    lists = distributions.filter(distributions.is_valid())
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float64)
+    rows = np.repeat(np.arange(len(lengths)), lengths)
+    classes = np.arange(len(values)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return values, rows, classes

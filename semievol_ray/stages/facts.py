@@ -67,11 +67,10 @@ class RunFacts:
             return option_letters(view.ingested.most_options)
         return None
 
-    def prior(self) -> list[float]:
-        """See Facts.prior; half a count each keeps unseen classes possible."""
+    def label_counts(self) -> list[int]:
+        """See Facts.label_counts."""
         known = self.view.ingested.label_counts or {}
-        counts = [known.get(name, 0) + 0.5 for name in self.classes or ()]
-        return [count / sum(counts) for count in counts]
+        return [known.get(name, 0) for name in self.classes or ()]
 
     def labeled_entropies(self) -> pa.Array:
         """See Facts.labeled_entropies."""

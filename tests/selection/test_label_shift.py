@@ -7,7 +7,12 @@ import pyarrow as pa
 import pytest
 
 from semievol_ray.selection import select
-from semievol_ray.selection.label_shift import corpus_prior
+from semievol_ray.selection.label_shift import (
+    chosen_by_class,
+    corpus_prior,
+    labels_prior,
+    shrunk_prior,
+)
 from semievol_ray.selection.policies import POLICIES, Balanced
 from tests.selection.responses import by_id, response, table
 
@@ -60,11 +65,81 @@ def test_whose_prior_is_one_of_two(name):
     class Facts:
         classes = CLASSES
 
-        def prior(self):
-            return EVEN
+        def label_counts(self):
+            return [9, 9, 9]
 
     settings = {"percentile": 50.0, "align_prior": True}
     with pytest.raises(ValueError, match="prior: 'corpsu' is neither labels nor corpus"):
         POLICIES[name].of(settings | {"prior": "corpsu"}, Facts())
     assert Balanced.of(settings | {"prior": "corpus"}, Facts()).shifts_prior
     assert not Balanced.of(settings, Facts()).shifts_prior
+
+
+@pytest.mark.parametrize(
+    ("counts", "align", "options", "aligned_to"),
+    [
+        ([9, 9, 9], "auto", {}, None),
+        ([9, 9, 9], True, {}, "labels"),
+        ([9, 9, 9], "auto", {"prior": "labels"}, "labels"),
+        ([9, 9, 9], "auto", {"prior": "corpus"}, "corpus"),
+        ([9, 9, 9], False, {"prior": "corpus"}, None),
+        ([7, 9, 11], "auto", {}, "labels"),
+    ],
+)
+def test_labels_that_were_chosen_by_class_are_no_prior(counts, align, options, aligned_to):
+    class Facts:
+        classes = CLASSES
+
+        def label_counts(self):
+            return counts
+
+    policy = Balanced.of({"percentile": 50.0, "align_prior": align} | options, Facts())
+    weighs = align == "auto" and not options and aligned_to == "labels"
+    assert policy.label_counts == (tuple(counts) if weighs else None)
+    assert policy.statistics() == {"aligned_to": aligned_to}
+    doubts = align == "auto" and counts == [9, 9, 9] and not options
+    assert (policy.note() is not None) == doubts
+
+
+def test_samples_are_hardly_ever_taken_for_labels_chosen_by_class():
+    rng = np.random.default_rng(0)
+    for classes, labels in ((2, 400), (3, 90), (4, 500), (77, 770)):
+        drawn = rng.multinomial(labels, np.full(classes, 1 / classes), 2_000)
+        # Two classes tie by chance alone: 4 % of samples of 400.
+        assert np.mean([chosen_by_class(counts) for counts in drawn]) < 0.05
+    # Duplicates leave some classes short; one without labels was not chosen.
+    assert chosen_by_class([10] * 70 + [9] * 7) and chosen_by_class([10, 10, 10, 10, 0])
+    assert not chosen_by_class([50]) and not chosen_by_class([]) and not chosen_by_class([67, 273])
+
+
+def test_labels_count_as_far_as_they_know_better_than_the_voters():
+    rng = np.random.default_rng(0)
+    _, p = posteriors(rng, EVEN, 4_000, distance=2.0)
+    samples = rng.multinomial(60, EVEN, 200)
+
+    def error(p, prior_of):
+        rows = pa.array(p.tolist(), pa.list_(pa.float32()))
+        return np.mean([np.abs(prior_of(counts, rows) - 1 / 3).sum() for counts in samples])
+
+    def labels_alone(counts, rows):
+        return np.array(labels_prior(counts))
+
+    # Of voters without a bias labels tell nothing new: what they scatter by chance is left out.
+    assert error(p, shrunk_prior) < 0.5 * error(p, labels_alone)
+    # Voters who hardly ever say C are put right.
+    biased = p * [1.0, 1.0, 0.005]
+    biased /= biased.sum(axis=1, keepdims=True)
+    said = np.abs(biased.mean(axis=0) - 1 / 3).sum()
+    assert error(biased, shrunk_prior) < min(0.6 * said, 1.25 * error(biased, labels_alone))
+
+
+def test_where_nothing_is_said_the_shares_are_the_labels():
+    kind = pa.list_(pa.float32())
+    for rows in ([], [None], [[0.0, 0.0]]):
+        assert shrunk_prior([3, 0], pa.array(rows, kind)).tolist() == labels_prior([3, 0])
+    one = pa.array([[1.0, 0.0]], kind)
+    assert shrunk_prior([3, 0], one).tolist() == [1.0, 0.0]
+
+
+def test_the_share_of_a_class_without_labels_is_possible():
+    assert labels_prior([3, 0]) == [3.5 / 4, 0.5 / 4]

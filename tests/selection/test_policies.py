@@ -137,8 +137,8 @@ class Facts:
     def __init__(self, calibration=None, answers=None):
         self._calibration, self._answers = calibration, answers
 
-    def prior(self):
-        return [1 / 3] * 3
+    def label_counts(self):
+        return [70, 60, 70]
 
     def calibration(self):
         return self._calibration

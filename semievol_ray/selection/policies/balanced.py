@@ -16,7 +16,12 @@ from semievol_ray import _native
 from semievol_ray.schema import SELECTION
 from semievol_ray.selection.examples import Examples
 from semievol_ray.selection.judged import Judged, first_of, table_of
-from semievol_ray.selection.label_shift import corpus_prior
+from semievol_ray.selection.label_shift import (
+    chosen_by_class,
+    corpus_prior,
+    labels_prior,
+    shrunk_prior,
+)
 from semievol_ray.selection.policies.policy import Decision, Facts, Passes, Policy, Shard
 from semievol_ray.selection.thresholds import (
     Keys,
@@ -30,6 +35,10 @@ from semievol_ray.selection.thresholds import (
 # The alignment looks at this many probabilities at most: all the rows of most runs, and a sample
 # by the hash of the id, the same for any partition, of larger ones.
 ALIGNMENT_VALUES = 1 << 24
+_EVEN = (
+    "as many labels of each class were chosen, which tells nothing of the corpus: nothing is "
+    "aligned to them (selection.options: {prior: labels} if it is as even, {prior: corpus} if not)"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +47,9 @@ class Balanced(Policy):
 
     The best `percentile` percent of each predicted class are selected, ties by a hash of the id.
     `classes` are the canonical answers in the order of `option_logprobs`; `prior` are their shares
-    among the labels, None where nothing is aligned; with `shifts_prior` those of the corpus are
-    estimated from them (`label_shift`). The entropy is that of the justified answer or
+    among the labels, None where nothing is aligned. With `label_counts` the labels count as far as
+    they know better than the voters, with `shifts_prior` the shares of the corpus are estimated by
+    what these say (`label_shift`). The entropy is that of the justified answer or
     of the consensus, where they say the same.
     """
 
@@ -48,8 +58,12 @@ class Balanced(Policy):
 
     classes: tuple[str, ...]
     prior: tuple[float, ...] | None = None
+    # How many labels each class has, where these are a sample of the corpus.
+    label_counts: tuple[int, ...] | None = None
     # Whether the corpus has shares of its own, to be estimated from what is said of its rows.
     shifts_prior: bool = False
+    # Whether nothing is aligned because the labels were chosen class by class.
+    labels_are_even: bool = False
     # What each class is multiplied with; found by `decide`.
     aligned: tuple[float, ...] | None = None
 
@@ -69,6 +83,15 @@ class Balanced(Policy):
     def most_options(self) -> int:
         """See Policy.most_options."""
         return len(self.classes)
+
+    def statistics(self) -> dict[str, Any]:
+        """See Policy.statistics."""
+        whose = "corpus" if self.shifts_prior else "labels"
+        return {"aligned_to": None if self.prior is None else whose}
+
+    def note(self) -> str | None:
+        """See Policy.note."""
+        return _EVEN if self.labels_are_even else None
 
     def judge(self, examples: Examples) -> Judged:
         """See Policy.judge."""
@@ -108,19 +131,25 @@ class Balanced(Policy):
         prior = list(self.prior)
         if self.shifts_prior:
             prior = corpus_prior(sample, prior).tolist()
+        elif self.label_counts is not None:
+            prior = shrunk_prior(self.label_counts, sample).tolist()
         return replace(self, aligned=tuple(_native.alignment_weights(sample, prior)))
 
 
 def common(settings: Mapping[str, Any], facts: Facts) -> dict[str, Any]:
     """What every policy of distributions is made of."""
-    aligns, whose = settings.get("align_prior", True), settings.get("prior", "labels")
-    if whose not in ("labels", "corpus"):
+    aligns, whose = settings.get("align_prior", "auto"), settings.get("prior")
+    if whose not in (None, "labels", "corpus"):
         raise ValueError(f"prior: {whose!r} is neither labels nor corpus")
+    counts, is_open = facts.label_counts(), aligns == "auto" and whose is None
+    are_even = is_open and chosen_by_class(counts)
     return {
         "percentile": settings["percentile"],
         "classes": tuple(facts.classes or ()),
-        "prior": tuple(facts.prior()) if aligns else None,
+        "prior": tuple(labels_prior(counts)) if aligns and not are_even else None,
+        "label_counts": tuple(counts) if is_open and not are_even else None,
         "shifts_prior": whose == "corpus",
+        "labels_are_even": are_even,
     }
 
 

@@ -29,8 +29,8 @@ class Facts(Protocol):
     def classes(self) -> Sequence[str] | None:
         """The canonical answers in the order of the options; None where the task is open."""
 
-    def prior(self) -> Sequence[float]:
-        """The share of each class among the labels."""
+    def label_counts(self) -> Sequence[int]:
+        """How many labels each class has."""
 
     def labeled_entropies(self) -> pa.Array:
         """Entropies of the model's own responses to the labels, in nats."""

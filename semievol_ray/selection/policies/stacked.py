@@ -46,17 +46,19 @@ class Stacked(Balanced):
         """See Policy.statistics."""
         right = {} if self.stack is None else self.stack.accuracies
         voters = {n: {"weight": w, "right": right.get(n)} for n, w in self.voter_weights}
-        return {"voters": voters}
+        return super().statistics() | {"voters": voters}
 
     def note(self) -> str | None:
         """See Policy.note."""
-        if self.stack is None:
-            return None
-        said = (
-            f"{name} {weight:.2f} ({100 * self.stack.accuracies[name]:.0f} % right)"
-            for name, weight in sorted(self.voter_weights, key=lambda pair: -pair[1])
-        )
-        return f"voters by weight, from {self.stack.labels} held-out labels: {', '.join(said)}"
+        notes = [note] if (note := super().note()) else []
+        if self.stack is not None:
+            said = (
+                f"{name} {weight:.2f} ({100 * self.stack.accuracies[name]:.0f} % right)"
+                for name, weight in sorted(self.voter_weights, key=lambda pair: -pair[1])
+            )
+            count = self.stack.labels
+            notes.insert(0, f"voters by weight, from {count} held-out labels: {', '.join(said)}")
+        return "; ".join(notes) or None
 
 
 def fit(calibration: Calibration, classes: tuple[str, ...]) -> stacking.Stack:
