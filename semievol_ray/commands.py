@@ -215,14 +215,21 @@ def report(args: argparse.Namespace) -> int:
 def evaluate(args: argparse.Namespace) -> int:
     """`semievol evaluate`."""
     from semievol_ray import pipeline
+    from semievol_ray.comparing.sharing import first_changed
     from semievol_ray.progress.terminal import terminal_progress
     from semievol_ray.results import Run
+    from semievol_ray.stages import baselines
 
     run = Run(args.run)
     progress = terminal_progress()
     try:
         config = run.config(tuple(args.set))
-        pipeline.run(config, progress=progress, redo="evaluate" if args.set else None)
+        redo = None
+        if args.set:
+            # What asks all models otherwise asks the baselines otherwise, too.
+            asks_all = first_changed(config) == baselines.NAME
+            redo = baselines.NAME if asks_all else "evaluate"
+        pipeline.run(config, progress=progress, redo=redo)
     finally:
         progress.close()
     print_result(run)

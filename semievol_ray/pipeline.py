@@ -1,6 +1,6 @@
 """The order of the stages, and resume; nothing else.
 
-    ingest (-> tune) -> warmup -> retrieve (-> holdout -> calibrate)
+    ingest (-> tune) -> warmup -> retrieve (-> holdout -> calibrate) -> baselines
         -> (generate -> justify -> score -> select -> evolve -> guard) x rounds
         (-> classifiers) -> evaluate
 
@@ -16,6 +16,7 @@ from semievol_ray.progress import Progress, Silent
 from semievol_ray.progress.live import LiveProgress
 from semievol_ray.ray_session import connect, disconnect, is_connected
 from semievol_ray.stages import (
+    baselines,
     calibrate,
     classifiers,
     evaluate,
@@ -38,6 +39,7 @@ from semievol_ray.store import Lease, Manifest, RunDirectory, StageLedger, layou
 
 FIRST = (
     ingest.STAGE, tune.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.STAGE,
+    baselines.STAGE,
 )  # fmt: skip
 EACH_ROUND = (
     generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE, guard.STAGE,

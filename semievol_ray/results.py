@@ -13,7 +13,8 @@ from semievol_ray.config import Config
 from semievol_ray.config_file import load_config
 from semievol_ray.errors import UserError
 from semievol_ray.progress.live import live_line
-from semievol_ray.stages import classifiers, evaluate, ingest
+from semievol_ray.stages import baselines, classifiers, evaluate, ingest
+from semievol_ray.stages.predictions import folder_of
 from semievol_ray.stages.run_view import accepted_round, labeller
 from semievol_ray.store import Manifest, RunDirectory, StageLedger, layout
 
@@ -79,12 +80,15 @@ class Run:
 
     def predictions(self, model: str = "SemiEvol") -> pa.Table:
         """A compared model's answers to the test set (PREDICTION schema)."""
-        return self._table(self._evaluation, evaluate.folder_of(model))
+        part = folder_of(model)
+        # Runs of versions before 0.12 have the baselines among the others.
+        there = self.directory.files(f"{self._folder(self._evaluation)}/{part}", ".parquet")
+        return self._table(self._evaluation if there else baselines.NAME, part)
 
     @property
     def before(self) -> str:
         """The compared model that labelled first: SFT, or the earlier run's that is continued."""
-        return evaluate.before_of(self.config())
+        return baselines.before_of(self.config())
 
     @property
     def metrics(self) -> dict[str, Any] | None:

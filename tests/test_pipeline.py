@@ -212,8 +212,8 @@ COMMAND = st.fixed_dictionaries(
         "stop_below": st.sampled_from([0.1, 0.1, 0.0]),
         "workers": st.sampled_from([1, 2]),  # a matter of speed: it may change at any time
         "redo": st.sampled_from(
-            [None, None, None, "ingest", "warmup", "retrieve", "round-1/generate", "round-1/select",
-             "round-1/evolve", "round-2/select", "round-1/evaluate"]
+            [None, None, None, "ingest", "warmup", "retrieve", "baselines", "round-1/generate",
+             "round-1/select", "round-1/evolve", "round-2/select", "round-1/evaluate"]
         ),
         "kill": st.one_of(st.none(), st.integers(0, 90)),
         "foreign": st.booleans(),
@@ -310,7 +310,7 @@ def test_whatever_happens_a_finished_run_holds_what_its_config_says(world, comma
 def test_rounds_up_and_down_and_up_again_use_what_is_there(world) -> None:
     here = world()
     command = dict(learning_rate=1e-4, percentile=50, justify="always", mode="mine", workers=1)
-    for rounds, new in ((1, 8), (2, 5), (1, 0), (2, 0)):
+    for rounds, new in ((1, 9), (2, 5), (1, 0), (2, 0)):
         assert execute(here, command | {"rounds": rounds}, None, None) == "done"
         assert sum(here.worked.values()) == new, f"{rounds} rounds: {here.worked}"
     # The first round is the same in either mode; the second is not.

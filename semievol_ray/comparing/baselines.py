@@ -13,7 +13,7 @@ from semievol_ray.retrieval import example_texts
 from semievol_ray.schema import DEMONSTRATIONS
 from semievol_ray.stages import evaluate, finetune
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.predictions import predict
+from semievol_ray.stages.predictions import folder_of, predict
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory, StageLedger, layout
@@ -123,7 +123,7 @@ def _neighbours(context: Context) -> str | None:
 
 
 def _folder(stage: str) -> str:
-    return f"{layout.attempt_folder(evaluate.folder_of(stage), 1)}/predictions"
+    return f"{layout.attempt_folder(folder_of(stage), 1)}/predictions"
 
 
 def _words(texts: list[str]) -> Any:

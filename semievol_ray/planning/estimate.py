@@ -82,8 +82,10 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
             training = config.training_for("evolve")
             passes = _epochs(config, training, labels / max(1, examples))
             lines.append(_training(step.name, training, examples * passes, measured, size))
+        elif name == "baselines":
+            lines.append(_answers(name, 2, size.test, measured, size))
         elif name == "evaluate":
-            models = 2 + config.iteration.rounds + len(config.evaluation.references)
+            models = config.iteration.rounds + len(config.evaluation.references)
             lines.append(_answers(step.name, models, size.test, measured, size))
         elif name == "guard":
             held = math.ceil(labels * config.calibration.share)

@@ -1,7 +1,7 @@
-"""Evaluate: vanilla, SFT and SemiEvol on the test set, with paired tests.
+"""Evaluate: SemiEvol on the test set, with paired tests against the baselines.
 
-The three answer the same rows, so that each pair is compared by McNemar's exact test; the
-predictions are kept, so that anyone can count again.
+All answer the same rows, so that each pair is compared by McNemar's exact test; the predictions are
+kept, so that anyone can count again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 
 from semievol_ray.config import Config, ModelConfig
 from semievol_ray.ray_session import shard_map
-from semievol_ray.stages import classifiers
+from semievol_ray.stages import baselines, classifiers
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.predictions import predict
+from semievol_ray.stages.predictions import predict_test
 from semievol_ray.stages.run_view import ModelRef, labeller, what_rounds_left
 from semievol_ray.stages.shards import TALLIES
 from semievol_ray.stages.stage import Outcome, Stage, answering_settings
@@ -42,8 +42,8 @@ _REFERENCES = {
 
 
 def models(context: Context, round_number: int) -> dict[str, ModelRef]:
-    """The models that are compared, by the names the report gives them."""
-    found = {"vanilla": ModelRef(context.base), before_of(context.config): context.model("warm", 1)}
+    """What the baselines are compared with, by the names the report gives them."""
+    found: dict[str, ModelRef] = {}
     accepted = context.accepted_round(round_number)
     for number in range(1, round_number + 1):
         stage = layout.round_stage(number, "evolve")
@@ -55,11 +55,6 @@ def models(context: Context, round_number: int) -> dict[str, ModelRef]:
         fitted = classifiers.fitted(context, round_number)
         found |= {who + REFITTED: model for who, model in fitted.items()}
     return found | references(context.config)
-
-
-def before_of(config: Config) -> str:
-    """What the report calls the model that labels first: of a continued run that one's own."""
-    return "SFT" if config.continues is None else "earlier"
 
 
 def reference_name(embedder: str) -> str:
@@ -95,9 +90,9 @@ def run(context: Context, round_number: int) -> Outcome:
     rows = context.ingested.rows["test"]
     context.progress.start("evaluate", rows * len(compared), "answers")
     outputs: dict[str, int] = {}
-    tables: dict[str, pa.Table] = {}
+    tables: dict[str, pa.Table] = dict(baselines.predictions(context))
     for name, model in compared.items():
-        parts = predict_test(context, name, model, f"{folder}/{folder_of(name)}")
+        parts = predict_test(context, "evaluate", name, model, folder)
         outputs |= {target: len(part) for target, part in parts.items()}
         tables[name] = pa.concat_tables(parts.values())
     metrics = compare(tables, context.config.evaluation.confidence)
@@ -122,6 +117,7 @@ STAGE = Stage(
     _settings,
     lambda config, number: [
         "warmup",
+        baselines.NAME,
         "retrieve",
         *what_rounds_left(config, number),
         *([layout.round_stage(number, classifiers.NAME)] if classifiers.named(config) else []),
@@ -131,17 +127,6 @@ STAGE = Stage(
     wanted=lambda config: config.data.test is not None,
     follows_rounds=True,
 )
-
-
-def folder_of(model: str) -> str:
-    """Where a compared model's predictions lie, within the stage's folder."""
-    return model.replace(", ", "-").replace(" ", "-")
-
-
-def predict_test(context: Context, name: str, model: ModelRef, folder: str) -> dict[str, pa.Table]:
-    """A model's answers to the test set: PREDICTION tables by the shard they are kept in."""
-    neighbours = context.neighbours("test") if context.config.evaluation.shots else None
-    return predict(context, "evaluate", name, model, context.shards("test"), neighbours, folder)
 
 
 def compare(tables: dict[str, pa.Table], confidence: float) -> dict[str, Any]:

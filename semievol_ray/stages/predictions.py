@@ -30,6 +30,20 @@ from semievol_ray.stages.shards import Shards
 from semievol_ray.tasks import Task
 
 
+def folder_of(model: str) -> str:
+    """Where a compared model's predictions lie, within a stage's folder."""
+    return model.replace(", ", "-").replace(" ", "-")
+
+
+def predict_test(
+    context: Context, stage: str, name: str, model: ModelRef, folder: str
+) -> dict[str, pa.Table]:
+    """A model's answers to the test set: PREDICTION tables by the shard they are kept in."""
+    neighbours = context.neighbours("test") if context.config.evaluation.shots else None
+    target = f"{folder}/{folder_of(name)}"
+    return predict(context, stage, name, model, context.shards("test"), neighbours, target)
+
+
 def predict(
     context: Context,
     stage: str,

@@ -20,7 +20,7 @@ from tests.e2e.conftest import finish, semievol, start, write_run
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 
 TABLES = (
-    "ingest", "retrieve", "round-1/generate", "round-1/justify", "round-1/select",
+    "ingest", "retrieve", "baselines", "round-1/generate", "round-1/justify", "round-1/select",
     "round-1/evaluate",
 )  # fmt: skip
 
@@ -68,6 +68,7 @@ def test_the_screen_shows_stages_and_figures_and_the_rest_is_in_logs(undisturbed
         "ingest",
         "warmup",
         "retrieve",
+        "baselines",
         "round-1/generate",
         "round-1/select",
         "round-1/evaluate",
@@ -107,6 +108,7 @@ def test_killed_at_every_boundary_and_amid_stages(undisturbed, tmp_path) -> None
         lambda: any((run / "warmup").glob("attempt-*/examples/*/*")),
         done("warmup"),
         lambda: any((run / "round-1" / "generate").glob("attempt-*/shard-*.parquet")),
+        lambda: any((run / "baselines").rglob("shard-*.parquet")),
         done("round-1.justify"),
         done("round-1.select"),
         lambda: any((run / "round-1" / "evaluate").rglob("shard-*.parquet")),

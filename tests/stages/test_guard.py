@@ -67,8 +67,6 @@ def test_the_model_that_counts_is_the_last_that_the_guard_let_pass(context: Cont
     found = {name: model.adapter for name, model in evaluate.models(context, 3).items()}
     of = {stage: context.trained(stage).adapter for stage in ("round-1/evolve", "round-2/evolve")}
     assert found == {
-        "vanilla": None,
-        "SFT": context.trained("warmup").adapter,
         "SemiEvol round 2 rolled back": of["round-2/evolve"],
         "SemiEvol": of["round-1/evolve"],
     }
@@ -80,7 +78,7 @@ def test_without_a_guard_the_last_round_counts(context: Context) -> None:
     for stage in ("warmup", "round-1/evolve", "round-2/evolve"):
         finish(context, stage)
     assert context.accepted_round(2) == 2
-    assert list(evaluate.models(context, 2)) == ["vanilla", "SFT", "SemiEvol round 1", "SemiEvol"]
+    assert list(evaluate.models(context, 2)) == ["SemiEvol round 1", "SemiEvol"]
 
 
 def test_rows_that_change_are_those_selected_anew_or_otherwise(context: Context) -> None:
