@@ -11,6 +11,7 @@ from benchmarks.common.report import report
 from benchmarks.common.study import accuracy_row, details
 from semievol_ray.comparing.arms import ARMS, Arm
 from semievol_ray.comparing.compare import compare
+from semievol_ray.comparing.outcome import Outcome
 from semievol_ray.comparing.study import Study
 from semievol_ray.config_file import load_config
 from semievol_ray.validation import merge
@@ -53,22 +54,24 @@ def run_arms(
     folder: Path,
     seed: int,
     arms: Sequence[str],
-    keep: Callable[[str, list[bool]], None],
+    keep: Callable[[str, list[str], list[bool]], None],
     more: Mapping[str, Arm] = MORE,
 ) -> None:
     """Compare the arms of a config under one seed, or go on with it.
 
-    `keep` is given each arm as it ends: its name in tables, and which test rows it had right.
+    `keep` is given each arm as it ends: its name in tables, the ids of the test rows, and which of
+    them it had right.
     """
     config = load_config(dict(values) | {"seed": seed, "run_dir": str(folder / "run")})
     kept: set[str] = set()
 
-    def done(study: Study) -> None:
-        for arm in study.correct.keys() - kept:
+    def done(outcome: Outcome) -> None:
+        right = outcome.study.correct
+        for arm in right.keys() - kept:
             kept.add(arm)
-            keep(NAMES.get(arm, arm), study.correct[arm][seed])
+            keep(NAMES.get(arm, arm), outcome.ids or [], right[arm][seed])
 
-    compare(config, arms, (seed,), more=more, folder=str(folder), done=lambda o: done(o.study))
+    compare(config, arms, (seed,), more=more, folder=str(folder), done=done)
 
 
 def run_seed(
@@ -76,7 +79,7 @@ def run_seed(
 ) -> None:
     """Compare the base, SFT, the arms and all true labels under a seed."""
     everything = (*arms, "vanilla", "sft", "all-labels")
-    run_arms(values, folder, seed, everything, lambda arm, right: study.add(arm, seed, right))
+    run_arms(values, folder, seed, everything, lambda arm, _, right: study.add(arm, seed, right))
 
 
 def summarize(

@@ -16,6 +16,7 @@ The data are not part of the project: SEMIEVOL_DATA names the folder that holds 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -74,9 +75,9 @@ def main() -> None:
     for seed in args.seeds:
         folder = args.work / f"{name}-{seed}"
         task = TASKS[args.task](seed, folder / "data")
-        if TFIDF not in kept.arms(seed):
+        if task.test is not None and TFIDF not in kept.arms(seed):
             for name, right in _linear(task).items():
-                kept.add(seed, name, right)
+                kept.add(seed, name, task.test.ids, right)
         arms = [arm for arm in args.arms if NAMES.get(arm, arm) not in kept.arms(seed)]
         if arms:
             more = OPTIONS_DIFFER if task.labeled is None else MORE
@@ -86,21 +87,30 @@ def main() -> None:
 
 
 class Kept:
-    """Which test rows each arm had right, by seed, in the file of the results."""
+    """Which test rows each arm had right, by seed, in the file of the results.
+
+    In the order of their ids, whoever answered them, and of the same rows: pairs are compared.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.right: dict[str, dict[str, str]] = {}
+        self.rows: dict[str, str] = {}
         if path.is_file():
-            self.right = json.loads(path.read_text())["right"]
+            found = json.loads(path.read_text())
+            self.right, self.rows = found["right"], found["rows_by_seed"]
 
     def arms(self, seed: int) -> set[str]:
         """The arms that a seed has been through."""
         return set(self.right.get(str(seed), ()))
 
-    def add(self, seed: int, arm: str, right: list[bool]) -> None:
+    def add(self, seed: int, arm: str, ids: list[str], right: list[bool]) -> None:
         """Keep one arm's outcome, and write all of it with its summary."""
-        self.right.setdefault(str(seed), {})[arm] = "".join(str(int(x)) for x in right)
+        pairs = sorted(zip(ids, right, strict=True))
+        named = hashlib.sha256(" ".join(name for name, _ in pairs).encode()).hexdigest()[:16]
+        if self.rows.setdefault(str(seed), named) != named:
+            raise ValueError(f"{arm}, seed {seed}: its test rows are others than those kept")
+        self.right.setdefault(str(seed), {})[arm] = "".join(str(int(x)) for _, x in pairs)
         study = self.study()
         arms = [arm for arm in study.correct if arm != "SFT"] if "SFT" in study.correct else []
         compared = [study.compare("SFT", arm) for arm in arms]
@@ -111,7 +121,8 @@ class Kept:
             "machine": machine(),
             "rows": [vars(row) for row in rows],
             **details(study, compared),
-            # A digit for each test row: 1 is right.
+            # Hashes of the test rows' ids; and for each row, in the order of these, 1 where right.
+            "rows_by_seed": self.rows,
             "right": self.right,
         }
         self.path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.data import data_folder
+from semievol_ray.ingestion.examples import content_id
 
 # Every question of the published FPB opens with the same request, which the preset says better.
 _QUESTION = "{{ question.split('\\n')[-1] }}"
@@ -23,10 +24,11 @@ _EPOCHS = {"epochs": 3}
 
 @dataclass(frozen=True)
 class Rows:
-    """Questions with the names of their classes."""
+    """Questions with the names of their classes, and the ids that a run gives them."""
 
     texts: list[str]
     classes: list[str]
+    ids: list[str]
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,18 @@ def _published(source: Path) -> dict[str, Any]:
 def _choices(path: Path) -> Rows:
     """Classifiers answer by the text of the option: letters mean nothing to them."""
     rows = read(path)
-    texts = [row["question"].split("\n")[-1] for row in rows]
-    return Rows(texts, [json.loads(r["options"])["ABCDEFGH".index(r["answer"])] for r in rows])
+    options = [json.loads(row["options"]) for row in rows]
+    return Rows(
+        [row["question"].split("\n")[-1] for row in rows],
+        [of["ABCDEFGH".index(r["answer"])] for r, of in zip(rows, options, strict=True)],
+        [_id(r["question"], of) for r, of in zip(rows, options, strict=True)],
+    )
 
 
 def _intents(rows: list[dict[str, str]]) -> Rows:
-    return Rows([row["text"] for row in rows], [row["category"] for row in rows])
+    texts = [row["text"] for row in rows]
+    return Rows(texts, [row["category"] for row in rows], [_id(text) for text in texts])
+
+
+def _id(question: str, options: list[str] | None = None) -> str:
+    return content_id({"question": question, "context": None, "options": options})

@@ -47,15 +47,16 @@ class Outcome:
     task: str | None = None
     study: Study = field(default_factory=Study)
     costs: dict[str, list[Cost]] = field(default_factory=dict)
-    _ids: list[str] | None = None
+    # Of the test rows, in the order of all that is kept.
+    ids: list[str] | None = None
 
     def add(self, arm: str, seed: int, predictions: pa.Table, cost: Cost) -> None:
         """Keep an arm's predictions under a seed; all are over the same test rows."""
         ordered = predictions.sort_by("example_id")
         ids = ordered["example_id"].to_pylist()
-        if self._ids is not None and ids != self._ids:
+        if self.ids is not None and ids != self.ids:
             raise SemiEvolError(f"arm {arm}, seed {seed}: its test rows are others")
-        self._ids = ids
+        self.ids = ids
         self.study.add(arm, seed, ordered["correct"].to_pylist())
         self.costs.setdefault(arm, []).append(cost)
 
