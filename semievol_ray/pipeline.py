@@ -1,8 +1,8 @@
 """The order of the stages, and resume; nothing else.
 
-    ingest (-> tune) -> warmup -> retrieve (-> holdout -> calibrate) -> baselines
+    ingest (-> tune) -> warmup -> retrieve (-> holdout -> calibrate)
         -> (generate -> justify -> score -> select -> evolve -> guard) x rounds
-        (-> classifiers) -> evaluate
+        (-> classifiers) -> baselines -> evaluate
 
 What is to be done of it is decided before anything is (`steps.py`).
 """
@@ -39,12 +39,11 @@ from semievol_ray.store import Lease, Manifest, RunDirectory, StageLedger, layou
 
 FIRST = (
     ingest.STAGE, tune.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.STAGE,
-    baselines.STAGE,
 )  # fmt: skip
 EACH_ROUND = (
     generate.STAGE, justify.STAGE, score.STAGE, select.STAGE, evolve.STAGE, guard.STAGE,
 )  # fmt: skip
-LAST = (classifiers.STAGE, evaluate.STAGE)
+LAST = (classifiers.STAGE, baselines.STAGE, evaluate.STAGE)
 
 
 def steps(config: Config) -> list[Step]:
@@ -65,7 +64,8 @@ def run(
 ) -> RunDirectory:
     """Run, or continue, every stage of a config.
 
-    `redo` names a stage to be done anew, with all that read it; `until` the last stage to do. Both
+    `redo` names a stage to be done anew, with all that read it and what follows under other
+    settings; `until` the last stage to do. Both
     take a full name (`round-1/select`), or its last part where only one stage has it. Raises
     UserError for what the user can mend, SemiEvolError for the rest; finished work is kept in
     either case.

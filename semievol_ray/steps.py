@@ -55,7 +55,12 @@ def plan(context: Context, order: Sequence[Step], first_redone: int | None) -> l
                 raise UserError(f"stage {step.name}: the rounds ended with round {last_round}")
             continue
         found = context.ledger.get(step.name)
-        verdict = "redo" if number == first_redone else judge(context, step, found, undone)
+        follows = first_redone is not None and number > first_redone
+        verdict = (
+            "redo"
+            if number == first_redone
+            else judge(context, step, found, undone, follows=follows)
+        )
         if verdict in ("begin", "redo"):
             undone.add(step.name)
             if step.stage is ingest.STAGE:
@@ -68,9 +73,17 @@ def plan(context: Context, order: Sequence[Step], first_redone: int | None) -> l
 
 
 def judge(
-    context: Context, step: Step, found: Manifest | None, undone: set[str]
+    context: Context,
+    step: Step,
+    found: Manifest | None,
+    undone: set[str],
+    *,
+    follows: bool = False,
 ) -> Literal["stands", "continue", "redo", "begin"]:
-    """What is to be done about a step, whose manifest may be there."""
+    """What is to be done about a step, whose manifest may be there.
+
+    One that `follows` a step that the user wants anew is done anew under other settings, too.
+    """
     if found is None:
         return "begin"
     if undone.intersection(step.inputs) or (found.state == "running" and not step.stage.continues):
@@ -78,6 +91,8 @@ def judge(
     inputs = input_fingerprints(context, step, found)
     # A user's file that changed is the user's to decide about; another way to here is ours.
     if step.inputs and inputs != found.inputs:
+        return "redo"
+    if follows and step.settings != found.settings:
         return "redo"
     check_unchanged(found, step.settings, inputs)
     return "stands" if found.state == "done" else "continue"

@@ -150,7 +150,8 @@ def expected(config: Config) -> dict[str, str]:
     found: dict[str, str] = {}
     last = None
     for step in pipeline.steps(config):
-        if last is not None and step.round_number > last and step.stage.name != "evaluate":
+        follows_rounds = step.stage.name in ("baselines", "evaluate")
+        if last is not None and step.round_number > last and not follows_rounds:
             continue
         read = {name: found[name] for name in step.inputs if name in found}
         found[step.name] = digest([step.name, step.settings, read])
@@ -316,6 +317,21 @@ def test_rounds_up_and_down_and_up_again_use_what_is_there(world) -> None:
     # The first round is the same in either mode; the second is not.
     said = execute(here, command | {"rounds": 2, "mode": "relabel"}, None, None)
     assert "round-2/generate: setting iteration.mode was 'mine'" in said
+
+
+def test_what_follows_a_stage_that_is_done_anew_takes_its_new_settings(world) -> None:
+    here = world()
+    command = dict(learning_rate=1e-4, percentile=50, justify="always", mode="mine", workers=1)
+    assert execute(here, command | {"rounds": 1}, None, None) == "done"
+    config = make_config(here, command | {"rounds": 1})
+    asked = config.evaluation.model_copy(update={"shots": 1})
+    changed = config.model_copy(update={"evaluation": asked})
+    for redo in (None, "round-1/evaluate"):
+        with pytest.raises(UserError, match="baselines: setting evaluation.shots was 0"):
+            pipeline.run(changed, redo=redo)
+    here.worked.clear()
+    pipeline.run(changed, redo="round-1/evolve")
+    assert set(here.worked) == {"round-1/evolve", "baselines", "round-1/evaluate"}
 
 
 def test_a_round_that_was_not_reached_is_not_done_anew(world) -> None:

@@ -1,7 +1,7 @@
-"""Baselines: the base as it is and the warm model on the test set, before anything is generated.
+"""Baselines: the base as it is and the warm model on the test set.
 
-They depend on nothing that follows, so another selection, another arm of a comparison or a round
-more leaves them as they are. `evaluate` compares the evolved models with them.
+They depend on nothing that the rounds do, so another selection, another arm of a comparison or a
+round more leaves them as they are. `evaluate` compares the evolved models with them.
 """
 
 from __future__ import annotations

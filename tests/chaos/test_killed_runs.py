@@ -33,10 +33,10 @@ SECONDS = float(os.environ.get("SEMIEVOL_CHAOS_SECONDS", "5400"))
 
 pytestmark = [pytest.mark.e2e, pytest.mark.chaos, pytest.mark.timeout(SECONDS + 3600)]
 
-STAGES = ("ingest", "warmup", "retrieve", "baselines",
+STAGES = ("ingest", "warmup", "retrieve",
           "round-1/generate", "round-1/justify", "round-1/select", "round-1/evolve",
           "round-2/generate", "round-2/justify", "round-2/select", "round-2/evolve",
-          "round-2/evaluate")  # fmt: skip
+          "baselines", "round-2/evaluate")  # fmt: skip
 # Mean seconds between two kills: a replica is back in two, a training in ten or more.
 PAUSES = {"generate": 2.0, "warmup": 15.0, "evolve": 15.0}
 

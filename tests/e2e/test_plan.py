@@ -16,6 +16,6 @@ def test_a_plan_names_every_stage_and_leaves_no_trace(tmp_path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(p.name for p in tmp_path.iterdir()) == before
     stages = [line.split()[0] for line in done.stdout.splitlines()[3:] if line.strip()]
-    assert stages[:6] == ["warmup", "baselines", "round-1/generate", "round-1/select",
-                          "round-1/evolve", "round-1/evaluate"]  # fmt: skip
+    assert stages[:6] == ["warmup", "round-1/generate", "round-1/select", "round-1/evolve",
+                          "baselines", "round-1/evaluate"]  # fmt: skip
     assert "24 labels, about 2,000,000 unlabelled and " in done.stdout

@@ -108,9 +108,9 @@ def test_killed_at_every_boundary_and_amid_stages(undisturbed, tmp_path) -> None
         lambda: any((run / "warmup").glob("attempt-*/examples/*/*")),
         done("warmup"),
         lambda: any((run / "round-1" / "generate").glob("attempt-*/shard-*.parquet")),
-        lambda: any((run / "baselines").rglob("shard-*.parquet")),
         done("round-1.justify"),
         done("round-1.select"),
+        lambda: any((run / "baselines").rglob("shard-*.parquet")),
         lambda: any((run / "round-1" / "evaluate").rglob("shard-*.parquet")),
     ]
     killed = sum(kill_when(config, moment) for moment in moments)
