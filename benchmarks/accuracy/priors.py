@@ -39,6 +39,12 @@ _WAYS: dict[str, dict[str, Any]] = {
 }
 _MINILM = RetrievalConfig(embedder="sentence-transformers", model=str(get_model_path()))
 _MOST_ROWS = 4000
+# How the labels are drawn, and what the corpus is. (An even corpus has no uneven sample.)
+_CASES = (
+    ("so many of each class", "as it is"),
+    ("so many of each class", "even"),
+    ("a random sample", "as it is"),
+)
 
 
 @dataclass(frozen=True)
@@ -71,12 +77,9 @@ def main() -> None:
         )
         known = list(zip(vectors, [name for _, name in texts], strict=True))
         for count in labels_a_class:
-            for drawn in ("so many of each class", "a random sample"):
-                # Of an even corpus a random sample is even too, or none of it.
-                for corpus in ("as it is", "even")[: 1 + (drawn != "a random sample")]:
-                    claim = f"{name}, {count} labels a class ({drawn}), corpus {corpus}"
-                    rows += _measured(claim, known, count, drawn, corpus, args.seeds)
-                    print(*rows[-len(_WAYS) + 1 :], sep="\n", flush=True)
+            for drawn, corpus in _CASES:
+                claim = f"{name}, {count} labels a class ({drawn}), corpus {corpus}"
+                rows += _measured(claim, known, count, drawn, corpus, args.seeds)
     report(rows, repeats=args.seeds, packages=("scikit-learn", "pyarrow"), json_path=args.json)
 
 

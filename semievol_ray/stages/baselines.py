@@ -7,7 +7,6 @@ round more leaves them as they are. `evaluate` compares the evolved models with 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,8 +16,7 @@ from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import folder_of, predict_test
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.shards import TALLIES
-from semievol_ray.stages.stage import Outcome, Stage, answering_settings
-from semievol_ray.touches import of_result
+from semievol_ray.stages.stage import Outcome, Stage, tested_settings
 
 NAME = "baselines"
 
@@ -57,15 +55,10 @@ def predictions(context: Context) -> Iterator[tuple[str, pa.Table]]:
         yield name, pa.concat_tables([context.run.read_table(shard) for shard in shards])
 
 
-def _settings(config: Config, _: int) -> dict[str, Any]:
-    asked = of_result(config.evaluation, without=("confidence", "references"))
-    return answering_settings(config) | {"evaluation": asked}
-
-
 STAGE = Stage(
     NAME,
     run,
-    _settings,
+    lambda config, _: tested_settings(config),
     lambda config, _: ["warmup", "retrieve"],
     writes=("*/shard-*.parquet", f"*/{TALLIES}", "*/replies/*"),
     in_round=False,

@@ -23,7 +23,7 @@ from semievol_ray.stages.held_out import WRITES, write_held_out, write_neighbour
 from semievol_ray.stages.predictions import predict
 from semievol_ray.stages.run_view import GUARD
 from semievol_ray.stages.shards import TALLIES
-from semievol_ray.stages.stage import Outcome, Stage, answering_settings
+from semievol_ray.stages.stage import Outcome, Stage, tested_settings
 from semievol_ray.stages.statistics import SIGNIFICANCE, mcnemar_worse
 from semievol_ray.store import layout
 from semievol_ray.touches import of_result
@@ -80,8 +80,7 @@ def _before(round_number: int) -> str:
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:
-    asked = {"evaluation": of_result(config.evaluation, without=("confidence", "references"))}
-    return answering_settings(config) | asked | {"calibration": of_result(config.calibration)}
+    return tested_settings(config) | {"calibration": of_result(config.calibration)}
 
 
 STAGE = Stage(

@@ -89,6 +89,12 @@ def answering_settings(config: Config) -> dict[str, Any]:
     return common | task_settings(config) | {"code": code}
 
 
+def tested_settings(config: Config) -> dict[str, Any]:
+    """What a model's answers to examples with known answers depend on besides the model."""
+    asked = of_result(config.evaluation, without=("confidence", "references"))
+    return answering_settings(config) | {"evaluation": asked}
+
+
 def engine_settings(model: ModelConfig) -> dict[str, Any]:
     """A model as it answers: what it holds, and which engine runs it how."""
     return of_result(resolve_engine(model)) | {"content": model_identity(model)}

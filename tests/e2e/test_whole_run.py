@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -160,6 +161,25 @@ def test_status_and_evaluate_read_the_run(undisturbed) -> None:
     assert semievol("evaluate", str(undisturbed)).returncode == 0
     missing = semievol("status", str(undisturbed / "nowhere"))
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1
+
+
+def test_evaluating_otherwise_asks_the_baselines_only_where_they_are_asked_otherwise(
+    undisturbed, tmp_path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(undisturbed, run)
+
+    def attempts() -> list[int]:
+        found = {m.stage: m.attempt for m in Run(str(run)).manifests}
+        return [found["baselines"], found["round-1/evaluate"]]
+
+    first = attempts()
+    surer = semievol("evaluate", str(run), "--set", "evaluation.confidence=0.9")
+    assert surer.returncode == 0, surer.stderr
+    assert attempts() == [first[0], first[1] + 1]
+    shown = semievol("evaluate", str(run), "--set", "evaluation.shots=1")
+    assert shown.returncode == 0, shown.stderr
+    assert attempts() == [first[0] + 1, first[1] + 2]
 
 
 def test_a_run_directory_beside_the_data_deletes_nothing(tmp_path) -> None:
