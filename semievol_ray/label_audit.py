@@ -16,7 +16,7 @@ from semievol_ray.engines.classifier_engine import fit
 from semievol_ray.errors import UserError
 from semievol_ray.new_files import new_file
 from semievol_ray.stages import classifiers
-from semievol_ray.stages.known_answers import from_labels
+from semievol_ray.stages.known_answers import from_labels, some_questions
 from semievol_ray.stages.run_view import RunView
 from semievol_ray.store import RunDirectory, StageLedger, layout
 
@@ -48,7 +48,8 @@ def audit_labels(run_uri: str, overrides: Sequence[str] = ()) -> Audit:
     if not view.task.is_closed:
         raise UserError(f"{run_uri}: labels of the kind {view.task.kind} have no classifier")
     names = list(classifiers.named(config).values()) or ["probe"]
-    fits = [partial(fit, view.model(name, 1).base) for name in names]
+    models = [view.model(name, 1).base for name in names]
+    fits = [partial(fit, model, corpus=some_questions(view, model)) for model in models]
     found = audit(from_labels(view), fits)
     return Audit(len(view.labeled), names, _table(view.labeled, found))
 

@@ -58,7 +58,7 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
             "# Voters of three kinds, weighed by a fifth of the labels, which a second warm model",
             "# has not seen: of what was measured the best for closed answers. Without these three",
             "# lines it is the paper's policy.",
-            "collaborators: [{model: warm}, {model: probe}, {model: neighbours}]",
+            "collaborators: [{model: warm}, {model: probe}, {model: propagation}]",
             "selection: {policy: stacked, percentile: 75}",
             "justify: {when: never}   # stacked reads the options' probabilities instead",
             "# Two of them are mostly better over sentence embeddings (an extra, and a model):",

@@ -150,7 +150,7 @@ def test_init_writes_a_config_that_loads(tmp_path, capsys) -> None:
     assert config.task.kind == "label"
     assert (config.data.columns.question, config.data.columns.answer) == ("message", "team")
     assert (config.selection.policy, config.evaluation.closed_answers) == ("stacked", "score")
-    assert [c.model for c in config.collaborators] == ["warm", "probe", "neighbours"]
+    assert [c.model for c in config.collaborators] == ["warm", "probe", "propagation"]
     assert main(["init", *files, "--output", str(output)]) == 2
     assert "already there" in capsys.readouterr().err
 

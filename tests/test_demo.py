@@ -19,7 +19,7 @@ from semievol_ray.pipeline import steps
 def test_a_real_model_is_asked_as_one_and_votes_beside_others(tmp_path) -> None:
     tiny, real = demo_config(tmp_path, 0), demo_config(tmp_path, 0, real_model=Path("there"))
     assert real.model.name == "there" and real.training.method == "lora"
-    assert [c.model for c in real.collaborators] == ["warm", "probe", "neighbours"]
+    assert [c.model for c in real.collaborators] == ["warm", "probe", "propagation"]
     assert real.data == tiny.data and "calibrate" in [s.name for s in steps(real)]
 
 

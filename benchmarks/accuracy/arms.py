@@ -19,12 +19,9 @@ from semievol_ray.validation import merge
 # What each arm is called in tables; others by the name of the arm.
 NAMES = {"sft": "SFT", "all-labels": "all true labels"}
 _NEVER = {"justify": {"when": "never"}}
-# Voters of three kinds, weighed by a fifth of the labels.
+# Voters of three kinds, weighed by a fifth of the labels, as `semievol init` proposes.
 _STACKED: dict[str, Any] = {
-    "models": {
-        "words": {"name": "words", "engine": "probe", "engine_options": {"embedder": "tfidf"}}
-    },
-    "collaborators": [{"model": m} for m in ("warm", "probe", "words", "neighbours")],
+    "collaborators": [{"model": m} for m in ("warm", "probe", "propagation")],
     "selection": {"policy": "stacked", "percentile": 75},
 } | _NEVER
 # Three rounds of the same voters, who learn from the round before; labels guard what counts.

@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 from benchmarks.accuracy.tasks import read
 from benchmarks.common.data import data_folder
 from benchmarks.common.report import Row, arguments, report
-from semievol_ray.classifiers.heads import HEADS
+from semievol_ray.classifiers import HEADS
 from semievol_ray.config import ModelConfig, RetrievalConfig
 from semievol_ray.retrieval import create_embedder
 from semievol_ray.selection import select

@@ -18,7 +18,7 @@ _OPTIONS = (
     "{% for option in options %}{{ letters[loop.index0] }}. {{ option }}\n{% endfor %}Answer:"
 )
 # Of Banking77: a seed draws the labels and these many others; the test rows are the same for all.
-_UNLABELED, _TEST = 2000, 1000
+_UNLABELED, _TEST = 5000, 1000
 _EPOCHS = {"epochs": 3}
 
 
@@ -84,7 +84,6 @@ def banking77(seed: int, folder: Path, labels_a_class: int) -> GainTask:
         labeled=_intents(labeled),
         test=_intents(test),
         warmup={"epochs": 10},
-        evolve={"epochs": 4},
     )
 
 

@@ -15,13 +15,17 @@ from typing import Self
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from semievol_ray.classifiers.heads import HEADS, Head, Probabilities
+from semievol_ray.classifiers.heads import Head, Neighbours, Probabilities, Probe
+from semievol_ray.classifiers.propagation import Propagation
 from semievol_ray.config import ModelConfig, RetrievalConfig
 from semievol_ray.errors import UserError
 from semievol_ray.retrieval import Embedder, TfidfEmbedder, Vectors, create_embedder
 
 _SETTINGS, _ARRAYS = "classifier.json", "classifier.safetensors"
 _FORMAT = 1
+
+# By the engine that each is in a config.
+HEADS: dict[str, type[Head]] = {head.kind: head for head in (Probe, Neighbours, Propagation)}
 
 
 @dataclass(frozen=True)
@@ -42,18 +46,25 @@ class Classifier:
         known: Sequence[tuple[str, str]],
         retrieval: RetrievalConfig,
         model: ModelConfig,
+        corpus: Sequence[str] = (),
     ) -> Self:
-        """A `kind` of HEADS on questions with the names of their classes, two of these or more."""
+        """A `kind` of HEADS on questions with the names of their classes, two of these or more.
+
+        `corpus` are questions without a label, for a kind that learns from these too.
+        """
         texts, names = [text for text, _ in known], [name for _, name in known]
         classes = tuple(sorted(set(names)))
         index = {name: i for i, name in enumerate(classes)}
         embedder = create_embedder(retrieval, texts, model)
         gold = np.array([index[name] for name in names])
         vectors = _embed(embedder, texts, retrieval.batch_rows)
+        others = None
+        if corpus and HEADS[kind].sees_corpus:
+            others = _embed(embedder, corpus, retrieval.batch_rows)
         # The threads of so small matrices wait for one another longer than they work: where
         # somebody else has a core, a fit takes six times as long with two as with one.
         with threadpool_limits(1):
-            head = HEADS[kind].fit(vectors, gold, len(classes))
+            head = HEADS[kind].fit(vectors, gold, len(classes), others)
         return cls(embedder, head, classes, retrieval, model.revision)
 
     def probabilities(self, questions: Sequence[str]) -> Probabilities:

@@ -1,5 +1,7 @@
 """What stands on the vectors: logistic regression, and votes of the nearest labels.
 
+A third is in propagation.py.
+
 A head is arrays and numbers, so that it is kept and loaded without pickle. `vectors` are float32
 [rows, dimensions] of unit length, `gold` the class of each row; probabilities are float64 [rows,
 classes].
@@ -30,10 +32,17 @@ class Head(Protocol):
     """Vectors to probabilities."""
 
     kind: ClassVar[str]
+    # Whether it learns from questions without a label too.
+    sees_corpus: ClassVar[bool]
 
     @classmethod
-    def fit(cls, vectors: Vectors, gold: NDArray[np.intp], classes: int) -> Self:
-        """The candidate whose log loss on rows left out is the least, fitted to all rows."""
+    def fit(
+        cls, vectors: Vectors, gold: NDArray[np.intp], classes: int, corpus: Vectors | None = None
+    ) -> Self:
+        """The candidate whose log loss on rows left out is the least, fitted to all rows.
+
+        `corpus` are the vectors of questions that have no label.
+        """
         ...
 
     @classmethod
@@ -65,9 +74,12 @@ class Probe:
     # The inverse of the regularisation strength that was chosen.
     penalty: float
     kind: ClassVar[str] = "probe"
+    sees_corpus: ClassVar[bool] = False
 
     @classmethod
-    def fit(cls, vectors: Vectors, gold: NDArray[np.intp], classes: int) -> Self:
+    def fit(
+        cls, vectors: Vectors, gold: NDArray[np.intp], classes: int, corpus: Vectors | None = None
+    ) -> Self:
         """See Head.fit; by cross-validation."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.model_selection import KFold, cross_val_predict
@@ -80,7 +92,7 @@ class Probe:
 
         def loss(model: Any) -> float:
             found = cross_val_predict(model, inputs, gold, cv=folds, method="predict_proba")
-            return _log_loss(found, gold)
+            return log_loss(found, gold)
 
         # From the strictest on, until one is worse than the one before it: the laxest take longest.
         best, least = None, np.inf
@@ -130,9 +142,12 @@ class Neighbours:
     count: int
     temperature: float
     kind: ClassVar[str] = "neighbours"
+    sees_corpus: ClassVar[bool] = False
 
     @classmethod
-    def fit(cls, vectors: Vectors, gold: NDArray[np.intp], classes: int) -> Self:
+    def fit(
+        cls, vectors: Vectors, gold: NDArray[np.intp], classes: int, corpus: Vectors | None = None
+    ) -> Self:
         """See Head.fit; each row is left out of its own vote."""
         similar = vectors @ vectors.T
         np.fill_diagonal(similar, -np.inf)
@@ -141,7 +156,7 @@ class Neighbours:
             for count in dict.fromkeys(min(k, len(gold) - 1) for k in _NEIGHBOURS)
             for temperature in _TEMPERATURES
         ]
-        return min(candidates, key=lambda head: _log_loss(head._votes(similar), gold))
+        return min(candidates, key=lambda head: log_loss(head._votes(similar), gold))
 
     @classmethod
     def of(cls, arrays: dict[str, NDArray[Any]], settings: dict[str, Any]) -> Self:
@@ -172,9 +187,7 @@ class Neighbours:
         return {"classes": self.classes, "count": self.count, "temperature": self.temperature}
 
 
-HEADS: dict[str, type[Probe] | type[Neighbours]] = {head.kind: head for head in (Probe, Neighbours)}
-
-
-def _log_loss(probabilities: Probabilities, gold: NDArray[np.intp]) -> float:
+def log_loss(probabilities: Probabilities, gold: NDArray[np.intp]) -> float:
+    """Mean of -log p of the right class, in nats."""
     taken = probabilities[np.arange(len(gold)), gold]
     return -float(np.log(np.maximum(taken, SMALLEST)).mean())

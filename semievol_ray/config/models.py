@@ -19,9 +19,10 @@ ENGINES = {
     "simulated": "semievol_ray.engines.simulated_engine:SimulatedEngine",
     "probe": "semievol_ray.engines.classifier_engine:ClassifierEngine",
     "neighbours": "semievol_ray.engines.classifier_engine:ClassifierEngine",
+    "propagation": "semievol_ray.engines.classifier_engine:ClassifierEngine",
 }
 # Those that are no language models; collaborators may have their names.
-CLASSIFIERS = ("probe", "neighbours")
+CLASSIFIERS = ("probe", "neighbours", "propagation")
 # The run's own warm-ups.
 _WARM = re.compile(r"warm(?:-([2-9]|[1-9][0-9]+))?")
 
@@ -43,9 +44,10 @@ class ModelConfig(Section):
     engine: str = Field(
         "auto",
         json_schema_extra={"enum": ["auto", *ENGINES]},
-        description="auto: vllm where it is installed, else transformers; probe and neighbours: no "
-        "LLM, but logistic regression on the labels, or votes of the nearest of them, for "
-        "collaborators alone; their engine_options are those of `retrieval`",
+        description="auto: vllm where it is installed, else transformers; no LLM, and for "
+        "collaborators alone: probe (logistic regression on the labels), neighbours (votes of the "
+        "nearest of them) and propagation (labels spread over the corpus, from each question to "
+        "those near it); their engine_options are those of `retrieval`",
     )
     revision: str | None = None
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -103,9 +105,9 @@ class Collaborator(Section):
 
     model: str = Field(
         "warm",
-        description="base, warm, probe or neighbours (classifiers on the labels, over retrieval's "
-        "embedder), or another model's path or name; warm-2, warm-3 … are warm-ups of their own, "
-        "each under another seed",
+        description="base, warm, probe, neighbours or propagation (classifiers on the labels, over "
+        "retrieval's embedder), or another model's path or name; warm-2, warm-3 … are warm-ups of "
+        "their own, each under another seed",
     )
     shots: int = Field(0, ge=0)
     temperature: float = Field(1.0, ge=0)

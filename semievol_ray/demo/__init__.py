@@ -85,7 +85,7 @@ def _of_a_chat_model(model: Path) -> dict[str, Any]:
             "question_template": "{{ question }}",
         },
         "generation": {"batch_rows": 32},
-        "collaborators": [{"model": "warm"}, {"model": "probe"}, {"model": "neighbours"}],
+        "collaborators": [{"model": "warm"}, {"model": "probe"}, {"model": "propagation"}],
         "selection": {"policy": "stacked", "percentile": 75},
         "training": {"learning_rate": 1e-3, "epochs": 8},
         "evolve": {"training": {"epochs": 2}},

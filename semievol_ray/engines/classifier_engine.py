@@ -34,9 +34,9 @@ class ClassifierEngine(Engine):
     max_model_len = 2**20
 
     def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
-        """Fit it to `options.labels`, or without any load the one that the run kept."""
+        """Fit it to `options.labels` and `.corpus`, or load what the run kept if there are none."""
         if options.labels:
-            self._classifier = fit(model, options.labels)
+            self._classifier = fit(model, options.labels, options.corpus)
         else:
             self._classifier = Classifier.load(
                 Path(model.name), trust_remote_code=model.trust_remote_code
@@ -93,8 +93,12 @@ def check_learnable(answers: Sequence[str]) -> None:
         raise UserError(f"{_WHO}: every label is {min(names)!r}")
 
 
-def fit(model: ModelConfig, labels: Sequence[tuple[str, str]]) -> Classifier:
+def fit(
+    model: ModelConfig, labels: Sequence[tuple[str, str]], corpus: Sequence[str] = ()
+) -> Classifier:
     """The classifier that a model's config describes, on questions with their classes.
+
+    `corpus` are questions without one.
 
     Raises UserError where the labels are none that a classifier can learn.
     """
@@ -103,4 +107,4 @@ def fit(model: ModelConfig, labels: Sequence[tuple[str, str]]) -> Classifier:
         config = RetrievalConfig(**model.engine_options)
     except ValidationError as error:
         raise UserError(f"model {model.name}: {one_line(error, RetrievalConfig)}") from None
-    return Classifier.fit(model.engine, labels, config, model)
+    return Classifier.fit(model.engine, labels, config, model, corpus)

@@ -80,6 +80,7 @@ class EnginePool:
         adapter_rank: int | None = None,
         window: int | None = None,
         labels: Sequence[tuple[str, str]] = (),
+        corpus: Sequence[str] = (),
         log_folder: Path | None = None,
         start_replica: StartReplica | None = None,
     ) -> None:
@@ -90,7 +91,7 @@ class EnginePool:
         self.config = sized(config, model, Machines(gpus=gpus), shards=1, gpus=gpus > 0)
         self.run = run
         self.log_folder = log_folder
-        self.options = EngineOptions.of(self.config, adapter_rank, labels, window)
+        self.options = EngineOptions.of(self.config, adapter_rank, labels, window, corpus)
         self._start = start_replica or self._start_actor
         self._asked_who_goes = 0.0
         self._waiting_since = time.monotonic()

@@ -122,6 +122,9 @@ class Batch:
     adapter: str | None = None
     # Whether a score counts the end-of-text token: needed where one candidate begins another.
     closed: bool = False
+    # Candidates whose common beginning is less likely than this times the best of their row may be
+    # given equal shares of it: of many an engine then computes a few. 0: each is known exactly.
+    negligible: float = 0.0
 
     def part(self, rows: Sequence[int]) -> Batch:
         """Some of its requests, asked in the same way."""
@@ -184,8 +187,10 @@ class EngineOptions:
     gpus_per_replica: float = 0.0
     # Tokens of the longest prompt with its response, at most; null: as many as the model takes.
     window: int | None = None
-    # Questions with the names of their classes, for an engine that is fitted to them.
+    # Questions with the names of their classes, and others of the corpus, for an engine that is
+    # fitted to them.
     labels: Sequence[tuple[str, str]] = ()
+    corpus: Sequence[str] = ()
 
     @classmethod
     def of(
@@ -194,6 +199,7 @@ class EngineOptions:
         adapter_rank: int | None = None,
         labels: Sequence[tuple[str, str]] = (),
         window: int | None = None,
+        corpus: Sequence[str] = (),
     ) -> EngineOptions:
         """Of each of the replicas that a config asks for."""
         rate = config.requests_per_minute
@@ -209,6 +215,7 @@ class EngineOptions:
             gpus_per_replica=config.gpus_per_replica or 0.0,
             window=window,
             labels=labels,
+            corpus=corpus,
         )
 
 

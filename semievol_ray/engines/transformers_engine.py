@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.credentials import resolve
 from semievol_ray.engines.adapters import Adapters
+from semievol_ray.engines.candidates import Search, tree_of
 from semievol_ray.engines.candidates import Tokens as Ids
-from semievol_ray.engines.candidates import Tree, stack, tree_of
 from semievol_ray.engines.protocol import (
     Batch,
     Engine,
@@ -167,7 +170,7 @@ class TransformersEngine(Engine):
             if len(ids) + max(generated, max(map(len, tails[i]), default=0)) <= self.max_model_len
         ]
         self.answered += len(requests) - len(fits)
-        for part in self._batches(fits, prompts, tails):
+        for part in self._batches(fits, prompts):
             self.beats += 1
             ids = [prompts[i] for i in part]
             prefix = self._prefill(ids)
@@ -184,25 +187,18 @@ class TransformersEngine(Engine):
                 for index, row in zip(part, self.reader.rows(responses), strict=True):
                     rows[index] = row
             if candidates is not None:
-                found = self._score_batch(prefix, ids, [tails[i] for i in part])
+                searches = [Search(tree_of(tails[i]), batch.negligible) for i in part]
+                found = self._score_batch(prefix, ids, searches)
                 for index, score in zip(part, found, strict=True):
                     scores[index] = score
             self.answered += len(part)
         return Replies.of(batch, zip(rows, scores, strict=True))
 
-    def _batches(
-        self,
-        indices: list[int],
-        prompts: list[list[int]],
-        tails: Sequence[tuple[Ids, ...]],
-    ) -> Iterator[list[int]]:
+    def _batches(self, indices: list[int], prompts: list[list[int]]) -> Iterator[list[int]]:
         """Indices in batches of like lengths, so that little of a batch is padding."""
         ordered = sorted(indices, key=lambda i: (len(prompts[i]), i))
-        nodes = max((len(tree_of(tails[i]).ids) for i in indices if tails[i]), default=0)
-        most = _SCORED_LOGITS // ((nodes + 1) * self.model.config.get_text_config().vocab_size)
-        rows = max(1, min(self.batch_rows, most))
-        for start in range(0, len(ordered), rows):
-            yield ordered[start : start + rows]
+        for start in range(0, len(ordered), self.batch_rows):
+            yield ordered[start : start + self.batch_rows]
 
     # -- generation --------------------------------------------------------------------------------
 
@@ -277,77 +273,74 @@ class TransformersEngine(Engine):
     # -- scoring -----------------------------------------------------------------------------------
 
     def _score_batch(
-        self, prefix: _Prefix, prompts: list[list[int]], tails: list[tuple[Ids, ...]]
+        self, prefix: _Prefix, prompts: list[list[int]], searches: list[Search]
     ) -> list[list[float]]:
         """Sums of token logprobs of each prompt's candidates."""
         import torch
 
-        trees = [tree_of(row) for row in tails]
-        predicted_by, targets, real = (
-            torch.from_numpy(stack([getattr(tree, name) for tree in trees])).to(self.device)
-            for name in ("predicted_by", "targets", "real")
-        )
         with torch.inference_mode():
-            rows = torch.arange(len(trees), device=self.device)[:, None, None]
-            taken = _logprobs(prefix.logits)[rows, targets]
-            if any(len(tree.ids) for tree in trees):
-                if self._takes_trees:
-                    logits = self._run_trees(prefix, trees)
-                else:
-                    logits = self._run_whole(prompts, tails, trees)
-                at_node = _logprobs(logits)[rows, (predicted_by - 1).clamp(min=0), targets]
-                taken = torch.where(predicted_by == 0, taken, at_node)
-            totals = (taken * real).sum(dim=-1).tolist()
-        return [row[: len(tail)] for row, tail in zip(totals, tails, strict=True)]
+            _tell(searches, [[0]] * len(searches), prefix.logits[:, None])
+            if self._takes_trees:
+                self._run_trees(prefix, searches)
+            else:
+                self._run_whole(prompts, searches)
+        return [search.scores() for search in searches]
 
-    def _run_trees(self, prefix: _Prefix, trees: list[Tree]) -> Any:
-        """Logits at each node (rows, nodes, vocabulary), all of them behind the cached prompt."""
+    def _run_trees(self, prefix: _Prefix, searches: list[Search]) -> None:
+        """Compute what the searches want, wave after wave, all of it behind the cached prompt."""
         import torch
 
         if prefix.grown:
             prefix.cache.crop(-prefix.grown)
             prefix.grown = 0
-        ids, depths, sees = (
-            torch.from_numpy(stack([getattr(tree, name) for tree in trees])).to(self.device)
-            for name in ("ids", "depths", "sees")
-        )
-        # A place without a node sees itself: no row of the mask may be empty.
-        sees |= torch.eye(ids.shape[1], dtype=torch.bool, device=self.device)
-        prompt = prefix.mask.bool()[:, None, :].expand(-1, ids.shape[1], -1)
-        seen = torch.cat([prompt, sees], dim=2)[:, None]
-        out = self.model(
-            input_ids=ids,
-            attention_mask=torch.zeros_like(seen, dtype=prefix.logits.dtype).masked_fill(
-                ~seen, torch.finfo(prefix.logits.dtype).min
-            ),
-            position_ids=prefix.positions[:, None] + depths,
-            past_key_values=prefix.cache,
-            use_cache=True,
-        )
-        return out.logits
+        vocabulary = self.model.config.get_text_config().vocab_size
+        most = max(1, _SCORED_LOGITS // (len(searches) * vocabulary))
+        # Behind each row's prompt the beginnings that the cache holds; -1: there is none.
+        cached = np.zeros((len(searches), 0), np.int64)
+        while any(waves := [search.wanted(most) for search in searches]):
+            self.beats += 1
+            width = max(map(len, waves))
+            cached = np.pad(cached, ((0, 0), (0, width)), constant_values=-1)
+            ids, depths = np.zeros((2, len(searches), width), np.int64)
+            sees = np.zeros((*ids.shape, cached.shape[1]), bool)
+            for row, (search, wave) in enumerate(zip(searches, waves, strict=True)):
+                begun, count = [search.tree.beginnings[node] for node in wave], len(wave)
+                ids[row, :count], depths[row, :count] = [b[-1] for b in begun], [*map(len, begun)]
+                cached[row, -width:][:count] = wave
+                sees[row, :count] = search.tree.sees[wave][:, cached[row]] & (cached[row] >= 0)
+            # A place without a beginning sees itself: no row of the mask may be empty.
+            sees[:, :, -width:] |= np.eye(width, dtype=bool)
+            prompt = prefix.mask.bool()[:, None, :].expand(-1, width, -1)
+            seen = torch.cat([prompt, torch.from_numpy(sees).to(self.device)], dim=2)[:, None]
+            out = self.model(
+                input_ids=torch.from_numpy(ids).to(self.device),
+                attention_mask=torch.zeros_like(seen, dtype=prefix.logits.dtype).masked_fill(
+                    ~seen, torch.finfo(prefix.logits.dtype).min
+                ),
+                position_ids=prefix.positions[:, None] + torch.from_numpy(depths).to(self.device),
+                past_key_values=prefix.cache,
+                use_cache=True,
+            )
+            _tell(searches, waves, out.logits)
 
-    def _run_whole(
-        self, prompts: list[list[int]], tails: list[tuple[Ids, ...]], trees: list[Tree]
-    ) -> Any:
-        """What `_run_trees` gives, for models whose attention takes no mask of ours.
+    def _run_whole(self, prompts: list[list[int]], searches: list[Search]) -> None:
+        """The same for models whose attention takes no mask of ours.
 
         Every candidate runs behind its prompt again.
         """
         import torch
 
-        vocabulary = self.model.config.get_text_config().vocab_size
-        most = max(len(tree.ids) for tree in trees)
-        logits = torch.zeros(len(trees), most + 1, vocabulary, device=self.device)
-        for row, (prompt, tail, tree) in enumerate(zip(prompts, tails, trees, strict=True)):
-            width = max(map(len, tail), default=1)
-            ids = torch.zeros(len(tail), len(prompt) + width, dtype=torch.long)
-            for line, tokens in enumerate(tail):
+        for prompt, search in zip(prompts, searches, strict=True):
+            tails = search.tree.candidates
+            ids = torch.zeros(len(tails), len(prompt) + max(map(len, tails), default=0) + 1)
+            for line, tokens in enumerate(tails):
                 ids[line, : len(prompt) + len(tokens)] = torch.tensor([*prompt, *tokens])
-            out = self.model(input_ids=ids.to(self.device), use_cache=False)
-            lines, steps = tree.real.nonzero()
-            nodes = tree.predicted_by[lines, steps]
-            logits[row, nodes] = out.logits[lines, len(prompt) - 1 + steps].float()
-        return logits[:, 1:]
+            out = self.model(input_ids=ids.long().to(self.device), use_cache=False)
+            while wave := search.wanted():
+                begun = [search.tree.beginnings[node] for node in wave]
+                lines = [next(i for i, t in enumerate(tails) if t[: len(b)] == b) for b in begun]
+                at = [len(prompt) - 1 + len(b) for b in begun]
+                _tell([search], [wave], out.logits[lines, at][None])
 
     # -- shared ------------------------------------------------------------------------------------
 
@@ -357,11 +350,21 @@ class TransformersEngine(Engine):
         return {i for i in stops if i is not None} | self.tokens.stops(chat)
 
 
-def _logprobs(logits: Any) -> Any:
-    """Of every token of the vocabulary, in float32; without a second copy of the logits."""
+def _tell(searches: Sequence[Search], waves: Sequence[Sequence[int]], logits: Any) -> None:
+    """Tell each search what may follow what it wanted: logits (rows, wave, vocabulary)."""
     import torch
 
-    return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    told = [(row, at) for row, wave in enumerate(waves) for at in range(len(wave))]
+    if not told:
+        return
+    following = [searches[row].tree.following[waves[row][at]] for row, at in told]
+    places = [place for place, tokens in enumerate(following) for _ in tokens]
+    rows, at = zip(*told, strict=True)
+    # In float32; and of those places alone that hold something.
+    logprobs = torch.log_softmax(logits[list(rows), list(at)], dim=-1, dtype=torch.float32)
+    taken = iter(logprobs[places, [token for row in following for token in row]].tolist())
+    for (row, place), tokens in zip(told, following, strict=True):
+        searches[row].tell(waves[row][place], list(islice(taken, len(tokens))))
 
 
 def _contiguous(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.credentials import resolve
-from semievol_ray.engines.candidates import branches
+from semievol_ray.engines.candidates import Search, tree_of
 from semievol_ray.engines.protocol import (
     GENERATION,
     SCORES,
@@ -145,7 +145,8 @@ class VllmEngine(Engine):
                     lora,
                     None if choices is None else choices[at],
                 ),
-                _nothing() if tails is None else self._score(prompts[at], tails[at], lora),
+                _nothing() if tails is None
+                else self._score(prompts[at], tails[at], batch.negligible, lora),
             )  # fmt: skip
             self.answered += 1
             return found
@@ -247,26 +248,29 @@ class VllmEngine(Engine):
         return self.tokens.prompts([r.prompt for r in requests], [r.chat for r in requests])
 
     async def _score(
-        self, prompt: list[int], tails: list[list[int]], lora: Any
+        self, prompt: list[int], tails: list[list[int]], negligible: float, lora: Any
     ) -> list[float] | None:
         if len(prompt) + max(map(len, tails), default=1) + 1 > self.max_model_len:
             return None
-        # Each distinct beginning is asked once for the logprobs of the tokens that may follow it.
-        # The prompt itself is computed once; the prefix cache serves it to the rest. (The
+        # Each beginning that counts is asked once for the logprobs of the tokens that may follow
+        # it. The prompt itself is computed once; the prefix cache serves it to the rest. (The
         # logprobs of a prompt's own tokens would bypass that cache.)
-        tree = branches(tails)
-        found = await asyncio.gather(
-            *(
-                self._next_logprobs([*prompt, *begun], following, lora)
-                for begun, following in tree.items()
+        tree = tree_of(tuple(map(tuple, tails)))
+        search = Search(tree, negligible)
+        while wanted := search.wanted():
+            found = await asyncio.gather(
+                *(
+                    self._next_logprobs(
+                        [*prompt, *tree.beginnings[node]], tree.following[node], lora
+                    )
+                    for node in wanted
+                )
             )
-        )
-        after = {b: known for b, known in zip(tree, found, strict=True) if known is not None}
-        if len(after) < len(tree):
-            return None
-        return [
-            sum(after[tuple(tail[:at])][token] for at, token in enumerate(tail)) for tail in tails
-        ]
+            for node, known in zip(wanted, found, strict=True):
+                if known is None:
+                    return None
+                search.tell(node, [known[token] for token in tree.following[node]])
+        return search.scores()
 
     async def _as_an_option(
         self, prompt: list[int], request: Request, ids: list[int], choices: Sequence[str], lora: Any
@@ -291,7 +295,7 @@ class VllmEngine(Engine):
         return ids, [row[token] for row, token in zip(known, ids, strict=True)]
 
     async def _next_logprobs(
-        self, prompt: list[int], tokens: list[int], lora: Any
+        self, prompt: list[int], tokens: Sequence[int], lora: Any
     ) -> dict[int, float] | None:
         """Logprobs of some next tokens after a prompt, from one generated token."""
         from vllm import SamplingParams
@@ -299,7 +303,7 @@ class VllmEngine(Engine):
 
         logprobs: dict[int, float] = {}
         for start in range(0, len(tokens), limit):
-            asked = tokens[start : start + limit]
+            asked = list(tokens[start : start + limit])
             parameters = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=asked)
             final = await self._last(prompt, parameters, lora)
             if final is None or not final.outputs[0].logprobs:

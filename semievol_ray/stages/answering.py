@@ -216,7 +216,8 @@ async def ask(
     batch = Batch(requests, fit_window(voter.sampling, engine), adapter=adapter)
     # Where the model thinks first, no option follows the prompt.
     if (job.score_options or voter.guided) and not voter.thinks:
-        batch = scored(batch, renderer_for(engine, job.task, voter), job.task, rows)
+        renderer = renderer_for(engine, job.task, voter)
+        batch = scored(batch, renderer, job.task, rows, exactly=voter.pmi)
         batch = replace(
             batch,
             candidates=batch.candidates if job.score_options else None,

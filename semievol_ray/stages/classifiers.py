@@ -14,7 +14,7 @@ from semievol_ray.config import Config, ModelConfig
 from semievol_ray.engines.classifier_engine import fit
 from semievol_ray.ray_session import shard_map
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.known_answers import Known, known_answers
+from semievol_ray.stages.known_answers import Known, known_answers, some_questions
 from semievol_ray.stages.run_view import ModelRef, what_rounds_left
 from semievol_ray.stages.stage import Outcome, Stage, engine_settings, task_settings
 from semievol_ray.store import RunDirectory, layout
@@ -32,7 +32,8 @@ def run(context: Context, round_number: int) -> Outcome:
     work = []
     for who, name in named(context.config).items():
         model = context.refitted(name, accepted).base
-        work.append((f"{folder}/{who}", model, known_answers(context, model)))
+        asked = known_answers(context, model), some_questions(context, model)
+        work.append((f"{folder}/{who}", model, *asked))
     context.progress.start(NAME, len(work), "classifiers")
     # In tasks: what embeds may be a model, whose memory is no business of the driver's.
     tasks = shard_map(context.config.ray, len(work), always_ray=True)
@@ -40,7 +41,7 @@ def run(context: Context, round_number: int) -> Outcome:
     for written in tasks(partial(_fit_one, context.run), work):
         files += written
         context.progress.advance(NAME, 1)
-    examples = max(len(known) for _, _, known in work)
+    examples = max(len(known) for _, _, known, _ in work)
     return Outcome({}, {"after_round": accepted, "examples": examples}, tuple(files))
 
 
@@ -66,10 +67,10 @@ def fitted(context: Context, round_number: int) -> dict[str, ModelRef]:
     return found
 
 
-def _fit_one(run: RunDirectory, work: tuple[str, ModelConfig, Known]) -> list[str]:
-    folder, model, known = work
+def _fit_one(run: RunDirectory, work: tuple[str, ModelConfig, Known, list[str]]) -> list[str]:
+    folder, model, known, corpus = work
     names = []
-    for name, content in fit(model, known).files().items():
+    for name, content in fit(model, known, corpus).files().items():
         names.append(f"{folder}/{name}")
         run.write_bytes(names[-1], content)
     return names

@@ -44,7 +44,7 @@ async def without_their_priors(
         {**row, "question": q, "context": None} for row in sets.values() for q in _QUESTIONS
     ]
     requests = [make_request(renderer, task.messages(row), seed=0) for row in bare]
-    batch = scored(Batch(requests, adapter=adapter), renderer, task, bare)
+    batch = scored(Batch(requests, adapter=adapter), renderer, task, bare, exactly=True)
     replies = (await engine.answer(batch)).scores
     assert replies is not None  # there are candidates
     said = replies.to_pylist()

@@ -14,7 +14,7 @@ from semievol_ray.engines.fleet_size import sized, words
 from semievol_ray.machines import Machines
 from semievol_ray.progress import Progress, Silent
 from semievol_ray.stages.along import Along
-from semievol_ray.stages.known_answers import known_answers
+from semievol_ray.stages.known_answers import known_answers, some_questions
 from semievol_ray.stages.run_view import RunView
 from semievol_ray.stages.window import asks_for_window, window_tokens
 from semievol_ray.store import layout
@@ -48,6 +48,7 @@ class Context(RunView):
                 self.run,
                 window=window_tokens(self) if asks_for_window(base) else None,
                 labels=known_answers(self, base) if base.is_classifier else (),
+                corpus=some_questions(self, base) if base.is_classifier else (),
                 adapter_rank=max(lora) if lora and base == self.base else None,
                 log_folder=self.log_folder,
             )

@@ -93,7 +93,8 @@ async def predict_shard(
     with keeping_paid_replies(engine, job.run, target) as asked:
         if closed:
             adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
-            batch = scored(Batch(requests, adapter=adapter), renderer, task, rows)
+            batch = Batch(requests, adapter=adapter)
+            batch = scored(batch, renderer, task, rows, exactly=voter.pmi)
             scores = (await asked.answer(batch)).scores
             assert scores is not None  # there are candidates
             if voter.pmi and not voter.base.is_classifier:

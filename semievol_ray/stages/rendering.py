@@ -14,6 +14,9 @@ from semievol_ray.tasks import PromptRenderer, Task
 if TYPE_CHECKING:
     from semievol_ray.stages.run_view import RunView
 
+# Of the best option's probability: what is less likely moves no probability by more than this.
+_NEGLIGIBLE = 1e-4
+
 
 def make_renderer(view: RunView) -> PromptRenderer:
     """The renderer of the base model's own tokenizer, for training as for generation."""
@@ -43,9 +46,19 @@ def make_request(renderer: PromptRenderer, messages: list[Message], seed: int) -
 
 
 def scored(
-    batch: Batch, renderer: PromptRenderer, task: Task, rows: Sequence[Mapping[str, Any]]
+    batch: Batch,
+    renderer: PromptRenderer,
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    exactly: bool = False,
 ) -> Batch:
-    """The batch with the answers of a closed task as candidates."""
+    """The batch with the answers of a closed task as candidates.
+
+    Unless `exactly`, what is too unlikely to count is known roughly.
+    """
     candidates = [[renderer.completion(c) for c in task.candidates(row)] for row in rows]
     # One label may begin another ("card", "card lost"): there the end of the text counts too.
-    return replace(batch, candidates=candidates, closed=task.kind == "label")
+    negligible = 0.0 if exactly else _NEGLIGIBLE
+    closed = task.kind == "label"
+    return replace(batch, candidates=candidates, closed=closed, negligible=negligible)

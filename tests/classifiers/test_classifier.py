@@ -11,8 +11,8 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from semievol_ray import UserError, load_classifier
-from semievol_ray.classifiers import Classifier
-from semievol_ray.classifiers.heads import HEADS, Neighbours
+from semievol_ray.classifiers import HEADS, Classifier
+from semievol_ray.classifiers.heads import Neighbours
 from semievol_ray.config import ModelConfig, RetrievalConfig
 from semievol_ray.demo.messages import write_messages
 
@@ -32,7 +32,7 @@ def kept(classifier: Classifier, folder: Path) -> Classifier:
 def test_what_is_kept_answers_alike(kind: str, embedder: str, tiny_model, tmp_path) -> None:
     name = str(tiny_model) if embedder == "model" else None
     retrieval = RetrievalConfig(embedder=embedder, model=name)
-    fitted = Classifier.fit(kind, KNOWN, retrieval, ModelConfig(name=str(tiny_model)))
+    fitted = Classifier.fit(kind, KNOWN, retrieval, ModelConfig(name=str(tiny_model)), ASKED[:90])
     loaded = kept(fitted, tmp_path)
     p = fitted.probabilities(ASKED)
     assert p.shape == (180, len(set(m.team for m in MESSAGES))) and np.allclose(p.sum(1), 1)

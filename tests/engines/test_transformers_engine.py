@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -91,6 +92,29 @@ def test_scores_are_the_models_logprobs_of_each_candidate(engine, reference, clo
             logprobs = torch.log_softmax(model(torch.tensor([head + tail])).logits[0], -1)
             wanted = sum(float(logprobs[len(head) - 1 + i, t]) for i, t in enumerate(tail))
             assert score == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("negligible", [1e-2, 0.3])
+def test_what_is_negligible_is_not_computed_exactly(engine, monkeypatch, negligible) -> None:
+    """In batches of rows whose trees and likely candidates differ."""
+    names = ["billing", "bills", "delivery", "delivery was late", "x", "account", "accounts sales"]
+    candidates = [[f" {name}" for name in names[i:]] for i in (0, 2, 1)]
+    exact = asyncio.run(score_all(engine, requests(), candidates, closed=True)).to_pylist()
+    read, forward = [], engine.model.forward
+    monkeypatch.setattr(
+        engine.model, "forward", lambda **k: (read.append(k["input_ids"].numel()), forward(**k))[1]
+    )
+    batch = Batch(requests(), candidates=candidates, closed=True)
+    asyncio.run(engine.answer(batch))
+    whole, read[:] = sum(read), []
+    found = asyncio.run(engine.answer(replace(batch, negligible=negligible))).scores.to_pylist()
+    assert sum(read) < whole
+    for ours, row in zip(found, exact, strict=True):
+        least = max(row) + math.log(negligible)
+        counts = [score >= least for score in row]
+        assert not all(counts)
+        for score, own, is_exact in zip(ours, row, counts, strict=True):
+            assert score == pytest.approx(own, abs=1e-3) if is_exact else score < least
 
 
 def test_a_base_model_too_stops_where_its_template_ends_a_turn(tmp_path) -> None:
