@@ -69,13 +69,7 @@ def main() -> None:
     args = arguments(__doc__, add)
     rows: list[Row] = []
     for name, (load, labels_a_class) in TASKS.items():
-        texts = load()
-        embedder = create_embedder(_MINILM, (), ModelConfig(name="none"))
-        starts = range(0, len(texts), 256)
-        vectors = np.concatenate(
-            [embedder.embed([t for t, _ in texts[s : s + 256]]) for s in starts]
-        )
-        known = list(zip(vectors, [name for _, name in texts], strict=True))
+        known = embedded(load())
         for count in labels_a_class:
             for drawn, corpus in _CASES:
                 claim = f"{name}, {count} labels a class ({drawn}), corpus {corpus}"
@@ -83,12 +77,20 @@ def main() -> None:
     report(rows, repeats=args.seeds, packages=("scikit-learn", "pyarrow"), json_path=args.json)
 
 
+def embedded(texts: list[tuple[str, str]]) -> Rows:
+    """Texts with the names of their classes as rows over MiniLM."""
+    embedder = create_embedder(_MINILM, (), ModelConfig(name="none"))
+    starts = range(0, len(texts), 256)
+    vectors = np.concatenate([embedder.embed([t for t, _ in texts[s : s + 256]]) for s in starts])
+    return list(zip(vectors, [name for _, name in texts], strict=True))
+
+
 def _measured(
     claim: str, known: Rows, count: int, drawn: str, corpus: str, seeds: int
 ) -> list[Row]:
     right: dict[str, list[float]] = {way: [] for way in _WAYS}
     for seed in range(seeds):
-        labeled, others = _draw(known, np.random.default_rng(seed), count, drawn, corpus)
+        labeled, others = draw(known, np.random.default_rng(seed), count, drawn, corpus)
         for way, found in _selected(labeled, others).items():
             right[way].append(found)
     ours, *peers = (mean(right[way]) for way in _WAYS)
@@ -99,7 +101,7 @@ def _measured(
     ]
 
 
-def _draw(
+def draw(
     known: Rows, rng: np.random.Generator, count: int, drawn: str, corpus: str
 ) -> tuple[Rows, Rows]:
     """The labelled rows, and the others."""

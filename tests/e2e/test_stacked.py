@@ -28,6 +28,7 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
         {"model": "base", "shots": 1},
         {"model": "probe"},
         {"model": "neighbours"},
+        {"model": "propagation"},
     ]
     values["justify"] = {"when": "never"}
     values["selection"] = {"policy": "stacked", "percentile": 50}
@@ -56,7 +57,8 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
     assert len(trained) == 18
     answered = [pq.read_table(p) for p in (run / "calibrate").rglob("part-*/shard-*.parquet")]
     said = {(r["example_id"], r["collaborator"]) for t in answered for r in t.to_pylist()}
-    names = {"warm-0shot", "warm-2-0shot", "base-1shot", "probe-0shot", "neighbours-0shot"}
+    classifiers = {"probe-0shot", "neighbours-0shot", "propagation-0shot"}
+    names = {"warm-0shot", "warm-2-0shot", "base-1shot", *classifiers}
     assert said == {(name, who) for name in held for who in names}
 
     found = Run(str(run))
@@ -78,7 +80,7 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
     ended = semievol("run", str(config))
     assert ended.returncode == 0, ended.stderr[-3000:]
     left, metrics = Run(str(run)).classifiers, Run(str(run)).metrics
-    assert left.keys() == {"probe-0shot", "neighbours-0shot"} and metrics is not None
+    assert left.keys() == classifiers and metrics is not None
     assert all(f"a classifier, {who}: {folder}" in ended.stdout for who, folder in left.items())
     test = Run(str(run)).examples("test")
     for who, folder in left.items():

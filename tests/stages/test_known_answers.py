@@ -11,7 +11,7 @@ from semievol_ray import pipeline
 from semievol_ray.config_file import load_config
 from semievol_ray.schema import SELECTION
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.known_answers import from_selections, known_answers
+from semievol_ray.stages.known_answers import from_selections, known_answers, some_questions
 from semievol_ray.store import StageLedger, layout
 
 ROWS = 200
@@ -101,3 +101,24 @@ def test_of_many_rows_a_part_is_drawn(values) -> None:
     drawn = from_selections(context, [1], most=30)
     assert 15 <= len(drawn) <= 50 and set(drawn) < set(expected(2, "red"))
     assert drawn == from_selections(context, [1], most=30)
+
+
+def test_what_learns_from_the_corpus_is_shown_a_part_of_it(values, monkeypatch) -> None:
+    values["collaborators"].append({"model": "propagation"})
+    context = begun(values)
+    asked = context.model("propagation", 2).base
+    everything = [f"question {i}" for i in range(ROWS)]
+    assert sorted(some_questions(context, asked)) == sorted(everything)
+    assert some_questions(context, context.model("probe", 2).base) == []
+    fitted = asked.model_copy(update={"name": layout.reference("round-1/classifiers/x")})
+    assert some_questions(context, fitted) == []
+    monkeypatch.setattr("semievol_ray.stages.known_answers.MOST_QUESTIONS", 50)
+    drawn = some_questions(context, asked)
+    assert 30 <= len(drawn) <= 70 and set(drawn) < set(everything)
+    assert drawn == some_questions(context, asked)
+    # Of some of the shards alone: every other one of the four.
+    monkeypatch.setattr("semievol_ray.stages.known_answers._MOST_SHARDS", 2)
+    monkeypatch.setattr("semievol_ray.stages.known_answers.MOST_QUESTIONS", ROWS)
+    shards = [*context.shards("unlabeled")][::2]
+    tables = [context.run.read_table(name)["question"].to_pylist() for name in shards]
+    assert some_questions(context, asked) == [text for table in tables for text in table]
