@@ -36,6 +36,8 @@ from semievol_ray.tokens import Tokens, shared_opening
 
 # Logits that one scoring pass may hold: 1 GiB of float32.
 _SCORED_LOGITS = 2**28
+# Beginnings of a row that are worth a pass of their own.
+_NARROWEST = 8
 
 
 @dataclass
@@ -293,12 +295,18 @@ class TransformersEngine(Engine):
         if prefix.grown:
             prefix.cache.crop(-prefix.grown)
             prefix.grown = 0
-        vocabulary = self.model.config.get_text_config().vocab_size
-        most = max(1, _SCORED_LOGITS // (len(searches) * vocabulary))
+        cache, mask, positions = prefix.cache, prefix.mask.bool(), prefix.positions
         # Behind each row's prompt the beginnings that the cache holds; -1: there is none.
         cached = np.zeros((len(searches), 0), np.int64)
-        while any(waves := [search.wanted(most) for search in searches]):
+        while any(waves := self._waves(searches)):
             self.beats += 1
+            open_rows = [row for row, wave in enumerate(waves) if wave]
+            if len(open_rows) <= len(searches) / 2:
+                # The others are done: what is left is computed without them.
+                chosen = torch.tensor(open_rows, device=self.device)
+                cache.batch_select_indices(chosen)
+                mask, positions, cached = mask[chosen], positions[chosen], cached[open_rows]
+                searches, waves = ([of[row] for row in open_rows] for of in (searches, waves))
             width = max(map(len, waves))
             cached = np.pad(cached, ((0, 0), (0, width)), constant_values=-1)
             ids, depths = np.zeros((2, len(searches), width), np.int64)
@@ -310,18 +318,27 @@ class TransformersEngine(Engine):
                 sees[row, :count] = search.tree.sees[wave][:, cached[row]] & (cached[row] >= 0)
             # A place without a beginning sees itself: no row of the mask may be empty.
             sees[:, :, -width:] |= np.eye(width, dtype=bool)
-            prompt = prefix.mask.bool()[:, None, :].expand(-1, width, -1)
+            prompt = mask[:, None, :].expand(-1, width, -1)
             seen = torch.cat([prompt, torch.from_numpy(sees).to(self.device)], dim=2)[:, None]
             out = self.model(
                 input_ids=torch.from_numpy(ids).to(self.device),
                 attention_mask=torch.zeros_like(seen, dtype=prefix.logits.dtype).masked_fill(
                     ~seen, torch.finfo(prefix.logits.dtype).min
                 ),
-                position_ids=prefix.positions[:, None] + torch.from_numpy(depths).to(self.device),
-                past_key_values=prefix.cache,
+                position_ids=positions[:, None] + torch.from_numpy(depths).to(self.device),
+                past_key_values=cache,
                 use_cache=True,
             )
             _tell(searches, waves, out.logits)
+
+    def _waves(self, searches: list[Search]) -> list[list[int]]:
+        """What each search wants next, of those that want much a part: the others would wait."""
+        vocabulary = self.model.config.get_text_config().vocab_size
+        most = max(1, _SCORED_LOGITS // (len(searches) * vocabulary))
+        waves = [search.wanted(most) for search in searches]
+        counts = [len(wave) for wave in waves if wave]
+        width = max(_NARROWEST, -(-sum(counts) // max(1, len(counts))))
+        return [wave[:width] for wave in waves]
 
     def _run_whole(self, prompts: list[list[int]], searches: list[Search]) -> None:
         """The same for models whose attention takes no mask of ours.
