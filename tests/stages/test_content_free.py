@@ -34,7 +34,8 @@ def row(question: str, choices: list[str] | None = None) -> dict[str, Any]:
 
 def scores_of(engine, renderer, task: Task, rows) -> list[list[float]]:
     requests = [make_request(renderer, task.messages(r), 0) for r in rows]
-    found = asyncio.run(engine.answer(scored(Batch(requests), renderer, task, rows))).scores
+    batch = scored(Batch(requests), renderer, task, rows, exactly=True)
+    found = asyncio.run(engine.answer(batch)).scores
     return found.to_pylist()
 
 
