@@ -306,7 +306,8 @@ class TransformersEngine(Engine):
                 chosen = torch.tensor(open_rows, device=self.device)
                 cache.batch_select_indices(chosen)
                 mask, positions, cached = mask[chosen], positions[chosen], cached[open_rows]
-                searches, waves = ([of[row] for row in open_rows] for of in (searches, waves))
+                searches = [searches[row] for row in open_rows]
+                waves = [waves[row] for row in open_rows]
             width = max(map(len, waves))
             cached = np.pad(cached, ((0, 0), (0, width)), constant_values=-1)
             ids, depths = np.zeros((2, len(searches), width), np.int64)
