@@ -7,12 +7,9 @@ what all of them open with once for the batch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
-
-import numpy as np
 
 from semievol_ray.config import ModelConfig
 from semievol_ray.credentials import resolve
@@ -28,27 +25,12 @@ from semievol_ray.engines.protocol import (
     failed_generation,
 )
 from semievol_ray.engines.sampling import Sampler
+from semievol_ray.engines.scoring import Prefix, run_trees, run_whole, tell
 from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.model_files import import_transformers, load_tokenizer
 from semievol_ray.ray_session import has_gpu
 from semievol_ray.tokens import Tokens, shared_opening
-
-# Logits that one scoring pass may hold: 1 GiB of float32.
-_SCORED_LOGITS = 2**28
-# Beginnings of a row that are worth a pass of their own.
-_NARROWEST = 8
-
-
-@dataclass
-class _Prefix:
-    """The prompts of one batch, computed: what generation and scoring go on from."""
-
-    logits: Any  # (rows, vocabulary): after each prompt
-    cache: Any
-    mask: Any  # (rows, width): 0 where there is padding
-    positions: Any  # (rows,): of each prompt's last token
-    grown: int = 0  # tokens that generation has put into the cache since
 
 
 @dataclass
@@ -205,7 +187,7 @@ class TransformersEngine(Engine):
     # -- generation --------------------------------------------------------------------------------
 
     def _continue(
-        self, prefix: _Prefix, sampler: Sampler, sampling: Sampling, stops: list[set[int]]
+        self, prefix: Prefix, sampler: Sampler, sampling: Sampling, stops: list[set[int]]
     ) -> list[_Response]:
         """The response to each prompt of one batch."""
         import torch
@@ -239,7 +221,7 @@ class TransformersEngine(Engine):
                 logits = out.logits[:, -1]
         return responses
 
-    def _prefill(self, prompts: list[list[int]]) -> _Prefix:
+    def _prefill(self, prompts: list[list[int]]) -> Prefix:
         """Run the prompts of one batch: what all open with once, the rest padded on the left."""
         import torch
 
@@ -270,95 +252,24 @@ class TransformersEngine(Engine):
                 use_cache=True,
                 logits_to_keep=1,
             )
-        return _Prefix(out.logits[:, -1], out.past_key_values, mask, positions[:, -1])
+        return Prefix(out.logits[:, -1], out.past_key_values, mask, positions[:, -1])
 
     # -- scoring -----------------------------------------------------------------------------------
 
     def _score_batch(
-        self, prefix: _Prefix, prompts: list[list[int]], searches: list[Search]
+        self, prefix: Prefix, prompts: list[list[int]], searches: list[Search]
     ) -> list[list[float]]:
         """Sums of token logprobs of each prompt's candidates."""
         import torch
 
         with torch.inference_mode():
-            _tell(searches, [[0]] * len(searches), prefix.logits[:, None])
+            tell(searches, [[0]] * len(searches), prefix.logits[:, None])
             if self._takes_trees:
-                self._run_trees(prefix, searches)
+                run_trees(self.model, prefix, searches)
             else:
-                self._run_whole(prompts, searches)
-        return [search.scores() for search in searches]
-
-    def _run_trees(self, prefix: _Prefix, searches: list[Search]) -> None:
-        """Compute what the searches want, wave after wave, all of it behind the cached prompt."""
-        import torch
-
-        if prefix.grown:
-            prefix.cache.crop(-prefix.grown)
-            prefix.grown = 0
-        cache, mask, positions = prefix.cache, prefix.mask.bool(), prefix.positions
-        # Behind each row's prompt the beginnings that the cache holds; -1: there is none.
-        cached = np.zeros((len(searches), 0), np.int64)
-        while any(waves := self._waves(searches)):
+                run_whole(self.model, prompts, searches)
             self.beats += 1
-            open_rows = [row for row, wave in enumerate(waves) if wave]
-            if len(open_rows) <= len(searches) / 2:
-                # The others are done: what is left is computed without them.
-                chosen = torch.tensor(open_rows, device=self.device)
-                cache.batch_select_indices(chosen)
-                mask, positions, cached = mask[chosen], positions[chosen], cached[open_rows]
-                searches = [searches[row] for row in open_rows]
-                waves = [waves[row] for row in open_rows]
-            width = max(map(len, waves))
-            cached = np.pad(cached, ((0, 0), (0, width)), constant_values=-1)
-            ids, depths = np.zeros((2, len(searches), width), np.int64)
-            sees = np.zeros((*ids.shape, cached.shape[1]), bool)
-            for row, (search, wave) in enumerate(zip(searches, waves, strict=True)):
-                begun, count = [search.tree.beginnings[node] for node in wave], len(wave)
-                ids[row, :count], depths[row, :count] = [b[-1] for b in begun], [*map(len, begun)]
-                cached[row, -width:][:count] = wave
-                sees[row, :count] = search.tree.sees[wave][:, cached[row]] & (cached[row] >= 0)
-            # A place without a beginning sees itself: no row of the mask may be empty.
-            sees[:, :, -width:] |= np.eye(width, dtype=bool)
-            prompt = mask[:, None, :].expand(-1, width, -1)
-            seen = torch.cat([prompt, torch.from_numpy(sees).to(self.device)], dim=2)[:, None]
-            out = self.model(
-                input_ids=torch.from_numpy(ids).to(self.device),
-                attention_mask=torch.zeros_like(seen, dtype=prefix.logits.dtype).masked_fill(
-                    ~seen, torch.finfo(prefix.logits.dtype).min
-                ),
-                position_ids=positions[:, None] + torch.from_numpy(depths).to(self.device),
-                past_key_values=cache,
-                use_cache=True,
-            )
-            _tell(searches, waves, out.logits)
-
-    def _waves(self, searches: list[Search]) -> list[list[int]]:
-        """What each search wants next, of those that want much a part: the others would wait."""
-        vocabulary = self.model.config.get_text_config().vocab_size
-        most = max(1, _SCORED_LOGITS // (len(searches) * vocabulary))
-        waves = [search.wanted(most) for search in searches]
-        counts = [len(wave) for wave in waves if wave]
-        width = max(_NARROWEST, -(-sum(counts) // max(1, len(counts))))
-        return [wave[:width] for wave in waves]
-
-    def _run_whole(self, prompts: list[list[int]], searches: list[Search]) -> None:
-        """The same for models whose attention takes no mask of ours.
-
-        Every candidate runs behind its prompt again.
-        """
-        import torch
-
-        for prompt, search in zip(prompts, searches, strict=True):
-            tails = search.tree.candidates
-            ids = torch.zeros(len(tails), len(prompt) + max(map(len, tails), default=0) + 1)
-            for line, tokens in enumerate(tails):
-                ids[line, : len(prompt) + len(tokens)] = torch.tensor([*prompt, *tokens])
-            out = self.model(input_ids=ids.long().to(self.device), use_cache=False)
-            while wave := search.wanted():
-                begun = [search.tree.beginnings[node] for node in wave]
-                lines = [next(i for i, t in enumerate(tails) if t[: len(b)] == b) for b in begun]
-                at = [len(prompt) - 1 + len(b) for b in begun]
-                _tell([search], [wave], out.logits[lines, at][None])
+        return [search.scores() for search in searches]
 
     # -- shared ------------------------------------------------------------------------------------
 
@@ -366,23 +277,6 @@ class TransformersEngine(Engine):
         configured = self.model.generation_config.eos_token_id
         stops = configured if isinstance(configured, list) else [configured]
         return {i for i in stops if i is not None} | self.tokens.stops(chat)
-
-
-def _tell(searches: Sequence[Search], waves: Sequence[Sequence[int]], logits: Any) -> None:
-    """Tell each search what may follow what it wanted: logits (rows, wave, vocabulary)."""
-    import torch
-
-    told = [(row, at) for row, wave in enumerate(waves) for at in range(len(wave))]
-    if not told:
-        return
-    following = [searches[row].tree.following[waves[row][at]] for row, at in told]
-    places = [place for place, tokens in enumerate(following) for _ in tokens]
-    rows, at = zip(*told, strict=True)
-    # In float32; and of those places alone that hold something.
-    logprobs = torch.log_softmax(logits[list(rows), list(at)], dim=-1, dtype=torch.float32)
-    taken = iter(logprobs[places, [token for row in following for token in row]].tolist())
-    for (row, place), tokens in zip(told, following, strict=True):
-        searches[row].tell(waves[row][place], list(islice(taken, len(tokens))))
 
 
 def _contiguous(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -11,8 +11,9 @@ import pyarrow as pa
 import pytest
 
 from semievol_ray.config import ModelConfig, TaskConfig
-from semievol_ray.engines import SCORES, Batch
+from semievol_ray.engines import SCORES, Batch, Sampling
 from semievol_ray.engines.transformers_engine import TransformersEngine
+from semievol_ray.stages.answering import ResolvedCollaborator, ShardJob, ask
 from semievol_ray.stages.content_free import without_their_priors
 from semievol_ray.stages.rendering import make_request, scored
 from semievol_ray.tasks import PromptRenderer, Task
@@ -92,3 +93,21 @@ def test_where_nothing_was_said_nothing_is_made_up(prior, own, expected) -> None
         without_their_priors(Says(prior), renderer, task, [row("q")], scores)
     ).to_pylist()
     assert found is None if expected is None else found == pytest.approx(expected, abs=1e-4)
+
+
+def test_every_option_is_computed_for_pmi_alone(engine, monkeypatch) -> None:
+    task, renderer = Task.from_config(TaskConfig(**LABEL)), PromptRenderer(engine.tokenizer)
+    rows = [row("where is my parcel")]
+    requests = [make_request(renderer, task.messages(r), 0) for r in rows]
+    said, answer = [], engine.answer
+
+    async def recorded(batch):
+        said.append(batch.negligible)
+        return await answer(batch)
+
+    monkeypatch.setattr(engine, "answer", recorded)
+    for pmi in (True, False):
+        model, sampling = ModelConfig(name="any"), Sampling(0, 1, 4)
+        voter = ResolvedCollaborator("voter", model, None, 0, sampling, pmi=pmi)
+        asyncio.run(ask(engine, ShardJob(None, task, (voter,), 0, True), voter, rows, requests))
+    assert said[0] == 0 < said[1] < 1e-3
