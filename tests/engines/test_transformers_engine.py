@@ -94,6 +94,17 @@ def test_scores_are_the_models_logprobs_of_each_candidate(engine, reference, clo
             assert score == pytest.approx(wanted, abs=1e-3)
 
 
+def test_rows_that_are_done_leave_the_others_as_they_are(engine) -> None:
+    """Where half of a batch wants no more, the rest goes on without it."""
+    prompts = [*PROMPTS, *(f"{prompt} and more of it" for prompt in PROMPTS)]
+    done, going_on = [" x"], [f" {name} was late and it was {name}" for name in ("bill", "sale")]
+    candidates = [going_on if row in (1, 4) else done for row in range(len(prompts))]
+    together = asyncio.run(score_all(engine, requests(prompts), candidates)).to_pylist()
+    for prompt, row, scores in zip(prompts, candidates, together, strict=True):
+        alone = asyncio.run(score_all(engine, requests([prompt]), [row])).to_pylist()
+        assert scores == pytest.approx(alone[0], abs=1e-3)
+
+
 @pytest.mark.parametrize("negligible", [1e-2, 0.3])
 def test_what_is_negligible_is_not_computed_exactly(engine, monkeypatch, negligible) -> None:
     """In batches of rows whose trees and likely candidates differ."""
