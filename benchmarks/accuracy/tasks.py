@@ -18,7 +18,7 @@ _OPTIONS = (
     "{% for option in options %}{{ letters[loop.index0] }}. {{ option }}\n{% endfor %}Answer:"
 )
 # Of Banking77: a seed draws the labels and these many others; the test rows are the same for all.
-_UNLABELED, _TEST = 5000, 1000
+_UNLABELED, _TEST, _CHOICE = 5000, 1000, 1000
 _EPOCHS = {"epochs": 3}
 
 
@@ -42,6 +42,8 @@ class GainTask:
     task: dict[str, Any]
     labeled: Rows | None = None
     test: Rows | None = None
+    # Asked with the test rows, and of the part to train on: what is tried out is chosen by them.
+    choice: Rows | None = None
     # Of the warm-up, and of what is trained on more rows.
     warmup: dict[str, Any] = field(default_factory=lambda: _EPOCHS)
     evolve: dict[str, Any] = field(default_factory=lambda: _EPOCHS)
@@ -68,7 +70,8 @@ def banking77(seed: int, folder: Path, labels_a_class: int) -> GainTask:
     source = data_folder("banking77")
     labeled, others = draw_labels(read(source / "train.csv"), seed, labels_a_class)
     test = random.Random(0).sample(read(source / "test.csv"), _TEST)
-    parts = {"labeled": labeled, "unlabeled": others[:_UNLABELED], "test": test}
+    unlabeled, choice = others[:_UNLABELED], others[_UNLABELED:][:_CHOICE]
+    parts = {"labeled": labeled, "unlabeled": unlabeled, "test": test + choice}
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():
         write(folder / f"{name}.csv", rows)
@@ -83,6 +86,7 @@ def banking77(seed: int, folder: Path, labels_a_class: int) -> GainTask:
         },
         labeled=_intents(labeled),
         test=_intents(test),
+        choice=_intents(choice),
         warmup={"epochs": 10},
     )
 
