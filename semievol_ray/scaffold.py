@@ -56,10 +56,12 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
     if _is_for_classifiers(kind, rows, columns):
         lines += [
             "# Voters of three kinds, weighed by a fifth of the labels, which a second warm model",
-            "# has not seen: of what was measured the best for closed answers. Without these three",
-            "# lines it is the paper's policy.",
+            "# has not seen. All rows are taught, each as doubtful as the voters were: of what was",
+            "# measured the best for closed answers. Without these four lines the policy is the",
+            "# paper's.",
             "collaborators: [{model: warm}, {model: probe}, {model: propagation}]",
-            "selection: {policy: stacked, percentile: 75}",
+            "selection: {policy: stacked, percentile: 100}",
+            "evolve: {soft_targets: true}",
             "justify: {when: never}   # stacked reads the options' probabilities instead",
             "# Two of them are mostly better over sentence embeddings (an extra, and a model):",
             "# retrieval: {embedder: sentence-transformers}",
