@@ -180,7 +180,9 @@ def test_init_lets_classifiers_vote_where_all_examples_have_the_same_options(tmp
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
         arguments = ["--labeled", str(file), "--unlabeled", str(file), "--output", str(output)]
         assert main(["init", *arguments]) == 0
-        assert load_config(output).selection.policy == policy
+        config = load_config(output)
+        assert config.selection.policy == policy
+        assert config.evolve.soft_targets == (policy == "stacked")
 
 
 def test_init_reads_objects_that_leave_fields_out(tmp_path) -> None:
