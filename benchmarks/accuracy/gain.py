@@ -96,7 +96,7 @@ def main() -> None:
             more = OPTIONS_DIFFER if task.labeled is None else MORE
             values = merge(merge(config_of(task, base), needs), _threads(args.threads))
             if args.evolve_epochs is not None:
-                values["evolve"] = {"training": {"epochs": args.evolve_epochs}}
+                values = merge(values, {"evolve": {"training": {"epochs": args.evolve_epochs}}})
             run_arms(values, folder, seed, arms, partial(_keep, kept, chosen_by, task, seed), more)
     print(kept.study().table())
 
@@ -144,11 +144,14 @@ class Kept:
         self.right.setdefault(str(seed), {})[arm] = "".join(str(int(x)) for _, x in pairs)
         study = self.study()
         arms = [arm for arm in study.correct if arm != "SFT"] if "SFT" in study.correct else []
-        compared = [study.compare("SFT", arm) for arm in arms]
-        # The better of the classifiers, wherever it was measured.
-        if MINILM in study.correct:
-            ours = [arm for arm in study.correct if arm not in (TFIDF, MINILM)]
-            compared += [study.compare(MINILM, arm) for arm in ours]
+        # With the better of the classifiers too, and of ours with what the others vary.
+        peers = [peer for peer in ("SFT", MINILM, "stacked") if peer in study.correct]
+        compared = [
+            study.compare(peer, arm)
+            for i, peer in enumerate(peers)
+            for arm, seeds in study.correct.items()
+            if arm not in peers[: i + 1] and seeds.keys() & study.correct[peer].keys()
+        ]
         print(study.table(), *(c.line() for c in compared), sep="\n", flush=True)
         rows = [accuracy_row(study, f"accuracy, {arm}", arm, "SFT", goal=None) for arm in arms]
         document = {
