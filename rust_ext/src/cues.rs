@@ -112,8 +112,25 @@ pub const EXPLAINS: &[&str] = &[
 /// Words of a normalised text that may turn an option it contains into its opposite.
 #[rustfmt::skip]
 pub const DENIALS: &[&str] = &[
-    "not", "no", "never", "neither", "nor", "cannot", "cant", "isnt", "wasnt", "arent",
-    "dont", "doesnt", "didnt", "wont", "wouldnt", "except", "than", "without", "instead",
-    "wrong", "incorrect", "false", "unlikely", "or", "eliminate", "exclude", "unsure",
-    "unclear",
+    "not", "non", "no", "never", "neither", "nor", "cannot", "cant", "isnt", "wasnt", "arent",
+    "werent", "dont", "doesnt", "didnt", "wont", "wouldnt", "couldnt", "shouldnt", "hasnt",
+    "havent", "hardly", "except", "than", "without", "instead", "wrong", "incorrect", "false",
+    "unlikely", "or", "eliminate", "exclude", "unsure", "unclear",
 ];
+
+/// Of the denials those that may be labels, and deny wherever they are none.
+#[rustfmt::skip]
+pub const PARTICLES: &[&str] = &["no", "not", "never", "neither", "nor", "or"];
+
+/// What a letter or a text that is picked may be called: "answer: B".
+pub const ANSWER_NAMES: &[&str] = &["answer", "ans"];
+
+/// What a label may be called.
+#[rustfmt::skip]
+pub const LABEL_NAMES: &[&str] = &[
+    "answer", "ans", "label", "category", "class", "classification", "sentiment", "intent",
+    "topic", "prediction", "verdict",
+];
+
+/// Commands of LaTeX that answers stand in.
+pub const LATEX: &[&str] = &["boxed", "textbf", "text", "mathbf", "mathrm"];

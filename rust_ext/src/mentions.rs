@@ -238,12 +238,13 @@ impl<'t> Reading<'t> {
         self.mentions.partition_point(|mention| mention.word < word)
     }
 
-    /// The statements "answer: B" and "the answer … is B", in their order. Those that are denied
-    /// ("the answer is not B", "a wrong answer is B") reject their letter instead.
-    pub fn declarations(&mut self) -> Vec<Declaration> {
+    /// The statements "answer: B" and "the answer … is B", in their order, by what an answer may be
+    /// called. Those that are denied ("the answer is not B", "a wrong answer is B") reject their
+    /// letter instead.
+    pub fn declarations(&mut self, names: &[&str]) -> Vec<Declaration> {
         let mut found = Vec::new();
         for keyword in 0..self.words.len() {
-            if !self.words[keyword].is(&["answer", "ans"]) {
+            if !self.words[keyword].is(names) {
                 continue;
             }
             match self.declared(keyword) {
