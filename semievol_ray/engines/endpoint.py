@@ -3,7 +3,7 @@
 The client obeys Retry-After and backs off with jitter; how many requests are in flight and how fast
 they follow is bounded here. What a request comes to all the same is the reply's JSON, or the reason
 why there is none: that costs its row. Only where so many fail in a row that the endpoint must be
-down, or refuses them all for one reason, is it an error.
+down, or so many are refused for one reason and a plain question is too, is it an error.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from semievol_ray.errors import SemiEvolError, UserError
 _RETRIES = 6
 # So many requests without an answer, and none with one between them: the endpoint is down.
 _FAILURES_IN_A_ROW = 16
-# So many refusals in the same words, and no reply between them: it is not the rows' fault.
+# So many refusals in the same words, and no reply between them: is it the rows' fault? A filter of
+# contents may have met its rows one after another, or an account may be empty.
 _REFUSALS_IN_A_ROW = 16
-
+_PLAIN_QUESTION: list[Message] = [{"role": "user", "content": "Say OK."}]
 
 _TOO_LONG = re.compile(r"context[ _](length|window)|too long|input tokens", re.IGNORECASE)
 
@@ -61,6 +62,7 @@ class Endpoint:
         self._failed_in_a_row = 0
         self._refused_in_a_row = 0
         self._refusal = ""
+        self._doubt = asyncio.Lock()
 
     async def ask(
         self, messages: list[Message], parameters: Mapping[str, Any]
@@ -89,9 +91,10 @@ class Endpoint:
                 # Others may have learned meanwhile what this request did not know.
                 if self.negotiation.agreed(wanted) != sent or self._learns(sent, error):
                     continue
-                if isinstance(error, openai.PermissionDeniedError):
+                forbidden = isinstance(error, openai.PermissionDeniedError)
+                if forbidden and not await self._takes_the_key(sent):
                     raise UserError(f"{self.where}: the endpoint refuses the API key") from None
-                return self._refused(_words(error))
+                return await self._refused(_words(error), sent)
             except openai.APIConnectionError:
                 return self._failed("the endpoint does not answer")
             except openai.APIStatusError as error:
@@ -127,18 +130,36 @@ class Endpoint:
         blamed = error.body.get("param") if isinstance(error.body, dict) else None
         return self.negotiation.refused(sent, blamed, _words(error)) is not None
 
-    def _refused(self, words: str) -> Failure:
+    async def _refused(self, words: str, sent: Mapping[str, Any]) -> Failure:
         if _TOO_LONG.search(words):
             # The row's own fault, however many of a shard have it and are told so in one wording.
             return Failure("prompt_too_long")
         self._refused_in_a_row = self._refused_in_a_row + 1 if words == self._refusal else 1
         self._refusal = words
-        if self._refused_in_a_row >= _REFUSALS_IN_A_ROW:
-            raise UserError(
-                f"{self.where}: {self.name} has refused {self._refused_in_a_row} requests in a row "
-                f"and says: {words}"
-            )
+        async with self._doubt:
+            # Those that waited here for the question's end may have been acquitted by it.
+            if self._refused_in_a_row >= _REFUSALS_IN_A_ROW:
+                if not await self._answers_a_plain_question(sent):
+                    raise UserError(
+                        f"{self.where}: {self.name} has refused {self._refused_in_a_row} requests "
+                        f"in a row and says: {words}"
+                    )
+                self._refused_in_a_row = 0
         return Failure("engine_error")
+
+    async def _takes_the_key(self, sent: Mapping[str, Any]) -> bool:
+        async with self._doubt:
+            return self.replies > 0 or await self._answers_a_plain_question(sent)
+
+    async def _answers_a_plain_question(self, sent: Mapping[str, Any]) -> bool:
+        """Whether some questions are refused, and not all that is asked with these parameters."""
+        import openai
+
+        try:
+            await self._send(_PLAIN_QUESTION, sent)
+        except openai.OpenAIError:
+            return False
+        return True
 
     def _failed(self, reason: str) -> Failure:
         self._failed_in_a_row += 1

@@ -92,7 +92,7 @@ def test_what_has_been_taken_once_is_not_given_up_later(model) -> None:
 
 def test_one_refusal_in_a_row_of_many_stops_the_run_in_the_endpoints_words(model, tmp_path) -> None:
     Handler.script = lambda body: refusal("this deployment takes no chat")
-    with pytest.raises(UserError, match="refused 16 requests in a row.*this deployment takes no"):
+    with pytest.raises(UserError, match=r"refused \d+ requests in a row.*this deployment takes no"):
         ask(model, 40)
     # And none of it is kept as the rows' answer: it is another model that is asked next.
     run = RunDirectory(str(tmp_path))
@@ -104,6 +104,21 @@ def test_one_refusal_in_a_row_of_many_stops_the_run_in_the_endpoints_words(model
     with pytest.raises(UserError, match="in a row"):
         asyncio.run(work())
     assert not run.files("g/replies/shard", ".parquet")
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_filter_that_meets_many_rows_in_a_row_costs_them_alone(model, status) -> None:
+    """The rows of a shard that are left after a kill are all that the filter has refused before."""
+
+    def flagged(body):
+        asked = body["messages"][0]["content"]
+        return refusal("flagged by our policy", status=status) if asked.startswith("q") else None
+
+    Handler.script = flagged
+    rows, _ = ask(model, 40)
+    assert {row["finish_reason"] for row in rows} == {"engine_error"}
+    plain = [body for body in Handler.seen if body["messages"][0]["content"] == "Say OK."]
+    assert 1 <= len(plain) <= 4
 
 
 def test_refusals_that_differ_cost_their_rows(model) -> None:
