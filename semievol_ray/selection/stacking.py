@@ -42,8 +42,10 @@ def fit(voters: Mapping[str, pa.Array], gold: Sequence[int]) -> Stack:
     """
     if not len(gold):
         raise ValueError("gold: no label, so no weights follow")
-    width = max(len(row or ()) for rows in voters.values() for row in rows.to_pylist())
-    logs = np.stack([log_probabilities(rows, width) for rows in voters.values()], axis=1)
+    told = [rows.to_pylist() for rows in voters.values()]
+    most = max(len(row or ()) for rows in told for row in rows)
+    widths = [max(len(row or ()) for row in rows) or most for rows in zip(*told, strict=True)]
+    logs = np.stack([log_probabilities(rows, widths) for rows in voters.values()], axis=1)
     right = np.asarray(gold)
     found = _minimize(logs, right)
     alone = logs.argmax(axis=2) == right[:, None]
@@ -55,13 +57,14 @@ def fit(voters: Mapping[str, pa.Array], gold: Sequence[int]) -> Stack:
     )
 
 
-def log_probabilities(rows: pa.Array, width: int) -> Logs:
-    """Normalised log-probabilities (labels, width) of lists of option_logprobs; −inf past its own.
+def log_probabilities(rows: pa.Array, widths: Sequence[int]) -> Logs:
+    """Normalised log-probabilities (labels, options) of lists of option_logprobs; else −inf.
 
-    A list that is null or says nothing is uniform over as many options as there can be.
+    `widths`: how many options each example has. A list that is null or says nothing is uniform
+    over them.
     """
-    found = np.full((len(rows), width), -np.inf)
-    for i, row in enumerate(rows.to_pylist()):
+    found = np.full((len(rows), max(widths)), -np.inf)
+    for i, (row, width) in enumerate(zip(rows.to_pylist(), widths, strict=True)):
         values = np.array([-np.inf if x is None else x for x in row or ()], dtype=np.float64)
         if not np.isfinite(values).any():
             values = np.zeros(width)

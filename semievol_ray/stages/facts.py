@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray.config import SelectionConfig
 from semievol_ray.errors import UserError
@@ -102,13 +103,24 @@ class RunFacts:
         """See Facts.true_answers."""
         answers: dict[str, str] = {}
         for shard in self.view.shards("withheld"):
-            rows = self.view.run.read_table(shard, ["example_id", "answer"]).to_pylist()
-            answers |= {row["example_id"]: row["answer"] for row in rows if row["answer"]}
+            rows = self.view.run.read_table(shard, ["example_id", "answer"])
+            known = rows.filter(pc.field("answer").is_valid())
+            found = known["answer"].combine_chunks()
+            if not self.view.task.is_closed:  # such answers are kept as they were written
+                found = self.view.task.parse(found)
+            pairs = zip(known["example_id"].to_pylist(), found.to_pylist(), strict=True)
+            answers |= {name: answer for name, answer in pairs if answer is not None}
         if not answers:
             raise UserError(
                 "selection.policy: oracle needs the unlabelled rows' answers, and these have none"
             )
         return answers
+
+    @property
+    def tolerance(self) -> float:
+        """See Facts.tolerance."""
+        task = self.view.task
+        return task.relative_tolerance if task.kind == "numeric" else 0.0
 
 
 def _read_calibration(run: RunDirectory, names: Sequence[str]) -> Calibration:

@@ -93,13 +93,26 @@ def test_weights_are_the_best_that_there_are():
 
 def test_options_that_an_example_lacks_change_nothing():
     rows = [[-0.1, -2.5], [-1.0, -1.0, -1.5], None, [0.0, -math.inf], []]
-    logs = stacking.log_probabilities(pa.array(rows, pa.list_(pa.float32())), 3)
+    logs = stacking.log_probabilities(pa.array(rows, pa.list_(pa.float32())), [3] * len(rows))
     assert np.isneginf(logs[0, 2]) and np.isfinite(logs[1]).all()
     assert logs[2] == pytest.approx([math.log(1 / 3)] * 3) == logs[4]
     assert np.exp(logs[:, :3]).sum(axis=1) == pytest.approx(np.ones(5))
     assert math.exp(logs[3, 1]) == pytest.approx(1e-6, rel=1e-3)
     voters = {"a": pa.array(rows[:2], pa.list_(pa.float32()))}
     assert 0 < stacking.fit(voters, [0, 2]).weights["a"] < 2
+
+
+def test_a_voter_that_says_nothing_is_as_good_first_as_last():
+    rng = np.random.default_rng(5)
+    gold = rng.integers(0, 3, 90)
+    # Every other example has two options more than the rest.
+    good, ok = ([row[: 5 - 2 * (i % 2)] for i, row in enumerate(voter(rng, gold, by, 5).tolist())]
+                for by in (2.0, 1.0))  # fmt: skip
+    voters = {"good": good, "ok": ok, "mute": [None] * 90}
+    voters = {name: pa.array(rows, pa.list_(pa.float32())) for name, rows in voters.items()}
+    first = {name: voters[name] for name in ("mute", "good", "ok")}
+    found = [stacking.fit(given, gold).weights for given in (voters, first)]
+    assert found[1] == pytest.approx(found[0], abs=1e-3)
 
 
 def voted(name, distributions):
@@ -134,8 +147,8 @@ class Facts:
 
     classes = LETTERS
 
-    def __init__(self, calibration=None, answers=None):
-        self._calibration, self._answers = calibration, answers
+    def __init__(self, calibration=None, answers=None, tolerance=0.0):
+        self._calibration, self._answers, self.tolerance = calibration, answers, tolerance
 
     def label_counts(self):
         return [70, 60, 70]
@@ -181,6 +194,12 @@ def test_controls_are_chance_and_truth():
     got = by_id(select(table(rows), None, policy=policy, **CHOICE))
     assert all(row["selected"] == (truth.get(name) == "A") for name, row in got.items())
     assert got["0001"]["reason"] == "wrong" == got["1500"]["reason"]
+    rows = [response("a", "0.141", [-1.0]), response("b", "0.2", [-1.0])]
+    policy = Oracle.of(
+        {"percentile": 50}, Facts(answers={"a": "0.1412", "b": "0.3"}, tolerance=0.01)
+    )
+    got = by_id(select(table(rows), None, policy=policy, kind="numeric", relative_tolerance=0.01))
+    assert got["a"]["selected"] and not got["b"]["selected"]
 
 
 def test_the_promised_error_holds_as_often_as_promised():

@@ -32,15 +32,18 @@ class Random(ThresholdPolicy):
 class Oracle(ThresholdPolicy):
     """The paper's pseudo-answers, all those that are right: what no policy can do better than.
 
-    `answers` are the true ones by id. It ranks nothing, and `percentile` says nothing to it.
+    `answers` are the true ones by id, and numbers within the relative `tolerance` are the same. It
+    ranks nothing, and `percentile` says nothing to it.
     """
 
     answers: tuple[tuple[str, str], ...]
+    tolerance: float = 0.0
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], facts: Facts) -> Self:
         """See Policy.of."""
-        return cls(percentile=settings["percentile"], answers=tuple(facts.true_answers().items()))
+        answers = tuple(facts.true_answers().items())
+        return cls(percentile=settings["percentile"], answers=answers, tolerance=facts.tolerance)
 
     def judge(self, examples: Examples) -> Judged:
         """See Policy.judge."""
@@ -65,6 +68,9 @@ def _scored(examples: Examples, score: Floats) -> Judged:
 def _right(policy: Oracle, answers: Mapping[str, str], shard: Shard) -> pa.Table:
     examples = shard()
     judged = policy.judge(examples)
-    pairs = zip(examples.ids.to_pylist(), judged.pseudo_answer.to_pylist(), strict=True)
-    right = np.array([said is not None and answers.get(name) == said for name, said in pairs])
-    return table_of(examples, judged, right.astype(bool), "wrong")
+    truth = pa.array([answers.get(name) for name in examples.ids.to_pylist()], pa.string())
+    kind = "numeric" if policy.tolerance else "text"
+    right = _native.answers_equal(
+        judged.pseudo_answer, truth, kind=kind, relative_tolerance=policy.tolerance
+    )
+    return table_of(examples, judged, pa.array(right).to_numpy(zero_copy_only=False), "wrong")

@@ -39,7 +39,11 @@ class Facts(Protocol):
         """The voters' answers to labels that they had not seen."""
 
     def true_answers(self) -> Mapping[str, str]:
-        """The unlabelled rows' answers by id, where they are known: for measuring alone."""
+        """The unlabelled rows' canonical answers by id, where known: for measuring alone."""
+
+    @property
+    def tolerance(self) -> float:
+        """Two numbers that differ by this share are one answer; 0 where answers are none."""
 
 
 @dataclass(frozen=True)
