@@ -22,6 +22,8 @@ _TFIDF_TERMS = 4096
 _MODEL_TOKENS = 512
 # Of an endpoint that is busy or away: some twenty seconds in all.
 _RETRIES = 6
+# An endpoint that refuses so short a text refuses it for another reason than its length.
+_LEAST_CHARACTERS = 256
 
 
 class Embedder(Protocol):
@@ -137,7 +139,7 @@ class OpenAIEmbedder:
         key = os.environ.get(self.config.api_key_env) or "none"
         client = openai.OpenAI(base_url=self.config.base_url, api_key=key, max_retries=_RETRIES)
         try:
-            reply = client.embeddings.create(model=self.config.model or "", input=list(texts))
+            return self._embed(client, list(texts))
         except (openai.AuthenticationError, openai.PermissionDeniedError):
             raise UserError(f"{self.config.base_url}: the endpoint refuses the API key") from None
         except openai.NotFoundError:
@@ -145,6 +147,22 @@ class OpenAIEmbedder:
             raise UserError(f"{where}: the endpoint has no model {self.config.model!r}") from None
         except openai.OpenAIError as error:
             raise SemiEvolError(f"{self.config.base_url}: no embeddings: {error}") from None
+
+    def _embed(self, client: Any, texts: list[str]) -> Vectors:
+        """The vectors of texts that may be more, or longer, than the endpoint takes at once."""
+        import openai
+
+        try:
+            reply = client.embeddings.create(model=self.config.model or "", input=texts)
+        except openai.BadRequestError:
+            if len(texts) > 1:
+                half = len(texts) // 2
+                parts = [self._embed(client, part) for part in (texts[:half], texts[half:])]
+                return np.concatenate(parts)
+            # As the other embedders do: what a text begins with speaks for it.
+            if len(texts[0]) <= _LEAST_CHARACTERS:
+                raise
+            return self._embed(client, [texts[0][: len(texts[0]) // 2]])
         return _unit(np.asarray([item.embedding for item in reply.data], np.float32))
 
 

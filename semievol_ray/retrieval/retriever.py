@@ -16,11 +16,18 @@ class Retriever:
     """An embedder and an index over the labelled set. Picklable: the index travels as bytes."""
 
     def __init__(
-        self, embedder: Embedder, index: Any, ids: Sequence[str], k: int, batch_rows: int
+        self,
+        embedder: Embedder,
+        index: Any,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        k: int,
+        batch_rows: int,
     ) -> None:
         self.embedder = embedder
         self.index = index
         self.ids = list(ids)
+        self.texts = list(texts)
         self.k = k
         self.batch_rows = batch_rows
 
@@ -37,7 +44,7 @@ class Retriever:
         )
         index = _build_index(vectors, config.exact_below_rows)
         ids = labeled["example_id"].to_pylist()
-        return cls(embedder, index, ids, config.k, config.batch_rows)
+        return cls(embedder, index, ids, texts, config.k, config.batch_rows)
 
     def __getstate__(self) -> dict[str, Any]:
         import faiss
@@ -52,7 +59,9 @@ class Retriever:
     def nearest(self, examples: pa.Table) -> tuple[list[list[str]], list[list[float]]]:
         """Ids and cosine similarities of each example's k nearest labels, nearest first.
 
-        An example is never its own neighbour; there may be fewer than k where labels are few.
+        An example is never its own neighbour; there may be fewer than k where labels are few. One
+        of another file may have a label's id, where each counts its own rows: by its text it is
+        another.
         """
         texts, own_ids = example_texts(examples), examples["example_id"].to_pylist()
         wanted = min(self.k + 1, len(self.ids))
@@ -61,11 +70,12 @@ class Retriever:
         for start in range(0, len(texts), self.batch_rows):
             batch = self.embedder.embed(texts[start : start + self.batch_rows])
             found, rows = self.index.search(batch, wanted)
-            for own, near, scores in zip(own_ids[start:], rows, found, strict=False):
+            own = zip(own_ids[start:], texts[start:], strict=True)
+            for itself, near, scores in zip(own, rows, found, strict=False):
                 kept = [
                     (self.ids[row], float(score))
                     for row, score in zip(near, scores, strict=True)
-                    if row >= 0 and self.ids[row] != own
+                    if row >= 0 and (self.ids[row], self.texts[row]) != itself
                 ][: self.k]
                 ids.append([i for i, _ in kept])
                 similarities.append([s for _, s in kept])

@@ -23,6 +23,7 @@ from semievol_ray.ingestion import Block, KnownKeys
 from semievol_ray.ray_session import shard_map
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.finetune import TASK_ROWS
+from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import RunView, labeller
 from semievol_ray.stages.stage import Outcome, trained_settings
 from semievol_ray.store import Manifest, RunDirectory, StageLedger, flatten, layout
@@ -167,16 +168,18 @@ class Earlier:
     def write_selected(self, context: Context, folder: str) -> list[tuple[str, int]]:
         """The pseudo-answers that its model learnt from, as training shards: (name, rows).
 
-        Rows that are labels by now are left out.
+        Rows that are labels by now are left out: those whose prompt is a label's. Ids do not tell
+        where each file counts its own rows.
         """
         trained = self.view.ledger.done(self.model_stage)
-        labels = f"{trained.folder}/examples/labeled/"
-        sources = {n: rows for n, rows in trained.outputs.items() if not n.startswith(labels)}
+        theirs = f"{trained.folder}/examples/labeled/"
+        sources = {n: rows for n, rows in trained.outputs.items() if not n.startswith(theirs)}
+        labels, renderer = context.labeled.to_pylist(), make_renderer(context)
         write = _Rewriter(
             self.view.run,
             context.run,
             f"{folder}/examples/earlier",
-            frozenset(ids_of(context, "labeled")),
+            frozenset(map(renderer.render, map(context.task.messages, labels))),
         )
         tasks = sum(sources.values()) // TASK_ROWS
         written = shard_map(context.config.ray, tasks)(write, enumerate(sorted(sources)))
@@ -201,7 +204,7 @@ def ids_in(run: RunDirectory, names: Iterable[str]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Rewriter:
-    """Copies a shard of training rows, but for some examples. Picklable."""
+    """Copies a shard of training rows, but for those of some prompts. Picklable."""
 
     source: RunDirectory
     target: RunDirectory
@@ -212,7 +215,7 @@ class _Rewriter:
         number, name = numbered
         table = self.source.read_table(name)
         left_out = pa.array(sorted(self.without), pa.string())
-        table = table.filter(pc.invert(pc.is_in(table["example_id"], left_out)))
+        table = table.filter(pc.invert(pc.is_in(table["prompt"], left_out)))
         target = f"{self.folder}/{layout.shard(number)}"
         if len(table):
             self.target.write_table(target, table)

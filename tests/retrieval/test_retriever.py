@@ -70,6 +70,12 @@ def test_an_example_is_never_its_own_demonstration(tiny_model) -> None:
         assert len(found) == 3  # all the labels there are, less itself
 
 
+def test_a_row_of_another_file_may_have_a_labels_number(tiny_model) -> None:
+    retriever = build("tfidf", ModelConfig(name=str(tiny_model)), k=1)
+    found, _ = retriever.nearest(examples(["my card was charged twice, again"]))
+    assert found == [["l0"]]
+
+
 def test_the_retriever_travels_and_agrees_with_brute_force(tiny_model) -> None:
     retriever = build("tfidf", ModelConfig(name=str(tiny_model)))
     copy = pickle.loads(pickle.dumps(retriever))
@@ -108,6 +114,9 @@ def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
                 self.send_error(401)
                 return
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            if len(body["input"]) > 3 or max(map(len, body["input"])) > 1000:
+                self.send_error(400)
+                return
             data = [
                 {"object": "embedding", "index": i, "embedding": [t.count(c) for c in "aeiouy"]}
                 for i, t in enumerate(body["input"])
@@ -132,6 +141,10 @@ def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
     retriever = Retriever.build(examples(TEXTS), config, model)
     found, similarities = retriever.nearest(examples([TEXTS[2]], "u"))
     assert found[0][0] == "l2" and similarities[0][0] == pytest.approx(1, abs=1e-6)
+    # More texts than it takes at once, and one that is too long for it.
+    vectors = retriever.embedder.embed([*TEXTS, "a" * 5000, "e"])
+    assert vectors.shape == (6, 6) and vectors[4].tolist() == [1, 0, 0, 0, 0, 0]
+    assert np.array_equal(vectors[:3], retriever.embedder.embed(TEXTS[:3]))
     locked.append(True)
     with pytest.raises(UserError, match="refuses the API key"):
         Retriever.build(examples(TEXTS), config, model)

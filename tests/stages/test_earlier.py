@@ -11,10 +11,11 @@ import pytest
 
 from semievol_ray import UserError, load_config, pipeline
 from semievol_ray.results import Run
-from semievol_ray.schema import TRAINING
 from semievol_ray.stages import evolve, warmup
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.earlier import Earlier
+from semievol_ray.stages.finetune import Target, training_table
+from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.steps import Step
 from semievol_ray.store import RunDirectory, StageLedger
 from tests.stages.ingesting import write_csv
@@ -36,10 +37,17 @@ def place(request, tmp_path: Path) -> Callable[[int], str]:
 
 
 def config_of(
-    run_dir: str, folder: Path, model: Path, labels: list[str], rows: list[str], **more: Any
+    run_dir: str,
+    folder: Path,
+    model: Path,
+    labels: list[str | tuple[str, str]],
+    rows: list[str],
+    **more: Any,
 ):
+    """Labels are named by their ids, or by those and their texts."""
     folder.mkdir(exist_ok=True)
-    given = [{"n": i, "text": f"about {i}", "label": "ab"[n % 2]} for n, i in enumerate(labels)]
+    named = [i if isinstance(i, tuple) else (i, f"about {i}") for i in labels]
+    given = [{"n": i, "text": text, "label": "ab"[n % 2]} for n, (i, text) in enumerate(named)]
     others = [{"n": i, "text": f"about {i}", "label": ""} for i in rows]
     columns = {"id": "n", "question": "text", "answer": "label"}
     data = {
@@ -57,6 +65,7 @@ def finished(config, trusted: list[str]) -> None:
     run = RunDirectory(config.run_dir)
     pipeline.run(config, until="ingest")
     ledger = StageLedger(run)
+    context = Context(config, run, ledger)
     for stage, number in ((warmup.STAGE, 1), (evolve.STAGE, 1)):
         step = Step.of(stage, config, number)
         begun = ledger.begin(step.name, step.settings, {}, stage.writes)
@@ -65,25 +74,23 @@ def finished(config, trusted: list[str]) -> None:
         outputs = {}
         for part, ids in (("labeled", ["l0", "l1"]), ("selected-1", trusted)):
             name = f"{begun.folder}/examples/{part}/shard-00000.parquet"
-            outputs[name] = run.write_table(name, training_rows(ids))
+            outputs[name] = run.write_table(name, training_rows(context, ids))
         ledger.finish(step.name, outputs, (), {"kind": "adapter", "steps": 3}, 1.0)
 
 
-def training_rows(ids: list[str]) -> pa.Table:
-    return pa.Table.from_pylist(
-        [{"example_id": i, "prompt": f"prompt of {i}", "candidates": ["a"],
-          "candidate_weights": [1.0], "weight": 1.0} for i in ids],
-        schema=TRAINING,
-    )  # fmt: skip
+def training_rows(context: Context, ids: list[str]) -> pa.Table:
+    examples = [{"example_id": i, "question": f"about {i}"} for i in ids]
+    rows = [(example, Target.hard("a")) for example in examples]
+    return training_table(context.task, make_renderer(context), rows)
 
 
 def test_model_rows_and_pseudo_answers_are_brought(place, tmp_path, tiny_model) -> None:
     first = config_of(place(1), tmp_path / "1", tiny_model, ["l0", "l1"], ["u0", "u1", "u2"])
     finished(first, trusted=["u0", "u1"])
     before = RunDirectory(first.run_dir).all_files("")
-    # Since then a row was labelled, and two have come.
+    # Since then a row was labelled, and two have come; and a label has the id of another row.
     rows = ["u0", "u1", "u2", "u3", "u4"]
-    labels = ["l0", "l1", "u1"]
+    labels = ["l0", "l1", "u1", ("u0", "about something else")]
     second = config_of(place(2), tmp_path / "2", tiny_model, labels, rows, continues=first.run_dir)
     directory = pipeline.run(second, until="warmup")
     context = Context(second, directory, StageLedger(directory))
@@ -97,7 +104,7 @@ def test_model_rows_and_pseudo_answers_are_brought(place, tmp_path, tiny_model) 
         assert there.read_bytes() == b"round-1/evolve" + content
     written = Earlier.of(second).write_selected(context, "round-1/evolve/attempt-1")
     assert [rows for _, rows in written] == [1]
-    assert directory.read_table(written[0][0]).equals(training_rows(["u0"]))
+    assert directory.read_table(written[0][0]).equals(training_rows(context, ["u0"]))
     # Nothing of it has changed, and it need not be as it was for what was brought.
     assert RunDirectory(first.run_dir).all_files("") == before
     third = config_of(place(3), tmp_path / "3", tiny_model, labels, [*rows, "u5"],
