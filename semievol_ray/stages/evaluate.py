@@ -215,7 +215,7 @@ def _pseudo_answer_accuracy(context: Context, rounds: int) -> list[dict[str, Any
         if not context.ledger.is_done(layout.round_stage(number, "select")):
             break  # the rounds ended before it
         selections = context.folder(layout.round_stage(number, "select"))
-        count = _RightAnswers(context.run, context.task, selections)
+        count = RightAnswers(context.run, context.task, selections)
         counts: Counter[str] = Counter()
         for of_shard in shard_map(context.config.ray, len(withheld))(count, withheld):
             counts.update(of_shard)
@@ -224,7 +224,7 @@ def _pseudo_answer_accuracy(context: Context, rounds: int) -> list[dict[str, Any
 
 
 @dataclass(frozen=True)
-class _RightAnswers:
+class RightAnswers:
     """Counts a shard's pseudo-answers and those that are right, of all and of the selected."""
 
     run: RunDirectory
@@ -232,11 +232,14 @@ class _RightAnswers:
     selections: str
 
     def __call__(self, withheld: str) -> dict[str, int]:
+        """Of a shard of `withheld` the counts."""
         selection = self.run.read_table(
             layout.same_shard(withheld, self.selections),
             ["example_id", "pseudo_answer", "selected"],
         )
         joined = selection.join(self.run.read_table(withheld), "example_id", join_type="inner")
+        # Of a file that has some of its answers the others are unknown, and not wrong.
+        joined = joined.filter(pc.field("answer").is_valid())
         right = self.task.correct(
             joined["pseudo_answer"].combine_chunks(), joined["answer"].combine_chunks()
         )

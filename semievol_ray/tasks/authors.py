@@ -32,9 +32,15 @@ def _is_right(text: str | None, gold: str) -> bool:
 
 
 def _numbers(text: str) -> list[float]:
-    return [_value(number) for number in _NUMBER.findall(text)]
+    values = map(_value, _NUMBER.findall(text))
+    return [value for value in values if value is not None]
 
 
-def _value(number: str) -> float:
+def _value(number: str) -> float | None:
     digits = number.rstrip("%")
-    return float(digits.replace(",", "")) / 100.0 ** (len(number) - len(digits))
+    try:
+        value = float(digits.replace(",", "").rstrip("."))
+    except ValueError:  # ".44.4"
+        return None
+    # Powers of 0.01 end in 0 where a model writes "%" for ever; those of 100 overflow.
+    return value * 0.01 ** (len(number) - len(digits))

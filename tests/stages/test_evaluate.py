@@ -12,8 +12,10 @@ import pytest
 from semievol_ray.config_file import load_config
 from semievol_ray.results import metric_lines
 from semievol_ray.schema import PREDICTION
-from semievol_ray.stages.evaluate import as_good_as_evolved, compare, references
+from semievol_ray.stages.evaluate import RightAnswers, as_good_as_evolved, compare, references
 from semievol_ray.stages.statistics import mcnemar_exact, paired_interval, wilson_interval
+from semievol_ray.store import RunDirectory
+from semievol_ray.tasks import Task
 
 
 def predictions(right: str, gold: str = "ABAB") -> pa.Table:
@@ -120,3 +122,19 @@ def test_each_reference_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert list(found) == ["TF-IDF + LR", "sentences + LR", "c (2) + LR", "hidden states + LR"]
     assert len({model.base.name for model in found.values()}) == 4
     assert found["hidden states + LR"].base.engine_options["model"] == "m"
+
+
+def test_answers_that_nobody_knows_are_not_wrong(tmp_path: Path) -> None:
+    run = RunDirectory(str(tmp_path))
+    ids = ["a", "b", "c"]
+    shard, aside = "select/shard-00000.parquet", "ingest/withheld/shard-00000.parquet"
+    selection = {
+        "example_id": ids,
+        "pseudo_answer": ["x", "y", "x"],
+        "selected": [True, True, False],
+    }
+    run.write_table(shard, pa.table(selection))
+    run.write_table(aside, pa.table({"example_id": ids, "answer": ["x", None, "y"]}))
+    task = Task(kind="label", instruction="", question_template="", labels=("x", "y"))
+    found = RightAnswers(run, task, "select")(aside)
+    assert found == {"rows": 2, "correct": 1, "selected": 1, "selected_correct": 1}

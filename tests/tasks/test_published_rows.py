@@ -180,6 +180,9 @@ def ingested(published: Published, folder: Path) -> tuple[Context, list[dict[str
         ("yes", "yes", False),
         (None, "5", False),
         ("5", "5 of 7", True),
+        (".5.", "0.5", True),
+        ("Answer: $.44.4", "0.44", False),  # no number at all
+        ("14" + "%" * 200, "14", False),
     ],
 )
 def test_convfinqa_as_the_authors_count(said: str | None, gold: str, right: bool) -> None:
