@@ -9,6 +9,7 @@ classes].
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -26,6 +27,27 @@ _TEMPERATURES = (0.03, 0.1, 0.3)
 _FOLDS = 5
 # A probability that a classifier gives is never so small that it rules an answer out.
 SMALLEST = 1e-6
+
+
+def _folds(gold: NDArray[np.intp]) -> list[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Rows to learn from and rows to ask, in turn; none where no split leaves two classes to learn.
+
+    By chance; by class where a rare one would be left out whole.
+    """
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    count = min(_FOLDS, len(gold))
+    kinds = [KFold(count, shuffle=True, random_state=0)]
+    if count <= np.bincount(gold).max():
+        kinds.append(StratifiedKFold(count, shuffle=True, random_state=0))
+    for kind in kinds:
+        with warnings.catch_warnings():
+            # Of a class with fewer labels than folds.
+            warnings.simplefilter("ignore", UserWarning)
+            folds = list(kind.split(gold, gold))
+        if all(len(np.unique(gold[rows])) > 1 for rows, _ in folds):
+            return folds
+    return []
 
 
 class Head(Protocol):
@@ -82,26 +104,26 @@ class Probe:
     ) -> Self:
         """See Head.fit; by cross-validation."""
         from sklearn.linear_model import LogisticRegression
-        from sklearn.model_selection import KFold, cross_val_predict
+        from sklearn.model_selection import cross_val_predict
 
         # No solution leaves the space that the rows span: where they are fewer than dimensions,
         # in it the fit is the same and takes a fraction of the time.
         basis = np.linalg.qr(vectors.T)[0] if len(vectors) < vectors.shape[1] else None
         inputs = vectors if basis is None else vectors @ basis
-        folds = KFold(min(_FOLDS, len(gold)), shuffle=True, random_state=0)
+        folds = _folds(gold)
 
         def loss(model: Any) -> float:
             found = cross_val_predict(model, inputs, gold, cv=folds, method="predict_proba")
             return log_loss(found, gold)
 
         # From the strictest on, until one is worse than the one before it: the laxest take longest.
-        best, least = None, np.inf
-        for penalty in _PENALTIES:
+        # Without folds to tell them apart, the strictest.
+        best, least = LogisticRegression(C=_PENALTIES[0], max_iter=1000), np.inf
+        for penalty in _PENALTIES if folds else ():
             model = LogisticRegression(C=penalty, max_iter=1000)
             if (found := loss(model)) >= least:
                 break
             best, least = model, found
-        assert best is not None  # a log loss is below infinity
         best = best.fit(inputs, gold)
         weights, bias = best.coef_.T, best.intercept_
         if classes == 2:  # one column says both

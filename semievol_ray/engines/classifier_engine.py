@@ -81,16 +81,19 @@ class ClassifierEngine(Engine):
         return np.log(own / own.sum())
 
 
-def check_learnable(answers: Sequence[str]) -> None:
-    """Raise UserError where labels of these classes are none that a classifier can learn."""
+def check_learnable(answers: Sequence[str], who: str = _WHO) -> None:
+    """Raise UserError where labels of these classes are none that a classifier can learn.
+
+    `who` is how the message calls it.
+    """
     names = set(answers)
     if len(names) > max(len(answers) / 2, 2):
         raise UserError(
-            f"{_WHO}: {len(answers)} labels hold {len(names)} different answers; a classifier "
+            f"{who}: {len(answers)} labels hold {len(names)} different answers; a classifier "
             "needs the same few in every example"
         )
     if len(names) == 1:
-        raise UserError(f"{_WHO}: every label is {min(names)!r}")
+        raise UserError(f"{who}: every label is {min(names)!r}")
 
 
 def fit(

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+
 import pyarrow as pa
 
 from semievol_ray.config import Config
 from semievol_ray.engines.classifier_engine import check_learnable
 from semievol_ray.errors import UserError
+from semievol_ray.selection.policies import POLICIES
 from semievol_ray.stages.facts import check_policy
 from semievol_ray.stages.run_view import held_out_ids, labels_without
 from semievol_ray.tasks import Task
+
+_SHOWN = 5
 
 
 def check_asked(config: Config, task: Task) -> None:
     """Raise UserError where a policy, a collaborator or a reference cannot be had of the task."""
     check_policy(config.selection, task, config.generation.score_options)
+    if config.evolve.soft_targets and not POLICIES[config.selection.policy].reads_options:
+        knowing = ", ".join(name for name, policy in POLICIES.items() if policy.reads_options)
+        raise UserError(
+            f"evolve.soft_targets: the policy {config.selection.policy} has no distribution to "
+            f"teach; policies that have one: {knowing}"
+        )
     if not task.is_closed and any(c.guided for c in config.collaborators):
         raise UserError(f"collaborators: guided needs a closed-answer task, not {task.kind}")
     if any(c.pmi for c in config.collaborators):
@@ -36,12 +48,59 @@ def check_asked(config: Config, task: Task) -> None:
 
 
 def check_labels(config: Config, task: Task, labeled: pa.Table) -> None:
-    """Raise UserError where a collaborator is a classifier that cannot learn these labels.
+    """Raise UserError for labels that cannot be told apart, or that a classifier cannot learn.
 
-    It would be found out when the first model is trained already.
+    It would be found out when the first model is trained already, or at the very end.
     """
+    if task.kind == "label":
+        check_spellings(task)
+    if config.evaluation.references:
+        check_learnable(_classes(task, labeled), "evaluation.references: a linear classifier")
     if not any(map(config.classifier_of, config.collaborators)):
         return
     if config.selection.calibrates:
         labeled = labels_without(labeled, held_out_ids(labeled, config.calibration.share))
-    check_learnable([task.class_of(example) for example in labeled.to_pylist()])
+    check_learnable(_classes(task, labeled), "a collaborator that is a classifier")
+
+
+def check_spellings(task: Task) -> None:
+    """Raise UserError where two labels are one to whoever reads a model's answers."""
+    try:
+        task.parse(pa.array([""]))
+    except ValueError as error:
+        raise UserError(
+            f"{error}; write each in one way, or name the labels in task.labels: what differs from "
+            "one of them in case alone is read as that one"
+        ) from None
+
+
+def check_test_answers(labels: Mapping[str, int], answers: Mapping[str, int]) -> str:
+    """What is to be said of test answers that are no label, in one line.
+
+    `labels` and `answers`: how often each is among the labelled and the test rows. Raises UserError
+    where none is a label, or one is a label in another spelling: no model could be right.
+    """
+    strange = {name: count for name, count in answers.items() if name not in labels}
+    if not strange:
+        return ""
+    spelled = {_spelled(label): label for label in labels}
+    for name in strange:
+        if label := spelled.get(_spelled(name)):
+            raise UserError(
+                f"data.test: the answer {name!r} is the label {label!r} in another spelling; write "
+                "it in one way, or name the labels in task.labels"
+            )
+    shown = ", ".join(f"{name!r} ({count})" for name, count in list(strange.items())[:_SHOWN])
+    rows = sum(strange.values())
+    if rows == sum(answers.values()):
+        raise UserError(f"data.test: no answer is one of the {len(labels)} labels: {shown}")
+    return f"{rows} test answers are none of the labels, and count as wrong: {shown}"
+
+
+def _spelled(answer: str) -> str:
+    """Its words, whatever their case and whatever stands between them."""
+    return " ".join(re.findall(r"[^\W_]+", answer.casefold())) or answer
+
+
+def _classes(task: Task, labeled: pa.Table) -> list[str]:
+    return [task.class_of(example) for example in labeled.to_pylist()]

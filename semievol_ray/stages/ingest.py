@@ -41,7 +41,12 @@ from semievol_ray.sources import (
     refuse_overlap,
 )
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
-from semievol_ray.stages.asked_of_task import check_asked, check_labels
+from semievol_ray.stages.asked_of_task import (
+    check_asked,
+    check_labels,
+    check_spellings,
+    check_test_answers,
+)
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.earlier import KNOWN, Earlier, ids_in, settings_of
 from semievol_ray.stages.run_view import Ingested
@@ -125,6 +130,8 @@ def run(context: Context, _: int) -> Outcome:
     config, files = context.config, sources(context.config)
     task = Task.from_config(config.task)
     check_asked(config, task)
+    if task.labels is not None:
+        check_spellings(task)
     earlier = None if config.continues is None else Earlier.of(config)
     if earlier is not None:  # before a corpus is read
         earlier.check_alike(config)
@@ -143,7 +150,8 @@ def run(context: Context, _: int) -> Outcome:
             earlier.check_test(test, ids_given=config.data.columns.id is not None)
         if split == "labeled":  # before the corpus: what is wrong here, is wrong in all of it
             labels = sorted(ingestion.label_counts)
-            ingestion.check_labels(Task.from_config(config.task, labels))
+            if strange := ingestion.check_labels(Task.from_config(config.task, labels)):
+                context.progress.finish("ingest", strange)
             for line in _first_prompts(Task.from_config(config.task, labels), ingestion.first()):
                 context.progress.finish("ingest", line)
     outcome = ingestion.finish()
@@ -222,6 +230,7 @@ class _Ingestion:
     contaminated: dict[str, int] = field(default_factory=dict)
     already_labeled: int = 0
     label_counts: dict[str, int] = field(default_factory=dict)
+    test_answers: dict[str, int] = field(default_factory=dict)
     most_options: int = 0
     # Where each split's longest example is: its shard and its row there.
     longest: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -268,10 +277,16 @@ class _Ingestion:
         found: list[dict[str, Any]] = self.store.read_table(name)[:_SHOWN_PROMPTS].to_pylist()
         return found
 
-    def check_labels(self, task: Task) -> None:
-        """Raise UserError where the labels are none that a collaborator could learn."""
+    def check_labels(self, task: Task) -> str:
+        """What is to be said of the labels; nothing where all is well.
+
+        Raises UserError where they are none that this run could learn, or be measured by.
+        """
         names = sorted(name for name in self.outputs if "/labeled/" in name)
         check_labels(self.config, task, pa.concat_tables(map(self.store.read_table, names)))
+        if task.kind != "label" or self.task.labels is not None:
+            return ""
+        return check_test_answers(self.label_counts, self.test_answers)
 
     def finish(self) -> Outcome:
         """Write the quarantine and say what was read."""
@@ -356,3 +371,5 @@ class _Ingestion:
             self.contents[split] = frozenset(written.contents)
         if split == "labeled":
             self.label_counts = dict(written.answers)
+        if split == "test":
+            self.test_answers = dict(written.answers)

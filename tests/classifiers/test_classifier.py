@@ -53,6 +53,16 @@ def test_two_classes_are_no_special_case(tmp_path) -> None:
     )
 
 
+@pytest.mark.parametrize("rare", [1, 2])
+def test_a_class_that_a_fold_leaves_out_whole_is_learnt_all_the_same(rare: int) -> None:
+    common, other = (team for team, _ in Counter(team for _, team in KNOWN).most_common(2))
+    rows = [pair for pair in KNOWN if pair[1] == common][:12]
+    rows += [pair for pair in KNOWN if pair[1] == other][:rare]
+    probe = Classifier.fit("probe", rows, RetrievalConfig(), ModelConfig(name="any"))
+    p = probe.probabilities([text for text, _ in rows])
+    assert p[-1, probe.classes.index(other)] > p[:12, probe.classes.index(other)].max()
+
+
 def test_neighbours_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(90, 8)).astype(np.float32)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray import UserError
+from semievol_ray.stages.asked_of_task import check_test_answers
 from tests.stages.ingesting import ingest, write_csv, write_parquet
 
 FPB_COLUMNS = {"question": "question", "options": "options", "answer": "answer"}
@@ -228,3 +229,52 @@ def test_labels_that_a_voting_classifier_could_not_learn_are_refused_here(tmp_pa
     one = write_csv(tmp_path / "one.csv", [row | {"label": "a"} for row in rows])
     with pytest.raises(UserError, match="every label is 'a'"):
         ingest(tmp_path / "one", one, small["unlabeled"], collaborators=voters)
+    references = {"references": [{"embedder": "tfidf"}]}
+    with pytest.raises(UserError, match=r"evaluation\.references: .* every label is 'a'"):
+        ingest(tmp_path / "two", one, small["unlabeled"], evaluation=references)
+
+
+def test_labels_that_a_reader_of_answers_cannot_tell_apart_are_refused_here(
+    tmp_path, small
+) -> None:
+    rows = [{"text": f"labelled {i}", "label": ["Spam", "ham", "spam"][i % 3]} for i in range(6)]
+    labeled = write_csv(tmp_path / "cases.csv", rows)
+    with pytest.raises(UserError, match=r"\"Spam\" and \"spam\" are the same.*task\.labels"):
+        ingest(tmp_path / "a", labeled, small["unlabeled"])
+    task = {"kind": "label", "labels": ["spam", "ham"]}
+    run = ingest(tmp_path / "b", labeled, small["unlabeled"], task=task)
+    assert set(run.examples("labeled")["answer"].to_pylist()) == {"spam", "ham"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        (["Ham", "spam"], "the answer 'Ham' is the label 'ham' in another spelling"),
+        (["0.0", "1.0"], r"no answer is one of the 2 labels: '0\.0' \(1\), '1\.0' \(1\)"),
+    ],
+)
+def test_a_test_set_by_which_no_model_could_be_right_is_refused(
+    tmp_path, small, answers, message
+) -> None:
+    rows = [{"text": f"labelled {i}", "label": ["spam", "ham"][i % 2]} for i in range(6)]
+    labeled = write_csv(tmp_path / "labels.csv", rows)
+    asked = [{"text": f"asked {i}", "label": answer} for i, answer in enumerate(answers)]
+    test = write_csv(tmp_path / "test.csv", asked)
+    with pytest.raises(UserError, match=message):
+        ingest(tmp_path / "run", labeled, small["unlabeled"], test)
+
+
+def test_test_answers_that_no_label_has_are_told(tmp_path, small, capsys) -> None:
+    rows = [{"text": f"labelled {i}", "label": ["spam", "ham"][i % 2]} for i in range(6)]
+    labeled = write_csv(tmp_path / "labels.csv", rows)
+    asked = [{"text": f"asked {i}", "label": answer} for i, answer in enumerate(["ham", "news"])]
+    found = check_test_answers({"spam": 3, "ham": 3}, {"ham": 1, "news": 1})
+    assert found == "1 test answers are none of the labels, and count as wrong: 'news' (1)"
+    run = ingest(tmp_path / "run", labeled, small["unlabeled"],
+                 write_csv(tmp_path / "test.csv", asked))  # fmt: skip
+    assert run.examples("test")["answer"].to_pylist() == ["ham", "news"]
+
+
+def test_soft_targets_need_a_policy_that_has_them(tmp_path, small) -> None:
+    with pytest.raises(UserError, match=r"soft_targets: the policy paper has no distribution"):
+        ingest(tmp_path, **small, evolve={"soft_targets": True})
