@@ -48,14 +48,14 @@ def plan(args: argparse.Namespace) -> int:
 def compare(args: argparse.Namespace) -> int:
     """`semievol compare`."""
 
-    from semievol_ray.comparing.compare import compare
+    from semievol_ray.comparing.compare import compare, folder_of
     from semievol_ray.comparing.outcome import Outcome, as_json, as_markdown, as_text
     from semievol_ray.config_file import load_config
     from semievol_ray.progress.terminal import terminal_progress
     from semievol_ray.store import RunDirectory, layout
 
     config = load_config(args.config, tuple(args.set))
-    where = args.folder or f"{config.run_dir.rstrip('/')}-compare"
+    where = args.folder or folder_of(config)
     seeds = range(config.seed, config.seed + args.seeds)
     progress = terminal_progress()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +17,11 @@ from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import folder_of, predict
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef
-from semievol_ray.store import RunDirectory, StageLedger, layout
+from semievol_ray.stages.stage import tested_settings, trained_settings
+from semievol_ray.store import Manifest, RunDirectory, StageLedger, digest, layout
 
+# In the folder of a model's predictions: what they are answers to.
+_ASKED = "asked.json"
 ALL_LABELS, SHOTS, BM25 = "all-labels", "shots", "bm25"
 
 
@@ -35,8 +39,8 @@ def of_labels(config: Config, redo: str | None = None, *, name: str) -> pa.Table
     context = Context(config, directory, StageLedger(directory))
     if name == "SFT":
         model = context.model("warm", 1)
-    else:
-        model = {"vanilla": ModelRef(context.base), **evaluate.references(config)}[name]
+        return _kept(context, name, model, _neighbours(context), context.ledger.done("warmup"))
+    model = {"vanilla": ModelRef(context.base), **evaluate.references(config)}[name]
     return _kept(context, name, model, _neighbours(context))
 
 
@@ -84,11 +88,16 @@ def with_all_labels(config: Config, redo: str | None = None) -> pa.Table:
     context = Context(config, directory, StageLedger(directory))
     if not context.shards("withheld"):
         raise UserError("the arm all-labels needs the unlabelled rows' true answers")
-    folder = context.ledger.begin(ALL_LABELS, {}, {}, finetune.TRAINING_WRITES).folder
+    begun = _begun(context)
+    folder = begun.folder
     renderer = make_renderer(context)
     names = finetune.write_labeled(context, folder)
+    known = context.shards("withheld")
     for shard in context.shards("unlabeled"):
-        withheld = directory.read_table(shard.replace("unlabeled", "withheld", 1)).to_pylist()
+        answers = shard.replace("unlabeled", "withheld", 1)
+        if answers not in known:
+            continue
+        withheld = directory.read_table(answers).to_pylist()
         gold = {row["example_id"]: row["answer"] for row in withheld if row["answer"]}
         rows = (row for row in directory.read_table(shard).to_pylist() if row["example_id"] in gold)
         targets = ((row, finetune.Target.hard(gold[row["example_id"]])) for row in rows)
@@ -97,16 +106,21 @@ def with_all_labels(config: Config, redo: str | None = None) -> pa.Table:
     finetune.finetune(
         context, "evolve", folder, names, start=ModelRef(context.base), seed=config.seed
     )
-    return _kept(context, ALL_LABELS, context.trained(ALL_LABELS), _neighbours(context))
+    return _kept(context, ALL_LABELS, context.trained(ALL_LABELS), _neighbours(context), begun)
 
 
-def kept(run: RunDirectory, stage: str) -> pa.Table | None:
-    """What an earlier try left of one of these; null where it did not come to its end."""
-    folder = _folder(stage)
-    names = run.files(folder, ".parquet")
-    if not run.exists(f"{folder}/done.json"):
-        return None
-    return pa.concat_tables([run.read_table(name) for name in names])
+def _begun(context: Context) -> Manifest:
+    """The training on all labels, gone on with; under other settings than it was, begun anew."""
+    settings = trained_settings(context.config, context.config.training_for("evolve"))
+    settings = json.loads(json.dumps(settings, default=str))
+    inputs = {"ingest": context.ledger.done("ingest").fingerprint}
+    if context.config.tunes:
+        inputs[layout.TUNE] = context.ledger.done(layout.TUNE).fingerprint
+    before = context.ledger.get(ALL_LABELS)
+    if before is not None and (before.settings, before.inputs) != (settings, inputs):
+        context.ledger.drop(ALL_LABELS)
+        context.ledger.sweep()
+    return context.ledger.begin(ALL_LABELS, settings, inputs, finetune.TRAINING_WRITES)
 
 
 def _shown(config: Config, directory: RunDirectory) -> Context:
@@ -132,12 +146,33 @@ def _words(texts: list[str]) -> Any:
     return bm25s.tokenize(texts, stopwords=None, show_progress=False)
 
 
-def _kept(context: Context, stage: str, model: ModelRef, neighbours: str | None = None) -> pa.Table:
-    folder = _folder(stage)
+def _kept(
+    context: Context,
+    stage: str,
+    model: ModelRef,
+    neighbours: str | None = None,
+    trained: Manifest | None = None,
+) -> pa.Table:
+    """A model's predictions, taken from an earlier try as far as it asked for the same.
+
+    `trained`: the stage that trained it, if one did.
+    """
+    folder, run = _folder(stage), context.run
     shards = context.shards("test")
+    found = neighbours is not None and context.ledger.is_done("retrieve")
+    stages = ["ingest", "retrieve"] if found else ["ingest"]
+    asked = {
+        "settings": tested_settings(context.config),
+        "model": model.base.model_dump(mode="json"),
+        "inputs": [context.ledger.done(name).fingerprint for name in stages],
+        "trained": trained and [trained.settings, trained.inputs, trained.attempt],
+    }
+    now = {"fingerprint": digest(asked)}
+    if run.read_mapping(f"{folder}/{_ASKED}") != now:
+        run.delete_owned(folder, (), ("*",))
+        run.write_json(f"{folder}/{_ASKED}", now)
     try:
         parts = predict(context, "evaluate", stage, model, shards, neighbours, folder)
     finally:
         context.release_engines()
-    context.run.write_json(f"{folder}/done.json", {})
     return pa.concat_tables(parts.values())

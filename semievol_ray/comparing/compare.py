@@ -23,8 +23,9 @@ from semievol_ray.errors import UserError
 from semievol_ray.progress import Progress, Silent
 from semievol_ray.ray_session import connect, disconnect
 from semievol_ray.results import Run
+from semievol_ray.selection.policies import POLICIES
 from semievol_ray.stages import evaluate
-from semievol_ray.store import RunDirectory
+from semievol_ray.store import RunDirectory, longer_uri
 from semievol_ray.tasks import Task
 from semievol_ray.validation import merge
 
@@ -62,13 +63,13 @@ def compare(
         raise UserError("compare begins from the labels alone: leave `continues` out")
     known = {**ARMS, **more}
     wanted = {name: known[name] for name in checked(config, arms or usual(config), known)}
-    where = folder or f"{config.run_dir.rstrip('/')}-compare"
+    where = folder or folder_of(config)
     outcome = Outcome(task=config.task.preset)
     # One session for all arms: each would start its own.
     started = connect(config.ray)
     try:
         for seed in seeds:
-            folder_of_seed, shown = f"{where}/seed-{seed}", progress or Silent()
+            folder_of_seed, shown = longer_uri(where, f"/seed-{seed}"), progress or Silent()
             for name, table, run in _arms(config, wanted, seed, folder_of_seed, shown, at_once):
                 outcome.add(name, seed, table, _cost(run))
                 if done is not None:
@@ -77,6 +78,11 @@ def compare(
         if started:
             disconnect()
     return outcome
+
+
+def folder_of(config: Config) -> str:
+    """Where the arms of a config are, if nobody says where: beside its run."""
+    return longer_uri(config.run_dir, "-compare")
 
 
 def usual(config: Config) -> list[str]:
@@ -115,7 +121,8 @@ def _arms(
     # The models of a run are found in the first that is asked for.
     first = next((name for name, arm in arms.items() if arm.changes is not None), None)
     if first is not None:
-        begun = with_references(config_of(config, arms[first], seed, f"{where}/{first}"), arms)
+        own = config_of(config, arms[first], seed, longer_uri(where, f"/{first}"))
+        begun = with_references(own, arms)
         main = Run(pipeline.run(begun, progress=progress, redo=first_changed(begun)).uri)
         runs.append(main.directory)
         yield first, main.predictions("SemiEvol"), main
@@ -125,7 +132,8 @@ def _arms(
         asked = arm.model if arm.changes is None else None
         if asked in _OF_A_RUN and main is not None:
             return main.predictions(_name_of(asked, config)), main
-        own = config_of(config, arm, seed, f"{where}/{'labels' if asked in _OF_A_RUN else name}")
+        folder = "labels" if asked in _OF_A_RUN else name
+        own = config_of(config, arm, seed, longer_uri(where, f"/{folder}"))
         if asked is None:
             run = Run(pipeline.run(own, progress=progress, redo=begin_from(runs, own)).uri)
             runs.append(run.directory)
@@ -134,8 +142,7 @@ def _arms(
         if ask is None:
             own, asked = with_references(own, arms), _name_of(asked, config)
             ask = partial(baselines.of_labels, name=asked)
-        table = baselines.kept(RunDirectory(own.run_dir), asked)
-        return ask(own, begin_from(runs, own)) if table is None else table, Run(own.run_dir)
+        return ask(own, begin_from(runs, own)), Run(own.run_dir)
 
     others = [name for name in arms if name != first]
     # Without a first run these are models of one run of their own, which is one at a time.
@@ -195,8 +202,11 @@ def config_of(config: Config, arm: Arm, seed: int, run_dir: str) -> Config:
         values.pop(section)
     policy = changes.get("selection", {}).get("policy", config.selection.policy)
     if policy != config.selection.policy:
-        # They are another policy's.
-        values["selection"] |= {"options": {}, "percentile_over": "unlabeled"}
+        # They are another policy's: how many rows one trusts is not how many the other should.
+        usual = type(config.selection).model_fields["percentile"].default
+        values["selection"] |= {"options": {}, "percentile_over": "unlabeled", "percentile": usual}
+        if not POLICIES[policy].reads_options:
+            values["evolve"]["soft_targets"] = False
     return load_config(merge(values, changes | {"run_dir": run_dir, "seed": seed}))
 
 

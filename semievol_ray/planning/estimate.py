@@ -26,6 +26,8 @@ class Size:
     training_gpus: float
     # While the last shards are answered, most replicas wait.
     shard_rows: int
+    # How much faster than where the probe was a training step is.
+    training_speed: float = 1.0
     # Of one replica, where it is known better than by a probe.
     rows_per_second: float | None = None
 
@@ -58,6 +60,7 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
     """Seconds, tokens, money and GPU hours of each stage that the config has."""
     lines: list[Line] = []
     labels = measured.labels
+    asked, trusted = _rounds(config, measured)
     for step in pipeline.steps(config):
         name = step.stage.name
         if name == "warmup" and config.continues is not None:
@@ -70,14 +73,15 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
         elif name == "tune":
             lines.append(_tuning(config, measured, size))
         elif name == "generate":
-            lines.append(_labelling(step.name, size.unlabeled, measured, size))
+            rows = round(asked[step.round_number - 1] * size.unlabeled)
+            lines.append(_labelling(step.name, rows, measured, size))
         elif name == "calibrate":
             held = math.ceil(labels * config.calibration.share)
             lines.append(_labelling(step.name, held, measured, size))
         elif name == "select":
             lines.append(Line(step.name, size.unlabeled / _SELECTED_ROWS_A_SECOND))
         elif name == "evolve":
-            pseudo = round(_selected(config, measured, step.round_number) * size.unlabeled)
+            pseudo = round(trusted[step.round_number - 1] * size.unlabeled)
             examples = pseudo + labels * config.evolve.include_labeled
             training = config.training_for("evolve")
             passes = _epochs(config, training, labels / max(1, examples))
@@ -94,7 +98,7 @@ def estimate(config: Config, measured: Measured, size: Size) -> Plan:
     held_out = sum(s.stage.name == "holdout" for s in pipeline.steps(config))
     models = rounds + config.warmups * (1 + held_out)
     kept = measured.model_bytes if config.training_for("evolve").method == "full" else 0
-    storage = rounds * measured.row_bytes * size.unlabeled + models * kept
+    storage = sum(asked) * measured.row_bytes * size.unlabeled + models * kept
     return Plan(lines, storage)
 
 
@@ -128,7 +132,7 @@ def _training(
 ) -> Line:
     """Of so many examples, each counted as often as it is trained on."""
     steps = math.ceil(examples / config.global_batch_size)
-    seconds = measured.training_start + steps * measured.step_seconds
+    seconds = measured.training_start + steps * measured.step_seconds / size.training_speed
     return Line(name, seconds, gpu_hours=seconds * size.training_gpus / 3600)
 
 
@@ -154,6 +158,22 @@ def _fleet_seconds(rows: int, each: float, measured: Measured, size: Size) -> fl
         replicas=size.replicas,
         start_seconds=measured.replica_start,
     )
+
+
+def _rounds(config: Config, measured: Measured) -> tuple[list[float], list[float]]:
+    """The shares of the corpus that each round asks about, and that it trains on.
+
+    In the mode `mine` a round asks about the rows that none before it trusted, and trains on all
+    that were trusted so far.
+    """
+    asked: list[float] = []
+    trusted: list[float] = []
+    for number in range(1, config.iteration.rounds + 1):
+        mines = config.iteration.mode == "mine" and number > 1
+        before = trusted[-1] if mines else 0.0
+        asked.append(1.0 - before)
+        trusted.append(before + asked[-1] * _selected(config, measured, number))
+    return asked, trusted
 
 
 def _selected(config: Config, measured: Measured, round_number: int) -> float:

@@ -18,7 +18,7 @@ from semievol_ray.model_files import weights
 from semievol_ray.planning.stopwatch import Lap, Stopwatch
 from semievol_ray.progress import Progress, Silent
 from semievol_ray.results import Run
-from semievol_ray.store import RunDirectory
+from semievol_ray.store import RunDirectory, longer_uri
 from semievol_ray.validation import merge
 
 # Enough steps that one of them says how long the others take.
@@ -53,7 +53,7 @@ def probe(config: Config, rows: int, progress: Progress | None = None) -> Measur
 
     Raises what a run raises: what would stop it, stops its probe.
     """
-    small = f"{config.run_dir.rstrip('/')}-plan-{uuid.uuid4().hex[:8]}"
+    small = longer_uri(config.run_dir, f"-plan-{uuid.uuid4().hex[:8]}")
     watch = Stopwatch(progress or Silent())
     try:
         values = _smaller(config, small, rows)

@@ -3,7 +3,7 @@
 from semievol_ray.store.fingerprint import digest, file_fingerprint, flatten, model_fingerprint
 from semievol_ray.store.lease import Lease
 from semievol_ray.store.manifest import Manifest, StageLedger, check_unchanged
-from semievol_ray.store.run_directory import RunDirectory
+from semievol_ray.store.run_directory import RunDirectory, longer_uri
 
 __all__ = [
     "Lease",
@@ -14,5 +14,6 @@ __all__ = [
     "digest",
     "file_fingerprint",
     "flatten",
+    "longer_uri",
     "model_fingerprint",
 ]

@@ -325,6 +325,12 @@ class RunDirectory:
         return folder
 
 
+def longer_uri(uri: str, tail: str) -> str:
+    """The URI or path with `tail` at the end of its path: a store's parameters stay behind it."""
+    path, mark, query = uri.partition("?") if "://" in uri else (uri, "", "")
+    return f"{path.rstrip('/')}{tail}{mark}{query}"
+
+
 def open_uri(uri: str) -> tuple[fs.FileSystem, str]:
     """The filesystem and path behind a URI or a local path.
 

@@ -13,7 +13,14 @@ from pyarrow import fs
 from semievol_ray.cli import main
 from semievol_ray.comparing import sharing
 from semievol_ray.comparing.arms import ARMS
-from semievol_ray.comparing.compare import beside, checked, compare, usual, with_references
+from semievol_ray.comparing.compare import (
+    beside,
+    checked,
+    compare,
+    folder_of,
+    usual,
+    with_references,
+)
 from semievol_ray.comparing.compare import config_of as arm_config
 from semievol_ray.comparing.outcome import Cost, Outcome, as_json, as_markdown, as_text
 from semievol_ray.config import Config
@@ -22,7 +29,7 @@ from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.pipeline import steps
 from semievol_ray.results import Run
 from semievol_ray.stages.evaluate import references
-from semievol_ray.store import RunDirectory, StageLedger
+from semievol_ray.store import RunDirectory, StageLedger, longer_uri
 from tests.report.making import make_run
 
 
@@ -114,6 +121,23 @@ def test_another_policys_options_do_not_follow_into_an_arm() -> None:
     config = config_with(selection={"policy": "risk", "options": {"alpha": 0.1}})
     assert arm_config(config, ARMS["paper"], 0, "x").selection.options == {}
     assert arm_config(config, ARMS["config"], 0, "x").selection.options == {"alpha": 0.1}
+
+
+def test_how_many_rows_one_policy_trusts_is_not_how_many_another_should() -> None:
+    config = config_with("label", selection={"policy": "stacked", "percentile": 100},
+                       evolve={"soft_targets": True})  # fmt: skip
+    paper = arm_config(config, ARMS["paper"], 0, "r")
+    assert paper.selection.percentile == 50 and not paper.evolve.soft_targets
+    balanced = arm_config(config, ARMS["balanced"], 0, "r")
+    assert balanced.selection.percentile == 50 and balanced.evolve.soft_targets
+    same = arm_config(config, ARMS["stacked"], 0, "r")
+    assert same.selection.percentile == 100 and same.evolve.soft_targets
+
+
+def test_arms_lie_in_the_store_and_not_in_its_parameters() -> None:
+    config = config_with("label", run_dir="s3://b/runs/x?region=eu&scheme=http")
+    assert folder_of(config) == "s3://b/runs/x-compare?region=eu&scheme=http"
+    assert longer_uri("runs/what?/", "/seed-0") == "runs/what?/seed-0"
 
 
 def test_a_copy_that_was_cut_short_counts_for_nothing(tmp_path: Path, monkeypatch) -> None:

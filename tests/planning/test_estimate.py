@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -117,6 +118,35 @@ def test_rounds_select_by_their_own_percentiles() -> None:
     plan = estimate(config, MEASURED, SIZE)
     steps = [(line(plan, f"round-{n}/evolve").seconds - 20) / 0.5 for n in (1, 2)]
     assert steps == [(50_000 + 400) / 4, (80_000 + 400) / 4]
+
+
+def test_what_was_trusted_is_not_asked_again_and_stays_in_the_training() -> None:
+    config = config_of(iteration={"rounds": 3, "mode": "mine"})
+    plan = estimate(config, MEASURED, SIZE)
+    rows = [line(plan, f"round-{n}/generate").tokens / 1000 for n in (1, 2, 3)]
+    assert rows == [100_000, 50_000, 25_000]
+    steps = [(line(plan, f"round-{n}/evolve").seconds - 20) / 0.5 for n in (1, 2, 3)]
+    assert steps == [(n + 400) / 4 for n in (50_000, 75_000, 87_500)]
+    assert plan.storage_bytes == 2000 * 175_000
+
+
+def test_a_step_that_more_workers_share_is_shorter() -> None:
+    plan = estimate(config_of(), MEASURED, replace(SIZE, training_speed=4.0))
+    assert line(plan, "warmup").seconds == 20 + 100 * 0.5 / 4
+
+
+def test_a_corpus_of_unknown_size_is_asked_for(tmp_path: Path, capsys) -> None:
+    rows = "question,answer\n" + "".join(f"q{i},{'ab'[i % 2]}\n" for i in range(4))
+    (tmp_path / "l.csv").write_text(rows)
+    with gzip.open(tmp_path / "u.csv.gz", "wt") as packed:
+        packed.write("question\nq\n")
+    (tmp_path / "c.yaml").write_text(
+        f"run_dir: {tmp_path}/run\nmodel: {{name: ./none}}\ntask: {{kind: label}}\n"
+        f"data: {{labeled: {tmp_path}/l.csv, unlabeled: {tmp_path}/u.csv.gz}}\n"
+    )
+    assert main(["plan", str(tmp_path / "c.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "say about how many with --rows" in error and len(error.strip().splitlines()) == 1
 
 
 def test_a_speed_that_is_given_takes_the_place_of_the_probes() -> None:
