@@ -65,8 +65,10 @@ def _compiler() -> Finding:
 
 
 def _accelerator() -> Finding:
-    import torch
-
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # the libraries of another driver, for one
+        return Finding("torch", False, " ".join(str(error).split())[:200])
     if torch.cuda.is_available():
         names = {torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())}
         detail = f"{torch.cuda.device_count()} x {', '.join(sorted(names))}"

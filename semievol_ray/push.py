@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.results import Run, metric_lines
@@ -42,7 +42,7 @@ def model_card(run: Run, base: str | None = None) -> str:
     """The model's card: what it is, how it was trained, what it was measured to be."""
     known = _known_base(run, base)
     config = run.config()
-    lora = config.training_for("evolve").method == "lora"
+    lora = config.training_for(_kind(run)).method == "lora"
     header = [
         *([f"base_model: {known}"] if known else []),
         *(["library_name: peft"] if lora else ["library_name: transformers"]),
@@ -50,10 +50,14 @@ def model_card(run: Run, base: str | None = None) -> str:
     ]
     lines = ["---", *header, "---", "", f"# {_named(run)}", ""]
     kind = "An adapter of" if lora else "All weights of"
+    taught = "on labels alone: no evolution counts yet, or none passed the guard"
+    if _kind(run) == "evolve":
+        policy = config.selection.policy
+        taught = f"on labels and on pseudo-answers that the policy `{policy}` trusted"
     lines += [
         f"{kind} {known or Path(config.model.name).name}, trained by semievol_ray (SemiEvol, arXiv "
-        f"2410.14745) for a {config.task.kind or config.task.preset} task on labels and on "
-        f"pseudo-answers that the policy `{config.selection.policy}` trusted; see {DATA_CARD}.",
+        f"2410.14745) for a {config.task.kind or config.task.preset} task {taught}; see "
+        f"{DATA_CARD}.",
         "",
     ]
     if run.metrics is not None:
@@ -85,8 +89,8 @@ def data_card(run: Run) -> str:
 
 
 def _trained_on(run: Run) -> dict[str, str]:
-    config = run.config().training_for("evolve")
-    manifests = [m for m in run.manifests if m.stage.endswith("/evolve") and m.state == "done"]
+    config = run.config().training_for(_kind(run))
+    manifests = [m for m in run.manifests if m.stage == run.model_stage and m.state == "done"]
     last: Manifest | None = manifests[-1] if manifests else None
     found = {
         "method": config.method,
@@ -114,8 +118,13 @@ def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
+def _kind(run: Run) -> Literal["warmup", "evolve"]:
+    """Which of a run's trainings the model that counts is of."""
+    return "warmup" if run.model_stage == "warmup" else "evolve"
+
+
 def _named(run: Run) -> str:
-    return run.uri.rstrip("/").rpartition("/")[2]
+    return run.uri.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
 def _known_base(run: Run, base: str | None) -> str | None:

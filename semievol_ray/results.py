@@ -112,11 +112,15 @@ class Run:
         """The same as a local folder: itself, or this machine's copy of it."""
         return self.directory.local_folder(self._model(round_number))
 
+    @property
+    def model_stage(self) -> str:
+        """The stage that trained the model which counts: the warm-up, where no evolution does."""
+        iteration = self.config().iteration
+        return labeller(1 + accepted_round(self._ledger, iteration.rounds, guarded=iteration.guard))
+
     def _model(self, round_number: int | None) -> str:
-        if round_number is None:
-            iteration = self.config().iteration
-            round_number = accepted_round(self._ledger, iteration.rounds, guarded=iteration.guard)
-        return f"{self._folder(labeller(round_number + 1))}/model"
+        stage = self.model_stage if round_number is None else labeller(round_number + 1)
+        return f"{self._folder(stage)}/model"
 
     @property
     def classifiers(self) -> dict[str, str]:

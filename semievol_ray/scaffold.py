@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from semievol_ray.errors import UserError
+from semievol_ray.new_files import new_file
 from semievol_ray.sources import Row, cell_text, find_files, read_rows
 
 _LOOKED_AT = 500
@@ -80,7 +81,8 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
             said += "; what you would try first is compared, too"
             references = ", references: [{embedder: tfidf}]"
         lines += [f"# {said}:", f"evaluation: {{closed_answers: score{references}}}"]
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with new_file(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
     return path
 
 

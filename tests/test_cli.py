@@ -155,6 +155,15 @@ def test_init_writes_a_config_that_loads(tmp_path, capsys) -> None:
     assert "already there" in capsys.readouterr().err
 
 
+def test_init_writes_nowhere_but_where_it_can(tmp_path, capsys) -> None:
+    rows = "question,answer\n" + "".join(f"q{i},{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "l.csv").write_text(rows)
+    command = ["init", "--labeled", str(tmp_path / "l.csv"), "--unlabeled", str(tmp_path / "l.csv")]
+    assert main([*command, "--output", str(tmp_path / "no" / "such.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be written" in error and len(error.strip().splitlines()) == 1
+
+
 def test_init_knows_published_files(published, tmp_path) -> None:
     few = published.name == "published"  # there a class of Banking77 has a row or two
     for name, kind, question, policy in (

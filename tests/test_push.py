@@ -29,7 +29,7 @@ def run(tmp_path: Path) -> Run:
     for stage in ("warmup", "round-1/evolve"):
         if stage == "warmup":
             manifest = json.loads((root / layout.manifest("round-1/evolve")).read_text())
-            manifest |= {"stage": "warmup", "outputs": {}}
+            manifest |= {"stage": "warmup", "outputs": {}, "statistics": {"examples": 12}}
             (root / layout.manifest("warmup")).write_text(json.dumps(manifest))
         folder = root / stage / "attempt-1" / "model"
         folder.mkdir(parents=True)
@@ -59,6 +59,13 @@ def test_a_folder_holds_the_model_and_both_cards(run: Run, tmp_path: Path) -> No
         assert b"what colour" not in content
     with pytest.raises(UserError, match="is there already"):
         push(run, str(target), base="org/base")
+
+
+def test_a_model_that_no_evolution_counts_for_says_so(run: Run, tmp_path: Path) -> None:
+    (Path(run.uri) / layout.manifest("round-1/evolve")).unlink()
+    push(Run(run.uri), str(tmp_path / "out"), base="org/base")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "on labels alone" in card and "pseudo-answers" not in card and "| 12 |" in card
 
 
 def test_an_adapter_of_a_base_that_nobody_else_has_is_refused(

@@ -24,9 +24,9 @@ _STACKED: dict[str, Any] = {
     "collaborators": [{"model": m} for m in ("warm", "probe", "propagation")],
     "selection": {"policy": "stacked", "percentile": 75},
 } | _NEVER
-# What was selected is taught with its doubt: as the distribution that the voters came to.
-_SOFT = merge(_STACKED, {"evolve": {"soft_targets": True}})
-_ALL = merge(_SOFT, {"selection": {"percentile": 100}})
+# No row is left out; and each is taught with its doubt: as the distribution of its voters.
+_HARD = merge(_STACKED, {"selection": {"percentile": 100}})
+_ALL = merge(_HARD, {"evolve": {"soft_targets": True}})
 # Three rounds of the same voters, who learn from the round before; labels guard what counts.
 _ROUNDS = _STACKED | {
     "selection": {"policy": "stacked", "percentile": [40, 70, 90]},
@@ -39,15 +39,15 @@ _UPSTREAM = merge(
 MORE = {
     "upstream": Arm("what the authors' code does", _UPSTREAM, whole=("collaborators",)),
     "stacked": Arm("voters of three kinds, weighed", _STACKED, whole=("collaborators",)),
-    "stacked-soft": Arm("the same, taught as distributions", _SOFT, whole=("collaborators",)),
-    "stacked-all": Arm("so taught, and none left out", _ALL, whole=("collaborators",)),
+    "stacked-hard": Arm("the same, and no row left out", _HARD, whole=("collaborators",)),
+    "stacked-all": Arm("so, taught as distributions", _ALL, whole=("collaborators",)),
     "rounds": Arm("the same in three rounds", _ROUNDS, whole=("collaborators",)),
 }
 # Where options differ from example to example no classifier votes, but three warm-ups do.
 _WARM_UPS = {"collaborators": [{"model": m} for m in ("warm", "warm-2", "warm-3")], "models": {}}
 OPTIONS_DIFFER = MORE | {
     name: replace(MORE[name], changes=dict(MORE[name].changes or {}) | _WARM_UPS)
-    for name in ("stacked", "stacked-soft", "stacked-all", "rounds")
+    for name in ("stacked", "stacked-hard", "stacked-all", "rounds")
 }
 
 

@@ -43,7 +43,7 @@ Answers = list[bool]
 
 _RESULTS = ROOT / "benchmarks" / "results"
 _ARMS = (
-    "vanilla", "sft", "paper", "balanced", "upstream", "stacked", "stacked-soft", "stacked-all",
+    "vanilla", "sft", "paper", "balanced", "upstream", "stacked", "stacked-hard", "stacked-all",
     "rounds", "all-labels",
 )  # fmt: skip
 _TRAINING = {"learning_rate": 1e-3, "micro_batch_size": 16}

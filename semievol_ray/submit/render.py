@@ -19,7 +19,7 @@ from semievol_ray.config import CLASSIFIERS, Config
 from semievol_ray.config_file import config_yaml
 from semievol_ray.errors import UserError
 
-SECRETS, CONFIG, PLACE = "semievol-secrets", "semievol-config", "/config"
+SECRETS, PLACE = "semievol-secrets", "/config"
 # Of the head: the dashboard, where the operator asks after the job.
 _JOB_PORT = 8265
 _RAY = "2.60.0"
@@ -57,6 +57,11 @@ class Cluster:
     deadline_seconds: int | None = None
 
     @property
+    def config_map(self) -> str:
+        """What the config is kept in: each run's own, for its job may begin again."""
+        return f"{self.name}-config"
+
+    @property
     def the_image(self) -> str:
         """The image, by default of this version."""
         return self.image or f"semievol-ray:{importlib.metadata.version('semievol-ray')}"
@@ -92,7 +97,7 @@ def render(
     config_map = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": {"name": CONFIG},
+        "metadata": {"name": cluster.config_map},
         "data": {"semievol.yaml": yaml.safe_dump(values, sort_keys=False, allow_unicode=True)},
     }
     return [config_map, _network_policy(cluster), found]
@@ -189,7 +194,7 @@ def _head(cluster: Cluster) -> dict[str, Any]:
     """The head schedules and does no work; it is never on a spot node."""
     head = _container("ray-head", cluster, {"cpu": "2", "memory": "8Gi"}, None, nodes=True)
     head["volumeMounts"] += [{"name": "config", "mountPath": PLACE, "readOnly": True}]
-    volumes = [{"name": "config", "configMap": {"name": CONFIG}}, *_volumes(cluster)]
+    volumes = [{"name": "config", "configMap": {"name": cluster.config_map}}, *_volumes(cluster)]
     pod = _pod(cluster, head, volumes) | {"automountServiceAccountToken": True}
     if cluster.spot is not None:
         key, _, value = cluster.spot.partition("=")

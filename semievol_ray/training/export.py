@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,14 +102,25 @@ def write_model_card(folder: Path, job: TrainingJob, result: TrainingResult) -> 
     (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
 def commit(partial: Path, target: Path) -> None:
-    """Put a finished folder in its place at once; what was there before goes last."""
+    """Put a finished folder in its place at once; what was there before goes last.
+
+    A folder that is not beside the target stays where it is, its files linked or copied: whoever is
+    killed right after this finds it again.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f".{target.name}.partial")
     if partial != beside:
         # The rename at the end must not cross file systems.
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.move(partial, beside)
+        shutil.copytree(partial, beside, copy_function=_link)
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():

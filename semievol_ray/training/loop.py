@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -307,6 +308,8 @@ class _Training:
                 export.commit(self.best_folder, self.job.output_dir)
         self.trackers.close()
         self.checkpoints.remove()
+        if self.world.is_first:
+            shutil.rmtree(self.best_folder, ignore_errors=True)
         self.model.engine.destroy()
         self.world.barrier()
         return result if self.world.is_first else None
