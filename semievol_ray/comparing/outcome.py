@@ -67,8 +67,9 @@ class Outcome:
     def _row(self, arm: str) -> dict[str, Any]:
         found = self.study.correct[arm]
         accuracies = self.study.accuracies(arm)
-        flat = [right for rows in found.values() for right in rows]
-        low, high = wilson_interval(sum(flat), len(flat), 0.95)
+        rows = len(self.ids or ())
+        right = sum(map(sum, found.values())) / len(found)
+        low, high = wilson_interval(right, rows, 0.95)
         costs = self.costs[arm]
         against = self._against(_SFT, arm)
         published = {
@@ -140,7 +141,7 @@ def as_json(outcome: Outcome) -> dict[str, Any]:
 def _cells(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
     found = outcome.rows()
     seeds = max(len(row["by_seed"]) for row in found)
-    header = ["arm", "accuracy", "interval", "against SFT", "won / lost", "McNemar p"]
+    header = ["arm", "accuracy", "interval", "against SFT", "won / lost", "paired p"]
     if seeds > 1:
         header += ["over seeds", "by seed"]
     gaps = any(row["gap_share"] is not None for row in found)

@@ -6,9 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 
-from semievol_ray.stages.statistics import mcnemar_exact
+from semievol_ray.stages.statistics import paired_by_rows
 
 
 @dataclass(frozen=True)
@@ -16,9 +15,9 @@ class Comparison:
     """One model against another over the same seeds and test rows. Differences are in points.
 
     `low` and `high` bound the mean difference over seeds (Student's t, 95 %), null for one seed.
-    `p` is McNemar's exact test over the rows of all the seeds together. Where the seeds share one
-    test set, its rows come back once a seed and are not independent: then the interval is the one
-    to trust.
+    `p` is exact, of the test rows (`paired_by_rows`); with one seed it is McNemar's. It says
+    whether the difference would hold for other rows, the interval whether for other seeds. Rows won
+    and lost are counted under every seed.
     """
 
     first: str
@@ -38,7 +37,7 @@ class Comparison:
         return (
             f"{self.second} against {self.first}: {self.mean:+.1f} points{interval}, better on "
             f"{self.seeds_won} of {len(self.differences)} seeds, {self.only_second_right} rows won "
-            f"and {self.only_first_right} lost, McNemar p = {self.p:.2g}"
+            f"and {self.only_first_right} lost, paired p = {self.p:.2g}"
         )
 
 
@@ -61,7 +60,9 @@ class Study:
         seeds = sorted(self.correct[first].keys() & self.correct[second].keys())
         pairs = [(self.correct[first][s], self.correct[second][s]) for s in seeds]
         differences = [100 * (statistics.fmean(b) - statistics.fmean(a)) for a, b in pairs]
-        lost, won, p = mcnemar_exact(*(list(chain(*rows)) for rows in zip(*pairs, strict=True)))
+        lost = sum(a and not b for rows in pairs for a, b in zip(*rows, strict=True))
+        won = sum(b and not a for rows in pairs for a, b in zip(*rows, strict=True))
+        p = paired_by_rows(pairs)
         mean = statistics.fmean(differences)
         low = high = None
         if len(seeds) > 1:

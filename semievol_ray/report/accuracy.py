@@ -88,7 +88,7 @@ def comparison(found: Mapping[str, Any]) -> Table:
         mean, seeds = f"{arm['accuracy']:.1f}\u00a0%", str(len(arm["by_seed"]))
         time = f"{arm['seconds']:,.0f} s"
         rows.append((arm["arm"], mean, seeds, gain, over, counts, p, gap, time))
-    header = ("arm", "accuracy", "seeds", "against SFT", "over seeds", "won / lost", "McNemar's p",
+    header = ("arm", "accuracy", "seeds", "against SFT", "over seeds", "won / lost", "paired p",
               "of the gap", "time")  # fmt: skip
     return Table("Arms beside each other", header, rows)
 

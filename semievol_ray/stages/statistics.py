@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
 
-def wilson_interval(correct: int, rows: int, confidence: float) -> tuple[float, float]:
-    """Wilson's interval of a proportion: honest for few rows and near 0 and 1."""
+
+def wilson_interval(correct: float, rows: int, confidence: float) -> tuple[float, float]:
+    """Wilson's interval of a proportion: honest for few rows and near 0 and 1.
+
+    `correct` may be a mean over several seeds. Seeds that share their test rows are no more rows.
+    """
     # Late, here and below: SciPy takes a second, and every command and worker imports the stages.
-    from scipy.stats import binomtest
+    from scipy.stats import norm
 
-    found = binomtest(correct, rows).proportion_ci(confidence, method="wilson")
-    return float(found.low), float(found.high)
+    z, p = float(norm.ppf((1 + confidence) / 2)), correct / rows
+    middle, spread = p + z * z / (2 * rows), p * (1 - p) / rows + z * z / (4 * rows * rows)
+    half, whole = z * spread**0.5, 1 + z * z / rows
+    return max(0.0, (middle - half) / whole), min(1.0, (middle + half) / whole)
 
 
 def paired_interval(
@@ -42,6 +52,28 @@ def mcnemar_exact(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, i
     The models answer the same rows, so the test is paired: only rows they differ on count.
     """
     return _mcnemar(first, second, "two-sided")
+
+
+def paired_by_rows(pairs: Sequence[tuple[Sequence[bool], Sequence[bool]]]) -> float:
+    """Exact two-sided p of a paired comparison of two models under several seeds.
+
+    A randomisation test by test row: where the models are alike, any row's answers might as well be
+    the other model's, under all seeds together, for they ask the same row. With one seed it is
+    McNemar's exact test; counting the rows of all seeds as if they were as many takes the same row
+    for new evidence each time.
+    """
+    from scipy.stats import binom
+
+    gains = [[b - a for a, b in zip(first, second, strict=True)] for first, second in pairs]
+    sums = [sum(row) for row in itertools.zip_longest(*gains, fillvalue=0)]
+    chances: npt.NDArray[np.float64] = np.ones(1)
+    for gain, rows in sorted(Counter(abs(x) for x in sums if x).items()):
+        # So many rows, each of which adds its gain or takes it away.
+        of_these = np.zeros(2 * gain * rows + 1)
+        of_these[:: 2 * gain] = binom.pmf(np.arange(rows + 1), rows, 0.5)
+        chances = np.asarray(np.convolve(chances, of_these), np.float64)
+    away = np.abs(np.arange(len(chances)) - len(chances) // 2)
+    return min(1.0, float(chances[away >= abs(sum(sums))].sum()))
 
 
 def mcnemar_worse(first: Sequence[bool], second: Sequence[bool]) -> tuple[int, int, float]:

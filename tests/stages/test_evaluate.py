@@ -8,12 +8,18 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from scipy.stats import binomtest
 
 from semievol_ray.config_file import load_config
 from semievol_ray.results import metric_lines
 from semievol_ray.schema import PREDICTION
 from semievol_ray.stages.evaluate import RightAnswers, as_good_as_evolved, compare, references
-from semievol_ray.stages.statistics import mcnemar_exact, paired_interval, wilson_interval
+from semievol_ray.stages.statistics import (
+    mcnemar_exact,
+    paired_by_rows,
+    paired_interval,
+    wilson_interval,
+)
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
 
@@ -45,12 +51,24 @@ def test_mcnemar_counts_the_rows_that_two_models_differ_on() -> None:
         mcnemar_exact([True, True], [True])
 
 
+def test_rows_that_come_back_with_every_seed_are_not_more_rows() -> None:
+    rng = random.Random(0)
+    first, second = ([rng.random() < p for _ in range(60)] for p in (0.5, 0.75))
+    one = paired_by_rows([(first, second)])
+    assert one == pytest.approx(mcnemar_exact(first, second)[2])
+    # Three seeds that say the same say no more than one.
+    assert paired_by_rows([(first, second)] * 3) == pytest.approx(one)
+    assert mcnemar_exact(first * 3, second * 3)[2] < one / 10
+    # Two rows of gain 2 and 1, by all four signs: |2 + 1| is reached by two.
+    pairs = [([False, False], [True, True]), ([False, True], [True, True])]
+    assert paired_by_rows(pairs) == pytest.approx(0.5)
+    assert paired_by_rows([(first, first)]) == 1.0
+
+
 @pytest.mark.parametrize(("correct", "rows"), [(0, 10), (10, 10), (7, 20), (430, 453)])
 def test_wilsons_interval_is_his(correct: int, rows: int) -> None:
-    z, p = 1.959963984540054, correct / rows
-    middle = (p + z * z / (2 * rows)) / (1 + z * z / rows)
-    half = z * math.sqrt(p * (1 - p) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
-    assert wilson_interval(correct, rows, 0.95) == pytest.approx((middle - half, middle + half))
+    peer = binomtest(correct, rows).proportion_ci(0.95, method="wilson")
+    assert wilson_interval(correct, rows, 0.95) == pytest.approx((peer.low, peer.high))
 
 
 def test_models_are_compared_pair_by_pair() -> None:
