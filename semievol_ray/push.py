@@ -25,6 +25,8 @@ def push(run: Run, target: str, *, base: str | None = None, public: bool = False
     made is private unless it is `public`. Returns where it is. Raises UserError for a target that
     cannot be written to, or a run without a model.
     """
+    if "/" not in target and not target.startswith((".", "~")):
+        raise UserError(f"--to {target}: say ./{target} for a folder, owner/{target} for the hub")
     if not run.has_model:
         raise UserError(f"{run.uri}: nothing was trained yet")
     with tempfile.TemporaryDirectory() as scratch:

@@ -106,7 +106,7 @@ class Run:
 
         None: that of the last round that counts, which the guard, if there is one, let pass.
         """
-        return self.directory.full_path(self._model(round_number))
+        return self.directory.uri_of(self._model(round_number))
 
     def model_folder(self, round_number: int | None = None) -> Path:
         """The same as a local folder: itself, or this machine's copy of it."""
@@ -129,7 +129,7 @@ class Run:
         if found is None or found.state != "done":
             return {}
         folders = dict.fromkeys(name.rpartition("/")[0] for name in found.files)
-        return {f.rpartition("/")[2]: self.directory.full_path(f) for f in folders}
+        return {f.rpartition("/")[2]: self.directory.uri_of(f) for f in folders}
 
     @property
     def has_model(self) -> bool:

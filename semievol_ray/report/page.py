@@ -52,8 +52,11 @@ def write_report(run: Run, others: Sequence[str] = (), output: Path | None = Non
     """Write a run's report: `report.html` and `worth-labelling.csv` in it, or where `output` says.
 
     `others` are URIs of runs, or of what `semievol compare` left, that are set beside it.
-    A file of another's is not written over. Raises UserError where nothing was selected yet.
+    A file of another's is not written over. Raises UserError where nothing was selected yet, and
+    where a run without a test set is to be compared.
     """
+    if others and run.metrics is None:
+        raise UserError(f"{run.uri}: has no results on a test set, and so none to compare")
     round_number = _last_round(run)
     view = RunView(run.config(), run.directory, StageLedger(run.directory))
     corpus = look_through(view, round_number)
@@ -63,7 +66,8 @@ def write_report(run: Run, others: Sequence[str] = (), output: Path | None = Non
     if output is None:
         run.directory.write_bytes(layout.REPORT, html)
         run.directory.write_bytes(layout.WORTH_LABELLING, table)
-        return Report(f"{run.uri}/{layout.REPORT}", f"{run.uri}/{layout.WORTH_LABELLING}")
+        where = run.directory.uri_of
+        return Report(where(layout.REPORT), where(layout.WORTH_LABELLING))
     beside = output.with_suffix(".worth-labelling.csv")
     with replaced_file(beside, _CSV_MARK) as file:
         file.write(table)

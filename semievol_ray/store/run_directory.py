@@ -54,6 +54,10 @@ class RunDirectory:
             raise UserError(f"{self.uri}: {name!r} is no name of a file in a run")
         return f"{self.path}/{name}"
 
+    def uri_of(self, name: str) -> str:
+        """Where others find a file or folder of the run: a path, or a URI of its store."""
+        return self.full_path(name) if self.is_local else longer_uri(self.uri, f"/{name}")
+
     # -- what makes it a run directory -------------------------------------------------------------
 
     def check_claimable(self) -> None:
