@@ -185,10 +185,6 @@ class TrainingConfig(Section):
             raise ValueError("quantization needs zero_stage: 2 or less")
         if self.optimizer.endswith("8bit") and self.offload_optimizer != "none":
             raise ValueError(f"optimizer: {self.optimizer} is not off-loaded; choose AdamW")
-        if not self.held_out and self.early_stopping_patience is not None:
-            raise ValueError("early_stopping_patience needs held_out: else nothing is measured")
-        if not self.held_out and self.evaluate_every_steps is not None:
-            raise ValueError("evaluate_every_steps needs held_out: else there is nothing to ask")
         if self.best_by != "loss" and self.early_stopping_patience is None:
             raise ValueError("best_by needs early_stopping_patience: else the last weights count")
         if self.method == "lora" and self.zero_stage == 3 and self.lora.variant in _NOT_WITH_ZERO_3:

@@ -78,8 +78,6 @@ def test_options_that_an_optimizer_does_not_know_are_one_line(make_job: MakeJob)
         ({"optimizer": "Lion8bit", "offload_optimizer": "cpu"}, "is not off-loaded"),
         ({"optimizer": "Adagrad"}, "optimizer"),
         ({"best_by": "exact_match"}, "best_by needs early_stopping_patience"),
-        ({"early_stopping_patience": 2}, "early_stopping_patience needs held_out"),
-        ({"evaluate_every_steps": 2}, "evaluate_every_steps needs held_out"),
     ],
 )
 def test_what_does_not_go_together_is_refused(settings: dict[str, Any], message: str) -> None:
