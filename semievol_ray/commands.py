@@ -52,7 +52,7 @@ def compare(args: argparse.Namespace) -> int:
     from semievol_ray.comparing.outcome import Outcome, as_json, as_markdown, as_text
     from semievol_ray.config_file import load_config
     from semievol_ray.progress.terminal import terminal_progress
-    from semievol_ray.store import RunDirectory, layout
+    from semievol_ray.store import RunDirectory, layout, longer_uri
 
     config = load_config(args.config, tuple(args.set))
     where = args.folder or folder_of(config)
@@ -73,7 +73,8 @@ def compare(args: argparse.Namespace) -> int:
     finally:
         progress.close()
     print(as_text(found))
-    print(f"\nthe table, and which rows each arm had right: {where}/compare.md, compare.json")
+    table = longer_uri(where, "/compare.md")
+    print(f"\nthe table, and which rows each arm had right: {table}, compare.json")
     return 0
 
 

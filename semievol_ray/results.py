@@ -145,7 +145,7 @@ class Run:
     def report(self) -> str | None:
         """Where the report lies that was last written; null where none was."""
         there = self.directory.exists(layout.REPORT)
-        return self.directory.full_path(layout.REPORT) if there else None
+        return self.directory.uri_of(layout.REPORT) if there else None
 
     @property
     def _evaluation(self) -> str:

@@ -113,17 +113,6 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
             {"collaborators": [{"model": "warm-2", "thinking_tokens": 9}]},
             "what the run trains is asked as it was trained",
         ),
-        (
-            {"training": {"early_stopping_patience": 3}},
-            "warmup: training.early_stopping_patience needs training.held_out",
-        ),
-        (
-            {
-                "training": {"held_out": 0.1, "evaluate_every_steps": 9},
-                "evolve": {"training": {"held_out": 0}},
-            },
-            "evolve: training.evaluate_every_steps needs training.held_out",
-        ),
     ],
 )
 def test_a_mistake_is_one_line(change: dict, message: str) -> None:

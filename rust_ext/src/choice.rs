@@ -4,7 +4,7 @@
 //! missing one. How letters are found is `mentions`; here stands what follows from them.
 
 use crate::arrays::Chunked;
-use crate::cues::{ANSWER_NAMES, DENIALS, EXPLAINS};
+use crate::cues::{DENIALS, EXPLAINS};
 use crate::fold::{fold, is_invisible};
 use crate::mentions::{Declaration, Mention, Reading};
 use crate::numbers::boxed;
@@ -129,7 +129,7 @@ impl<'a> Options<'a> {
         };
         let number = |word: &str| numbered.then(|| self.number(word)).flatten();
         let mut reading = Reading::new(text, option, number);
-        let declarations = reading.declarations(ANSWER_NAMES);
+        let declarations = reading.declarations();
         match self.declared(&reading, &declarations) {
             Found::One(option) => return Some(option),
             Found::Conflict => return None,

@@ -115,15 +115,33 @@ pub const DENIALS: &[&str] = &[
     "not", "non", "no", "never", "neither", "nor", "cannot", "cant", "isnt", "wasnt", "arent",
     "werent", "dont", "doesnt", "didnt", "wont", "wouldnt", "couldnt", "shouldnt", "hasnt",
     "havent", "hardly", "except", "than", "without", "instead", "wrong", "incorrect", "false",
-    "unlikely", "or", "eliminate", "exclude", "unsure", "unclear",
+    "unlikely", "or", "eliminate", "exclude", "unsure", "unclear", "anything", "rarely", "seldom",
+    "aint", "nobody",
 ];
+
+/// The same in other languages, as far as no English word is spelled like it, and what is left of
+/// "isn´t" with an accent for its apostrophe.
+#[rustfmt::skip]
+pub const DENIALS_ELSEWHERE: &[&str] = &[
+    "nicht", "kein", "keine", "keinen", "keiner", "nein", "niet", "geen", "ikke", "inte", "pas",
+    "jamais", "nest", "não", "nunca", "tampoco", "нет", "не", "nie",
+    "isn", "wasn", "doesn", "didn", "aren",
+];
+
+/// Words that a reason begins with: what follows says no more of what the answer is.
+#[rustfmt::skip]
+pub const WHY: &[&str] = &["because", "since", "as", "due", "given", "which", "although", "though"];
+
+/// Words that what follows is concluded with: what stands before is not said of it.
+pub const LEADS: &[&str] = &["so", "therefore", "thus", "hence"];
+
+/// Words that take back a label which was said to be the answer, where another one follows.
+#[rustfmt::skip]
+pub const DOUBTS: &[&str] = &["wait", "actually", "correction", "sorry", "mistake", "hmm", "oops"];
 
 /// Of the denials those that may be labels, and deny wherever they are none.
 #[rustfmt::skip]
 pub const PARTICLES: &[&str] = &["no", "not", "never", "neither", "nor", "or"];
-
-/// What a letter or a text that is picked may be called: "answer: B".
-pub const ANSWER_NAMES: &[&str] = &["answer", "ans"];
 
 /// What a label may be called.
 #[rustfmt::skip]

@@ -7,7 +7,9 @@ use std::borrow::Cow;
 
 use rustc_hash::FxHashMap;
 
-use crate::cues::{DENIALS, LABEL_NAMES, LATEX, PARTICLES, RETRACTIONS};
+use crate::cues::{
+    DENIALS, DENIALS_ELSEWHERE, DOUBTS, FILLERS, LABEL_NAMES, LATEX, LEADS, PARTICLES, TURNS, WHY,
+};
 use crate::error::{Error, Result};
 use crate::fold::is_invisible;
 use crate::mentions::Reading;
@@ -50,7 +52,8 @@ impl Labels {
     }
 
     /// The label that the text picks. What follows the last `</think>`, or stands in the last
-    /// `\boxed{…}`, is read alone. In this order:
+    /// `\boxed{…}`, is read alone, and a list of labels in brackets is none of the answer. In this
+    /// order:
     ///
     /// 1. the label that the text is;
     /// 2. what an "answer" or a "label" is said to be: "Label: spam", "the category is spam"; where
@@ -58,9 +61,9 @@ impl Labels {
     /// 3. the only one that it contains, as whole words: at each word the longest label counts.
     ///
     /// Null where two different ones are named ("spam or ham"), and where the one is denied or asked
-    /// for in its sentence ("not spam", "is it spam?"), unless it opens the text: "No, it is not."
-    /// A label such as "no" stands for itself where it ends a clause, and elsewhere denies: "there
-    /// is no doubt".
+    /// for in its sentence ("not spam", "is it spam?"), reasons left out, unless it opens the text:
+    /// "No, it is not." A label such as "no" stands for itself where it ends a clause, and elsewhere
+    /// denies: "there is no doubt".
     pub fn find(&self, text: &str) -> Option<&str> {
         self.is(text).or_else(|| self.said(text)).map(|i| self.names[i].as_str())
     }
@@ -75,7 +78,7 @@ impl Labels {
         if let Some(found) = boxed(text).and_then(|boxed| self.only(&without_markup(boxed))) {
             return Some(found);
         }
-        let text = without_markup(text);
+        let text = self.without_lists(&without_markup(text)).into_owned();
         match self.declared(&text) {
             Found::One(label) => Some(label),
             Found::Two => None,
@@ -85,32 +88,85 @@ impl Labels {
 
     /// What an "answer" or a "label" is said to be.
     fn declared(&self, text: &str) -> Found {
-        let mut reading = Reading::new(text, |_| None, |_| None);
-        let declarations = reading.declarations(LABEL_NAMES);
-        let found: Vec<(usize, usize)> = declarations
-            .iter()
-            .filter_map(|declaration| {
-                let rest = &text[reading.words.get(declaration.value)?.start..];
-                let line = rest.lines().next()?;
-                let sentence = line.split_inclusive(['.', '!', '?', ';']).next()?;
-                let clause = line.split([',', '.', ';', ':', '(', '!', '?']).next()?;
-                let label = [line, sentence, clause].iter().find_map(|piece| self.only(piece))?;
-                Some((declaration.value, label))
+        let reading = Reading::new(text, |_| None, |_| None);
+        let mut found: Vec<Declared> = reading
+            .values(LABEL_NAMES)
+            .into_iter()
+            .filter_map(|(value, supposed)| {
+                let (label, end) = self.stated(&reading, value)?;
+                Some(Declared { value, supposed, label, end })
             })
             .collect();
-        let Some(&(value, label)) = found.last() else { return Found::None };
-        let other = found.iter().rev().find(|(_, other)| *other != label);
-        if other.is_some_and(|(first, _)| !reading.revises(*first, value)) {
+        if found.iter().any(|declared| !declared.supposed) {
+            // "Answer: no. If it had said so, the answer would be yes."
+            found.retain(|declared| !declared.supposed);
+        }
+        let Some(last) = found.last() else { return Found::None };
+        let other = found.iter().rev().find(|other| other.label != last.label);
+        let revised = |other: &Declared| {
+            let after = reading.words.partition_point(|word| word.start < other.end);
+            reading.revises(after.min(last.value), last.value)
+        };
+        if other.is_some_and(|other| !revised(other)) {
             return Found::Two;
         }
         // "Label: spam. Wait, it is ham."
-        let doubt = reading.words[value..].iter().find(|word| word.is(RETRACTIONS));
+        let doubt = reading.words.iter().find(|word| word.start >= last.end && word.is(DOUBTS));
         let later = doubt.map_or("", |word| &text[word.start..]);
         match self.named(later, &words(later)) {
-            Found::One(other) if other != label => Found::Two,
+            Found::One(other) if other != last.label => Found::Two,
             Found::Two => Found::Two,
-            _ => Found::One(label),
+            _ => Found::One(last.label),
         }
+    }
+
+    /// The label that a value is, and where its sentence ends; none where another may be meant.
+    fn stated(&self, reading: &Reading<'_>, value: usize) -> Option<(usize, usize)> {
+        let (before, word) = (reading.words[value.checked_sub(1)?].end, reading.words.get(value)?);
+        let gap = &reading.text[before..word.start];
+        let mark =
+            gap.char_indices().rfind(|(_, c)| c.is_whitespace() || ":=→\"'“([*`".contains(*c));
+        // A sign or a symbol before the word is the label's own: "-1", "<$50".
+        let start = before + mark.map_or(0, |(at, c)| at + c.len_utf8());
+        let rest = &reading.text[start..];
+        let sentence = &rest[..end_of(rest, |c| ".!?;。\n".contains(c), char::is_whitespace)];
+        let clause = end_of(sentence, |c| ",.;:(!?\"”—–\n".contains(c), |c| !c.is_ascii_digit());
+        let (label, follows, near) = match self.is(&sentence[..clause]) {
+            Some(label) => (label, normalize(&sentence[clause..]), 1),
+            None => {
+                let spelled = normalize(sentence);
+                let (label, length) = self.after_fillers(&spelled)?;
+                (label, spelled[length..].trim_start().to_owned(), 4)
+            }
+        };
+        let (mut another, mut denied, mut place) = (false, false, 0);
+        self.scan(&follows, |found, word| {
+            another |= found.is_some_and(|other| other != label && !PARTICLES.contains(&word));
+            place += 1;
+            denied |= place <= near && found != Some(label) && denies(word);
+        });
+        let explains = follows.split(' ').next().is_some_and(|word| {
+            WHY.contains(&word) || ["not", "rather", "instead"].contains(&word)
+        });
+        let meant = if another { explains } else { !denied };
+        let asked = rest[sentence.len()..].starts_with('?');
+        (meant && !asked).then_some((label, start + sentence.len()))
+    }
+
+    /// The label that a normalised text begins with, words such as "probably" left out, and its end.
+    fn after_fillers(&self, spelled: &str) -> Option<(usize, usize)> {
+        let mut at = 0;
+        while at < spelled.len() {
+            let (label, length) = self.longest_at(&spelled[at..]);
+            if let Some(label) = label {
+                return Some((label, at + length));
+            }
+            if !FILLERS.contains(&&spelled[at..at + length]) {
+                return None;
+            }
+            at = (at + length + 1).min(spelled.len());
+        }
+        None
     }
 
     /// The label that the text is, or the only one that it names and does not deny.
@@ -120,9 +176,18 @@ impl Labels {
         }
         let words = words(text);
         let Found::One(label) = self.named(text, &words) else { return None };
-        let opening = pieces(text, &words, |word| word.clause).next().unwrap_or("");
-        let opens = self.is(opening) == Some(label) && !is_question(opening);
-        (opens || !self.is_denied(label, text, &words)).then_some(label)
+        (self.opens(label, text, &words) || !self.is_denied(label, text, &words)).then_some(label)
+    }
+
+    /// Whether the text's first clause is the label, and the next one no denial of it.
+    fn opens(&self, label: usize, text: &str, words: &[Word<'_>]) -> bool {
+        let Some(head) = words.first() else { return false };
+        let mut clauses = pieces(text, words, |word| word.clause);
+        let first = clauses.next().unwrap_or("");
+        let next = words.iter().find(|word| word.clause != head.clause);
+        let next = next.filter(|word| word.sentence == head.sentence);
+        let denied = next.is_some_and(|word| denies(&word.text.to_lowercase()) || word.text == "0");
+        self.is(first) == Some(label) && !is_question(first) && !denied
     }
 
     /// The label that the text names; particles ("no") where they end a clause.
@@ -133,6 +198,12 @@ impl Labels {
                 found.add(label);
             }
         });
+        // Normalisation leaves articles out: a label that is one is known by its own case.
+        for (label, name) in self.names.iter().enumerate() {
+            if is_article(name) && words.iter().any(|word| word.text == name) {
+                found.add(label);
+            }
+        }
         if PARTICLES.iter().any(|particle| self.exact.contains_key(*particle)) {
             for clause in pieces(text, words, |word| word.clause) {
                 let spelled = normalize(clause);
@@ -149,17 +220,40 @@ impl Labels {
     /// Whether a sentence that holds the label denies it, or asks for it.
     fn is_denied(&self, label: usize, text: &str, words: &[Word<'_>]) -> bool {
         let denied = |sentence: &str| {
-            let (mut held, mut denied) = (false, is_question(sentence));
-            self.scan(&normalize(sentence), |found, word| {
-                held |= found == Some(label);
-                denied |= found != Some(label) && DENIALS.contains(&word);
-            });
-            held.then_some(denied)
+            let mut found = Vec::new();
+            let spelled = normalize(sentence);
+            self.scan(&spelled, |of, word| found.push((of == Some(label), word)));
+            let denial = |(is_label, word): &(bool, &str)| !is_label && denies(word);
+            let places = (0..found.len()).filter(|&at| found[at].0).collect::<Vec<_>>();
+            let near = |&at: &usize| {
+                // What follows "because" is why, and what stands before "so" is what it comes from.
+                let before = found[..at].iter().rev().take_while(|(_, word)| !LEADS.contains(word));
+                let ends = |word: &str| WHY.contains(&word) || TURNS.contains(&word);
+                let mut after = found[at + 1..].iter().take_while(|(_, word)| !ends(word));
+                before.into_iter().any(denial) || after.any(denial)
+            };
+            (!places.is_empty()).then(|| is_question(sentence) || places.iter().any(near))
         };
         let mut sentences = pieces(text, words, |word| word.sentence).filter_map(denied).peekable();
         // A label may hold what ends a sentence.
         let whole = sentences.peek().is_none().then(|| denied(text)).flatten();
         sentences.chain(whole).any(|denied| denied)
+    }
+
+    /// The text without brackets that hold two labels: "Sentiment (positive or negative): …".
+    fn without_lists<'t>(&self, text: &'t str) -> Cow<'t, str> {
+        let mut out = Cow::Borrowed(text);
+        let mut from = 0;
+        while let Some(open) = out[from..].find(['(', '[']).map(|at| from + at) {
+            let Some(close) = out[open..].find([')', ']']).map(|at| open + at) else { break };
+            let inside = &out[open + 1..close];
+            if self.named(inside, &words(inside)) == Found::Two {
+                out = Cow::Owned(format!("{} {}", &out[..open], &out[close + 1..]));
+            } else {
+                from = open + 1;
+            }
+        }
+        out
     }
 
     /// Calls `each` with every label of a normalised text and its words, or with a word between them.
@@ -203,6 +297,37 @@ impl Found {
     }
 }
 
+/// A statement of what the answer is.
+struct Declared {
+    /// Its place among the words.
+    value: usize,
+    /// "It would be spam."
+    supposed: bool,
+    label: usize,
+    /// Where its sentence ends.
+    end: usize,
+}
+
+/// Whether a word of a normalised text turns what it is said of into its opposite.
+fn denies(word: &str) -> bool {
+    DENIALS.contains(&word)
+        || DENIALS_ELSEWHERE.contains(&word)
+        || word.contains(['不', '没', '非'])
+}
+
+fn is_article(name: &str) -> bool {
+    ["a", "an", "the"].contains(&name.to_lowercase().as_str())
+}
+
+/// How far a text reaches up to a mark that stands before such a character, or before nothing.
+fn end_of(text: &str, mark: impl Fn(char) -> bool, before: impl Fn(char) -> bool) -> usize {
+    let found = text.char_indices().find(|(at, c)| {
+        let next = text[at + c.len_utf8()..].chars().next();
+        mark(*c) && (*c == '\n' || next.is_none_or(&before))
+    });
+    found.map_or(text.len(), |(at, _)| at)
+}
+
 /// The clauses or the sentences of a text, with the marks that end them.
 fn pieces<'t>(
     text: &'t str,
@@ -217,12 +342,13 @@ fn pieces<'t>(
 }
 
 fn is_question(piece: &str) -> bool {
-    let closing = |c: char| c.is_whitespace() || matches!(c, '"' | '”' | '*') || is_invisible(c);
+    let closing = |c: char| c.is_whitespace() || "\"'”’)]*".contains(c) || is_invisible(c);
     piece.trim_end_matches(closing).ends_with('?')
 }
 
-/// The text with spaces for braces, for the brackets of tags and for LaTeX's commands:
-/// "<answer>spam</answer>", "\\text{spam}". Other brackets stay: a label may be ">50K".
+/// The text with spaces for braces and LaTeX's commands ("\\text{spam}"), and with what a tag holds
+/// on a line of its own: "answer: spam" for "<answer>spam</answer>". Other brackets stay: a label may
+/// be ">50K".
 fn without_markup(text: &str) -> Cow<'_, str> {
     if !text.contains(['\\', '{', '}', '<']) {
         return Cow::Borrowed(text);
@@ -237,7 +363,10 @@ fn without_markup(text: &str) -> Cow<'_, str> {
         });
         rest = after;
         if let Some(end) = tag {
-            out.extend([" ", &after[..end], " "]);
+            match after[..end].strip_prefix('/') {
+                Some(_) => out.push('\n'),
+                None => out.extend(["\n", &after[..end], ": "]),
+            }
             rest = &after[end + 1..];
         } else if matches!(c, '\\' | '{' | '}') {
             out.push(' ');

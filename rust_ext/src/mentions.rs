@@ -238,13 +238,26 @@ impl<'t> Reading<'t> {
         self.mentions.partition_point(|mention| mention.word < word)
     }
 
-    /// The statements "answer: B" and "the answer … is B", in their order, by what an answer may be
-    /// called. Those that are denied ("the answer is not B", "a wrong answer is B") reject their
-    /// letter instead.
-    pub fn declarations(&mut self, names: &[&str]) -> Vec<Declaration> {
+    /// Where what an answer is said to be begins, by what an answer may be called, and whether it is
+    /// only supposed ("would be"); values that are denied before they are named are left out.
+    pub fn values(&self, names: &[&str]) -> Vec<(usize, bool)> {
+        let keywords = (0..self.words.len()).filter(|&at| self.words[at].is(names));
+        let found = keywords.filter_map(|keyword| {
+            let (value, denied) = self.value_of(keyword)?;
+            let supposed = self.words[keyword..value.min(self.words.len())]
+                .iter()
+                .any(|word| word.is(&["would", "could", "might", "may", "should"]));
+            (!denied).then_some((value, supposed))
+        });
+        found.collect()
+    }
+
+    /// The statements "answer: B" and "the answer … is B", in their order. Those that are denied
+    /// ("the answer is not B", "a wrong answer is B") reject their letter instead.
+    pub fn declarations(&mut self) -> Vec<Declaration> {
         let mut found = Vec::new();
         for keyword in 0..self.words.len() {
-            if !self.words[keyword].is(names) {
+            if !self.words[keyword].is(&["answer", "ans"]) {
                 continue;
             }
             match self.declared(keyword) {
@@ -258,8 +271,8 @@ impl<'t> Reading<'t> {
         found
     }
 
-    /// What a keyword declares, and whether that is denied.
-    fn declared(&self, keyword: usize) -> Option<(Declaration, bool)> {
+    /// Where the value of a keyword begins, and whether that is denied before it.
+    fn value_of(&self, keyword: usize) -> Option<(usize, bool)> {
         let me = self.words[keyword];
         let mut denied = false;
         for n in 1..=6 {
@@ -299,7 +312,12 @@ impl<'t> Reading<'t> {
                 break;
             }
         }
-        let value = value?;
+        Some((value?, denied))
+    }
+
+    /// What a keyword declares, and whether that is denied.
+    fn declared(&self, keyword: usize) -> Option<(Declaration, bool)> {
+        let (value, mut denied) = self.value_of(keyword)?;
         let start = self.nth(Some(value));
         for n in 0..12 {
             let at = value + n;

@@ -117,10 +117,6 @@ class RayConfig(Section):
         return value | {"env_vars": names} if names else value
 
 
-# Of a training: what is decided by examples that are held out.
-_BY_HELD_OUT = ("early_stopping_patience", "evaluate_every_steps")
-
-
 class Config(Section):
     """A whole run."""
 
@@ -209,14 +205,7 @@ class Config(Section):
                 "tuning.learning_rates are tried where training.learning_rate is auto, and it is "
                 f"{warm.learning_rate:g}: leave one of them out"
             )
-        for stage, training in (("warmup", warm), ("evolve", evolved)):
-            measured = {n: getattr(training, n) for n in _BY_HELD_OUT}
-            asked_of = [name for name, value in measured.items() if value is not None]
-            if asked_of and not training.held_out:
-                raise ValueError(
-                    f"{stage}: training.{asked_of[0]} needs training.held_out: without it nothing "
-                    "is measured"
-                )
+        for training in (warm, evolved):
             variant = training.lora.variant
             served = training.method == "full" or variant in ("lora", "rslora")
             if self.model.engine == "vllm" and not served:

@@ -63,6 +63,8 @@ class Endpoint:
         self._refused_in_a_row = 0
         self._refusal = ""
         self._doubt = asyncio.Lock()
+        # What a plain question came to that was asked in doubt.
+        self._refuses_all = False
 
     async def ask(
         self, messages: list[Message], parameters: Mapping[str, Any]
@@ -155,11 +157,12 @@ class Endpoint:
         """Whether some questions are refused, and not all that is asked with these parameters."""
         import openai
 
-        try:
-            await self._send(_PLAIN_QUESTION, sent)
-        except openai.OpenAIError:
-            return False
-        return True
+        if not self._refuses_all:
+            try:
+                await self._send(_PLAIN_QUESTION, sent)
+            except (openai.OpenAIError, json.JSONDecodeError):
+                self._refuses_all = True
+        return not self._refuses_all
 
     def _failed(self, reason: str) -> Failure:
         self._failed_in_a_row += 1

@@ -22,6 +22,8 @@ _TFIDF_TERMS = 4096
 _MODEL_TOKENS = 512
 # Of an endpoint that is busy or away: some twenty seconds in all.
 _RETRIES = 6
+# How endpoints refuse more, or longer texts, than they take.
+_TOO_MUCH = (400, 413, 422)
 # An endpoint that refuses so short a text refuses it for another reason than its length.
 _LEAST_CHARACTERS = 256
 
@@ -154,7 +156,9 @@ class OpenAIEmbedder:
 
         try:
             reply = client.embeddings.create(model=self.config.model or "", input=texts)
-        except openai.BadRequestError:
+        except openai.APIStatusError as error:
+            if error.status_code not in _TOO_MUCH:
+                raise
             if len(texts) > 1:
                 half = len(texts) // 2
                 parts = [self._embed(client, part) for part in (texts[:half], texts[half:])]

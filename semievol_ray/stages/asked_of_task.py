@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from typing import Literal
 
 import pyarrow as pa
 
 from semievol_ray.config import Config
 from semievol_ray.engines.classifier_engine import check_learnable
 from semievol_ray.errors import UserError
+from semievol_ray.selection import extract_answers
 from semievol_ray.selection.policies import POLICIES
 from semievol_ray.stages.facts import check_policy
 from semievol_ray.stages.run_view import held_out_ids, labels_without
 from semievol_ray.tasks import Task
 
 _SHOWN = 5
+# Of a training: what is decided by examples that are held out.
+_BY_HELD_OUT = ("early_stopping_patience", "evaluate_every_steps")
+_STAGES: tuple[Literal["warmup", "evolve"], ...] = ("warmup", "evolve")
 
 
 def check_asked(config: Config, task: Task) -> None:
@@ -27,6 +31,14 @@ def check_asked(config: Config, task: Task) -> None:
             f"evolve.soft_targets: the policy {config.selection.policy} has no distribution to "
             f"teach; policies that have one: {knowing}"
         )
+    for stage in _STAGES:
+        training = config.training_for(stage)
+        asked = [name for name in _BY_HELD_OUT if getattr(training, name) is not None]
+        if asked and not training.held_out:
+            raise UserError(
+                f"{stage}: training.{asked[0]} needs training.held_out: without it nothing is "
+                "measured"
+            )
     if not task.is_closed and any(c.guided for c in config.collaborators):
         raise UserError(f"collaborators: guided needs a closed-answer task, not {task.kind}")
     if any(c.pmi for c in config.collaborators):
@@ -83,11 +95,11 @@ def check_test_answers(labels: Mapping[str, int], answers: Mapping[str, int]) ->
     strange = {name: count for name, count in answers.items() if name not in labels}
     if not strange:
         return ""
-    spelled = {_spelled(label): label for label in labels}
     for name in strange:
-        if label := spelled.get(_spelled(name)):
+        twin = next((label for label in labels if _are_one(label, name)), None)
+        if twin is not None:
             raise UserError(
-                f"data.test: the answer {name!r} is the label {label!r} in another spelling; write "
+                f"data.test: the answer {name!r} is the label {twin!r} in another spelling; write "
                 "it in one way, or name the labels in task.labels"
             )
     shown = ", ".join(f"{name!r} ({count})" for name, count in list(strange.items())[:_SHOWN])
@@ -97,9 +109,13 @@ def check_test_answers(labels: Mapping[str, int], answers: Mapping[str, int]) ->
     return f"{rows} test answers are none of the labels, and count as wrong: {shown}"
 
 
-def _spelled(answer: str) -> str:
-    """Its words, whatever their case and whatever stands between them."""
-    return " ".join(re.findall(r"[^\W_]+", answer.casefold())) or answer
+def _are_one(label: str, name: str) -> bool:
+    """Whether a name is read as the label wherever a model writes it."""
+    try:
+        extract_answers(pa.array([""]), kind="label", labels=[label, name])
+    except ValueError as error:
+        return "same" in str(error)
+    return False
 
 
 def _classes(task: Task, labeled: pa.Table) -> list[str]:

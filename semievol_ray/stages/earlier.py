@@ -179,7 +179,12 @@ class Earlier:
             self.view.run,
             context.run,
             f"{folder}/examples/earlier",
-            frozenset(map(renderer.render, map(context.task.messages, labels))),
+            # A prompt may list the labels, of which there may be more by now.
+            frozenset(
+                renderer.render(task.messages(label))
+                for task in (context.task, self.view.task)
+                for label in labels
+            ),
         )
         tasks = sum(sources.values()) // TASK_ROWS
         written = shard_map(context.config.ray, tasks)(write, enumerate(sorted(sources)))

@@ -76,3 +76,11 @@ def test_without_an_arm_that_evolves_nothing_is_evolved(undisturbed, tmp_path) -
         assert right[arm][str(seed)] == "".join(str(int(x)) for x in table["correct"].to_pylist())
     run = Run(str(before))
     assert {m.stage for m in run.manifests} == {"ingest", "warmup"} and len(right) == 3
+    # Under another config it is asked anew, and under the same one not.
+    asked = before / "vanilla" / "attempt-1" / "predictions" / "asked.json"
+    kept, written = asked.read_text(), asked.stat().st_mtime_ns
+    for setting, same in (("evaluation.max_tokens=3", False), ("evaluation.max_tokens=3", True)):
+        done = semievol("compare", str(config), "--arms", "vanilla", "--set", setting)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert (asked.stat().st_mtime_ns == written) is same and asked.read_text() != kept
+        written = asked.stat().st_mtime_ns

@@ -94,6 +94,7 @@ def test_one_refusal_in_a_row_of_many_stops_the_run_in_the_endpoints_words(model
     Handler.script = lambda body: refusal("this deployment takes no chat")
     with pytest.raises(UserError, match=r"refused \d+ requests in a row.*this deployment takes no"):
         ask(model, 40)
+    assert [body["messages"][0]["content"] for body in Handler.seen].count("Say OK.") == 1
     # And none of it is kept as the rows' answer: it is another model that is asked next.
     run = RunDirectory(str(tmp_path))
 

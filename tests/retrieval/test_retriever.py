@@ -115,7 +115,7 @@ def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
                 return
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if len(body["input"]) > 3 or max(map(len, body["input"])) > 1000:
-                self.send_error(400)
+                self.send_error(413 if len(body["input"]) > 3 else 400)
                 return
             data = [
                 {"object": "embedding", "index": i, "embedding": [t.count(c) for c in "aeiouy"]}

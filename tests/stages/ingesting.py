@@ -21,10 +21,12 @@ def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
     """Run ingest on some files.
 
     Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `collaborators`, `continues`,
-    `generation`, `selection`, `evaluation`, `evolve`.
+    `generation`, `selection`, `evaluation`, `evolve`, `training`.
     """
     redo = sections.pop("redo", None)
-    above = ("collaborators", "continues", "generation", "selection", "evaluation", "evolve")
+    above = (
+        "collaborators", "continues", "generation", "selection", "evaluation", "evolve", "training",
+    )  # fmt: skip
     others = {k: sections.pop(k) for k in above if k in sections}
     config = load_config(
         {

@@ -264,15 +264,26 @@ def test_a_test_set_by_which_no_model_could_be_right_is_refused(
         ingest(tmp_path / "run", labeled, small["unlabeled"], test)
 
 
-def test_test_answers_that_no_label_has_are_told(tmp_path, small, capsys) -> None:
+def test_test_answers_that_no_label_has_are_told(tmp_path, small) -> None:
     rows = [{"text": f"labelled {i}", "label": ["spam", "ham"][i % 2]} for i in range(6)]
     labeled = write_csv(tmp_path / "labels.csv", rows)
     asked = [{"text": f"asked {i}", "label": answer} for i, answer in enumerate(["ham", "news"])]
     found = check_test_answers({"spam": 3, "ham": 3}, {"ham": 1, "news": 1})
     assert found == "1 test answers are none of the labels, and count as wrong: 'news' (1)"
+    # Symbols tell them apart.
+    for labels, name in ((("A", "B"), "A+"), (("C", "Java"), "C++"), (("<18", "18-65"), ">18"),
+                         (("card payment", "b"), "card payment fee")):  # fmt: skip
+        assert name in check_test_answers(dict.fromkeys(labels, 1), {name: 1, labels[0]: 1})
     run = ingest(tmp_path / "run", labeled, small["unlabeled"],
                  write_csv(tmp_path / "test.csv", asked))  # fmt: skip
     assert run.examples("test")["answer"].to_pylist() == ["ham", "news"]
+
+
+def test_what_is_measured_by_held_out_examples_needs_some(tmp_path, small) -> None:
+    for evolve, stage in (({}, "warmup"), ({"training": {"held_out": 0}}, "evolve")):
+        training = {"evaluate_every_steps": 9} | ({"held_out": 0.1} if evolve else {})
+        with pytest.raises(UserError, match=rf"{stage}: training\.evaluate_every_steps needs"):
+            ingest(tmp_path, **small, training=training, evolve=evolve)
 
 
 def test_soft_targets_need_a_policy_that_has_them(tmp_path, small) -> None:

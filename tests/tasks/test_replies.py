@@ -17,7 +17,7 @@ from semievol_ray.engines.thoughts import part
 from semievol_ray.selection import extract_answers
 
 # The files, with the kind of their questions and how many replies they have at least.
-FILES = {"replies.txt": ("multiple_choice", 300), "label_replies.txt": ("label", 70)}
+FILES = {"replies.txt": ("multiple_choice", 300), "label_replies.txt": ("label", 130)}
 # Of the replies that a person can read, this share is read at least.
 FLOOR = 0.9
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.training import TrainingJob, merge
+from semievol_ray.training.export import commit
 from tests.training.conftest import MakeJob, build_tiny_model, make_row, train_here
 
 
@@ -205,3 +206,17 @@ def test_user_mistakes_are_one_line(make_job: MakeJob, tiny_model: Path, tmp_pat
         with pytest.raises(UserError, match=words) as caught:
             train_here(mistake)
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_put_in_its_place_stays_where_it_was_until_all_is_done(tmp_path: Path) -> None:
+    """Whoever is killed right after it finds the best weights again."""
+    best, model = tmp_path / "scratch" / "best", tmp_path / "model"
+    best.mkdir(parents=True)
+    model.mkdir()
+    (model / "old.safetensors").write_bytes(b"old")
+    (best / "adapter_model.safetensors").write_bytes(b"weights")
+    for _ in range(2):
+        commit(best, model)
+        assert [p.name for p in model.iterdir()] == ["adapter_model.safetensors"]
+    assert (best / "adapter_model.safetensors").read_bytes() == b"weights"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["model", "scratch"]
