@@ -57,12 +57,13 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
     if _is_for_classifiers(kind, rows, columns):
         lines += [
             "# Voters of three kinds, weighed by a fifth of the labels, which a second warm model",
-            "# has not seen. All rows are taught, each as doubtful as the voters were: of what was",
-            "# measured the best for closed answers. Without these four lines the policy is the",
-            "# paper's.",
+            "# has not seen: of what was measured the best for closed answers. Without these three",
+            "# lines it is the paper's policy.",
             "collaborators: [{model: warm}, {model: probe}, {model: propagation}]",
-            "selection: {policy: stacked, percentile: 100}",
-            "evolve: {soft_targets: true}",
+            "selection: {policy: stacked, percentile: 75}",
+            "# Of many classes, which the other voters know better than the model, teach all rows:",
+            "# selection: {policy: stacked, percentile: 100}",
+            "# evolve: {soft_targets: true}   # each as doubtful as the voters were",
             "justify: {when: never}   # stacked reads the options' probabilities instead",
             "# Two of them are mostly better over sentence embeddings (an extra, and a model):",
             "# retrieval: {embedder: sentence-transformers}",

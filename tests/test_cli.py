@@ -191,7 +191,7 @@ def test_init_lets_classifiers_vote_where_all_examples_have_the_same_options(tmp
         assert main(["init", *arguments]) == 0
         config = load_config(output)
         assert config.selection.policy == policy
-        assert config.evolve.soft_targets == (policy == "stacked")
+        assert config.selection.percentile == (75 if policy == "stacked" else 50)
 
 
 def test_init_reads_objects_that_leave_fields_out(tmp_path) -> None:

@@ -31,7 +31,7 @@ def test_voters_are_weighed_by_labels_that_they_had_not_seen(undisturbed, tmp_pa
         {"model": "propagation"},
     ]
     values["justify"] = {"when": "never"}
-    # As init writes it.
+    # The most that is taught.
     values["selection"] = {"policy": "stacked", "percentile": 100}
     values["evolve"] = values.get("evolve", {}) | {"soft_targets": True}
     values["calibration"] = {"share": 0.25}
