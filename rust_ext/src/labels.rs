@@ -148,7 +148,7 @@ impl Labels {
         let explains = follows.split(' ').next().is_some_and(|word| {
             WHY.contains(&word) || ["not", "rather", "instead"].contains(&word)
         });
-        let meant = if another { explains } else { !denied };
+        let meant = if another { explains } else { !denied || self.is_denial(label) };
         let asked = rest[sentence.len()..].starts_with('?');
         (meant && !asked).then_some((label, start + sentence.len()))
     }
@@ -187,7 +187,12 @@ impl Labels {
         let next = words.iter().find(|word| word.clause != head.clause);
         let next = next.filter(|word| word.sentence == head.sentence);
         let denied = next.is_some_and(|word| denies(&word.text.to_lowercase()) || word.text == "0");
-        self.is(first) == Some(label) && !is_question(first) && !denied
+        self.is(first) == Some(label) && !is_question(first) && !(denied && !self.is_denial(label))
+    }
+
+    /// Whether the label is a denial itself, which another one affirms: "no, never".
+    fn is_denial(&self, label: usize) -> bool {
+        denies(&normalize(&self.names[label]))
     }
 
     /// The label that the text names; particles ("no") where they end a clause.
