@@ -187,7 +187,8 @@ impl Labels {
         let next = words.iter().find(|word| word.clause != head.clause);
         let next = next.filter(|word| word.sentence == head.sentence);
         let denied = next.is_some_and(|word| denies(&word.text.to_lowercase()) || word.text == "0");
-        self.is(first) == Some(label) && !is_question(first) && !(denied && !self.is_denial(label))
+        let meant = !denied || self.is_denial(label);
+        self.is(first) == Some(label) && !is_question(first) && meant
     }
 
     /// Whether the label is a denial itself, which another one affirms: "no, never".
