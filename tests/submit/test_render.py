@@ -124,6 +124,14 @@ def test_the_config_travels_and_secrets_do_not(monkeypatch) -> None:
     assert fault_tolerance["redisPassword"]["valueFrom"]["secretKeyRef"]["key"] == "password"
 
 
+def test_each_run_has_a_config_of_its_own_which_its_head_reads() -> None:
+    config_map, _, job = render(config_of(), Cluster(name="march"))
+    assert config_map["metadata"]["name"] == "march-config"
+    pod = job["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "config"]
+    assert volume["configMap"]["name"] == "march-config"
+
+
 def test_the_same_config_is_the_same_text() -> None:
     first, second = (as_yaml(render(config_of(), Cluster())) for _ in range(2))
     assert first == second
