@@ -71,21 +71,19 @@ def _never() -> bool:
     return False
 
 
-def load_tokenizer(model: ModelConfig) -> Any:
-    """The model's tokenizer, padding on the left. Raises UserError where it has none."""
-    check_model_exists(model.name)
+def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The model's tokenizer. Raises UserError where it has none."""
+    check_model_exists(name)
     import_transformers()
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            model.name, revision=model.revision, trust_remote_code=model.trust_remote_code
+        return AutoTokenizer.from_pretrained(
+            name, revision=revision, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"model {model.name}: tokenizer cannot be loaded: {reason}") from None
-    tokenizer.padding_side = "left"
-    return tokenizer
+        raise UserError(f"model {name}: its tokenizer does not load: {reason}") from None
 
 
 def check_adapter(folder: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from semievol_ray import UserError
+from semievol_ray.model_files import load_tokenizer
 
 PROGRAM = """
 import sys
@@ -58,7 +59,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     for load in (
         lambda: models.load_config(str(folder)),
         lambda: models.load_model(str(folder), "auto"),
-        lambda: models.load_tokenizer(str(folder)),
+        lambda: load_tokenizer(str(folder)),
     ):
         with pytest.raises(UserError) as caught:
             load()

@@ -86,7 +86,7 @@ class TransformersEngine(Engine):
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(options.threads)
-        self.tokenizer = load_tokenizer(model)
+        self.tokenizer = load_tokenizer(model.name, model.revision, model.trust_remote_code)
         self.tokens = Tokens(self.tokenizer)
         self.reader = ResponseReader(self.tokenizer)
         self.device = torch.device("cuda" if has_gpu() else "cpu")

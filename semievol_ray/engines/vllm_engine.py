@@ -59,7 +59,7 @@ class VllmEngine(Engine):
 
     def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         check_model_exists(model.name)
-        self.tokenizer = load_tokenizer(model)
+        self.tokenizer = load_tokenizer(model.name, model.revision, model.trust_remote_code)
         self.tokens = Tokens(self.tokenizer)
         self.reader = ResponseReader(self.tokenizer)
         on_cpu = not _has_gpu()

@@ -206,7 +206,9 @@ def _hidden_state_model(config: str) -> tuple[Any, Any]:
     from transformers import AutoModel
 
     model = ModelConfig.model_validate_json(config)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(model.name, model.revision, model.trust_remote_code)
+    # On the left it would move the words of a model that counts places from the batch's edge.
+    tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     loaded = AutoModel.from_pretrained(

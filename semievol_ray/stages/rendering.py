@@ -27,7 +27,7 @@ def make_renderer(view: RunView) -> PromptRenderer:
         )
     task = view.task
     return PromptRenderer(
-        load_tokenizer(view.base),
+        load_tokenizer(view.base.name, view.base.revision, view.base.trust_remote_code),
         task.use_chat_template,
         day=task.day,
         options=view.base.chat_template_kwargs,

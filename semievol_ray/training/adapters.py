@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from semievol_ray.config import LoraConfig
 from semievol_ray.errors import UserError
-from semievol_ray.model_files import check_adapter
+from semievol_ray.model_files import check_adapter, load_tokenizer
 from semievol_ray.training.export import commit
 from semievol_ray.training.failures import line
-from semievol_ray.training.models import load_model, load_tokenizer
+from semievol_ray.training.models import load_model
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel

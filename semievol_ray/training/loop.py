@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from semievol_ray.config import given
-from semievol_ray.training import batches, models, token_cache, zero
+from semievol_ray.errors import UserError
+from semievol_ray.model_files import load_tokenizer
+from semievol_ray.training import batches, token_cache, zero
 from semievol_ray.training.batches import Indices, MicroBatch, Sequence
 from semievol_ray.training.depot import Depot, remote
 from semievol_ray.training.failures import Diverged, explain
@@ -76,9 +78,9 @@ class _Training:
         # Whether the machine of some worker is going, and a checkpoint was taken for that.
         self.is_going = self.has_left_word = False
         with world.together():
-            self.tokenizer = models.load_tokenizer(
-                job.base_model, job.revision, job.trust_remote_code
-            )
+            self.tokenizer = load_tokenizer(job.base_model, job.revision, job.trust_remote_code)
+            if self.tokenizer.eos_token_id is None:
+                raise UserError(f"model {job.base_model}: its tokenizer has no eos_token")
         pad_id = self.tokenizer.pad_token_id
         self.pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
         self.examples = tokenized(job, job.examples, self.tokenizer, world, depot)

@@ -1,4 +1,4 @@
-"""Base models and tokenizers from disk or the hub, from safetensors alone."""
+"""Base models from disk or the hub, from safetensors alone."""
 
 from __future__ import annotations
 
@@ -10,25 +10,7 @@ from semievol_ray.training.failures import line
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-
-def load_tokenizer(
-    name: str, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
-    """The base model's tokenizer. Raises UserError if there is none or it has no EOS token."""
-    from transformers import AutoTokenizer
-
-    check_model_exists(name)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            name, revision=revision or "main", trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{name}: its tokenizer does not load: {line(error)}") from None
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"{name}: its tokenizer has no end-of-sequence token (eos_token)")
-    return tokenizer
+    from transformers import PretrainedConfig, PreTrainedModel
 
 
 def load_config(

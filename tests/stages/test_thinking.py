@@ -32,7 +32,7 @@ def prompt(tokenizer, voter) -> str:
 def test_training_and_generation_show_one_prompt(name, tmp_path, monkeypatch) -> None:
     tokenizer = make_tokenizer(name)
     base = ModelConfig(name="m", thinking_tokens=64, chat_template_kwargs={"a": "b"})
-    monkeypatch.setattr("semievol_ray.stages.rendering.load_tokenizer", lambda _: tokenizer)
+    monkeypatch.setattr("semievol_ray.stages.rendering.load_tokenizer", lambda *_: tokenizer)
     renderer = make_renderer(SimpleNamespace(task=TASK, base=base))
     taught = training_table(TASK, renderer, [(EXAMPLE, Target.hard("B"))]).to_pylist()[0]
     warm = ResolvedCollaborator.of("warm", ModelRef(base, "adapter"), 0, SAMPLING)

@@ -10,9 +10,9 @@ import pytest
 
 from semievol_ray.config import TrainingConfig
 from semievol_ray.errors import UserError
+from semievol_ray.model_files import load_tokenizer
 from semievol_ray.schema import TRAINING
 from semievol_ray.training import data
-from semievol_ray.training.models import load_tokenizer
 from semievol_ray.training.token_cache import TokenizedExamples
 from tests.training.conftest import make_row
 

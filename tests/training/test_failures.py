@@ -38,7 +38,7 @@ def test_a_worker_that_is_gone_is_named_within_the_time_out(
 @pytest.mark.parametrize(
     ("rank", "where", "settings"),
     [
-        (1, "models.load_tokenizer", {}),
+        (1, "loop.load_tokenizer", {}),
         (1, "token_cache.write_parts", {}),
         (1, "token_cache.load_parts", {}),
         (1, "models.load_model", {}),
