@@ -25,8 +25,8 @@ BUCKETS = 1 << BUCKET_BITS
 
 # A block ends with whichever it has first.
 _MOST_ROWS, _MOST_BYTES = 1 << 18, 64 << 20
-# Rows that are turned into Arrow at a time, and read at a time.
-_STEP_ROWS = 4096
+# Rows that are turned into Arrow at a time, and read at a time; fewer where they are long.
+_STEP_ROWS, _STEP_CHARACTERS = 4096, 16 << 20
 
 # An example, where it is from (which part of the split's files, and its row there), and what its
 # question says, in 64 bits.
@@ -73,7 +73,7 @@ class BlockWriter:
         self._step: list[dict[str, Any]] = []
         self._batches: list[pa.RecordBatch] = []
         self._keys: list[int] = []
-        self._bytes = 0
+        self._bytes = self._characters = 0
 
     def add(
         self, example: Mapping[str, Any], *, part: int, row: int, content: int, key: int
@@ -81,7 +81,8 @@ class BlockWriter:
         """One more row; two of one key are repetitions."""
         self._step.append({**example, "part": part, "row": row, "content": content})
         self._keys.append(key)
-        if len(self._step) == _STEP_ROWS:
+        self._characters += len(example["question"]) + len(example["context"] or "")
+        if len(self._step) == _STEP_ROWS or self._characters >= _STEP_CHARACTERS:
             self._turn()
             if len(self._keys) >= _MOST_ROWS or self._bytes >= _MOST_BYTES:
                 self.close()
@@ -108,7 +109,7 @@ class BlockWriter:
             batch = pa.RecordBatch.from_pylist(self._step, schema=PLACED)
             self._batches.append(batch)
             self._bytes += batch.nbytes
-            self._step = []
+            self._step, self._characters = [], 0
 
 
 def bucketed(columns: Mapping[str, npt.NDArray[Any]]) -> list[pa.RecordBatch]:

@@ -15,11 +15,12 @@ import pytest
 from semievol_ray import UserError, ray_session
 from semievol_ray.ingestion import blocks, examples, reading, repeats, sharding
 from semievol_ray.results import Run
+from semievol_ray.schema import EXAMPLE
 from semievol_ray.sources import find_files, parts
 from semievol_ray.stages import evolve, warmup
 from semievol_ray.stages import ingest as stage
 from semievol_ray.steps import Step
-from semievol_ray.store import StageLedger
+from semievol_ray.store import RunDirectory, StageLedger
 from tests.stages.ingesting import ingest, write_csv, write_jsonl
 
 COLUMNS = {"question": "text", "answer": "label"}
@@ -200,6 +201,21 @@ def test_two_ids_of_one_key_are_two_ids(tmp_path, monkeypatch, in_small_pieces) 
     # What the try that failed had read goes with the next one.
     run = ingest(tmp_path / "2", labeled, tmp_path / "u.csv", columns=columns)
     assert not [name for name in run.directory.all_files("ingest") if "/blocks/" in name]
+
+
+def test_long_rows_make_blocks_of_few(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(blocks, "_STEP_CHARACTERS", 2_000)
+    monkeypatch.setattr(blocks, "_MOST_BYTES", 5_000)
+    run = RunDirectory(str(tmp_path / "run"))
+    writer = blocks.BlockWriter(run, "blocks/part-0")
+    texts = [f"{i} " + "x" * 1_000 for i in range(30)]
+    for i, text in enumerate(texts):
+        example = dict.fromkeys(EXAMPLE.names) | {"example_id": str(i), "question": text}
+        writer.add(example, part=0, row=i, content=i, key=i)
+    writer.close()
+    assert [block.rows for block in writer.blocks] == [6] * 5
+    tables = [run.read_table(block.table) for block in writer.blocks]
+    assert pa.concat_tables(tables)["question"].to_pylist() == texts
 
 
 def test_nearly_the_same_is_left_out_where_it_is_asked(tmp_path, in_small_pieces) -> None:
