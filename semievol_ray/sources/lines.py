@@ -2,6 +2,9 @@
 
 A quote that is opened and not closed takes the lines below it into one field. Where the row turns
 out bad, each line it took counts as a row that is lost.
+
+Of tab-separated files some quote their fields as a CSV does, and some (GLUE's) have quotes that are
+part of the text. Where each of the first lines has as many tabs as the header, a line is a row.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ import io
 import json
 import sys
 from collections.abc import Collection, Iterator
+from functools import partial
+from itertools import islice
 from typing import Any
 
 from semievol_ray.errors import UserError
@@ -21,6 +26,8 @@ from semievol_ray.sources.tables import Rows, chosen
 
 # A row of text that is longer is none: a quote is open, or a line has no end.
 _LONGEST_CHARACTERS = 1 << 26
+# Lines that say whether a tab-separated file quotes its fields.
+_LOOKED_AT, _LONG_CHARACTERS = 1000, 1 << 20
 
 
 def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
@@ -28,9 +35,15 @@ def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
     csv.field_size_limit(sys.maxsize)  # the bound above is by row, and has a better message
     with _open_text(FilePart(source), newline="") as stream:
         lines = _Lines(source, stream)
-        reader = csv.reader(lines, delimiter="\t" if source.suffix == ".tsv" else ",", strict=True)
+        plain = source.suffix == ".tsv" and _lines_are_rows(source)
+        reader = csv.reader(
+            lines,
+            delimiter="\t" if source.suffix == ".tsv" else ",",
+            quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL,
+            strict=True,
+        )
         try:
-            names = tuple(next(reader, ()))
+            names = tuple(_unquoted(name) if plain else name for name in next(reader, ()))
         except csv.Error as error:
             raise UserError(f"{source.name}: the header cannot be read: {error}") from None
         if not all(map(is_unicode, names)) or "\0" in "".join(names):
@@ -53,6 +66,8 @@ def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
                 reason = f"{len(cells)} fields, and not the {len(names)} of the header"
             if reason is None and not all(is_unicode(cells[i]) for i, _ in wanted):
                 reason = "not valid UTF-8"
+            if plain:
+                cells = [_unquoted(cell) for cell in cells]
             if reason is None:
                 number += 1
                 yield Row(source.name, number, {name: cells[i] for i, name in wanted}, names)
@@ -155,6 +170,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 # One for all lines: `json.loads` makes one each time.
 _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _lines_are_rows(source: SourceFile) -> bool:
+    with _open_text(FilePart(source), newline="") as stream:
+        lines = islice(iter(partial(stream.readline, _LONG_CHARACTERS), ""), _LOOKED_AT)
+        return len({line.count("\t") for line in lines if line.strip("\r\n")}) <= 1
+
+
+def _unquoted(cell: str) -> str:
+    """A field without the quotes that a CSV would have put around it; other quotes are its text."""
+    inner = cell[1:-1]
+    if len(cell) < 2 or not cell[0] == cell[-1] == '"' or '"' in inner.replace('""', ""):
+        return cell
+    return inner.replace('""', '"')
 
 
 def _quote(error: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import gzip
 import math
@@ -294,7 +295,7 @@ def test_a_broken_csv_row_costs_itself_alone(tmp_path, labeled, line, reason) ->
         ("u.parquet", b"text,label\nx,a\n", "cannot be read"),
         ("u.parquet", b"PAR1" + b"\xff" * 40 + b"\x20\0\0\0PAR1", "cannot be read"),
         ("u.json", b'[{"text": "x"}]', "a JSON list, and not one object a line"),
-        ("u.json", b'{\n"text": "x"\n}', "no usable row; first: row 1: broken JSON"),
+        ("u.json", b'{\n"text": "x"\n}', "row 1: broken JSON"),
         ("u.jsonl", b"", "no usable row"),
         ("u.jsonl", b'{"question": "x"}\n', "row 1: no field 'text'; it has question"),
         ("u.txt", b"x\n", "unknown kind of file '.txt'"),
@@ -309,6 +310,24 @@ def test_a_file_that_cannot_be_used_is_one_line(tmp_path, labeled, name, content
         ingest(tmp_path, labeled, path)
     assert message in str(caught.value) and name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_quotes_of_a_tab_separated_file_are_text_where_each_line_is_a_row(tmp_path) -> None:
+    # GLUE's are written without quoting, others as a CSV is.
+    plain = ['"I like it , said he .', 'and so do you . "', '"fine" film', "bad film"]
+    file = tmp_path / "l.tsv"
+    file.write_text("text\tlabel\n" + "".join(f"{t}\t{'ab'[i % 2]}\n" for i, t in enumerate(plain)))
+    quoted = ["with\ta tab", 'a "word"', "two\nlines", "other"]
+    with (tmp_path / "u.tsv").open("w", newline="") as sink:
+        csv.writer(sink, delimiter="\t").writerows([["text"], *([text] for text in quoted)])
+    again = tmp_path / "t.tsv"
+    again.write_text('"text"\t"label"\n"a ""word"", once more"\t"a"\nnone\tb\n')
+    run = ingest(tmp_path, file, tmp_path / "u.tsv", again)
+    found = {split: run.examples(split)["question"].to_pylist() for split in
+             ("labeled", "unlabeled", "test")}  # fmt: skip
+    assert found == {"labeled": plain, "unlabeled": quoted,
+                     "test": ['a "word", once more', "none"]}  # fmt: skip
+    assert not len(run.quarantine())
 
 
 def test_a_torn_parquet_file_is_one_line(tmp_path, labeled) -> None:
