@@ -10,8 +10,8 @@ from typing import Any
 
 from semievol_ray.config import Columns
 from semievol_ray.errors import UserError
-from semievol_ray.sources import MISSING, Row, cell_options, cell_text, find_cell
-from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task, canonical_answer
+from semievol_ray.sources import MISSING, Options, Row, cell_options, cell_text, find_cell
+from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task, by_own_mark, canonical_answer
 
 _MOST_NAMED = 20
 # One for all examples: `json.dumps` makes one each time.
@@ -58,7 +58,8 @@ class ExampleReader:
         options = cell_options(self._cell(row, "options"), self.names["options"])
         answer = self._text(row, "answer")
         if answer is not None:
-            evidence.add(answer, options, f"{row.file}: row {row.number}")
+            answer = by_own_mark(answer, options.texts, options.marks)
+            evidence.add(answer, options.texts, f"{row.file}: row {row.number}")
 
     def example(self, row: Row, labels: Sequence[str] | None) -> dict[str, Any]:
         """The EXAMPLE row. Raises ValueError, saying why, where there is none in it."""
@@ -73,7 +74,7 @@ class ExampleReader:
         example: dict[str, Any] = {
             "question": question,
             "context": self._text(row, "context", optional=True),
-            "options": options,
+            "options": options.texts if options is not None else None,
             "subject": self._text(row, "subject", optional=True),
             "answer": self._answer(row, options, labels),
             "weight": self._weight(row),
@@ -87,16 +88,20 @@ class ExampleReader:
         return example
 
     def _answer(
-        self, row: Row, options: list[str] | None, labels: Sequence[str] | None
+        self, row: Row, options: Options | None, labels: Sequence[str] | None
     ) -> str | None:
         try:
             text = self._text(row, "answer")
             if text is None:
                 raise ValueError("the answer is empty")
+            if options is not None and self.form.marks:
+                text = by_own_mark(text, options.texts, options.marks)
+            if self.task.kind == "numeric" and any(c.isdigit() for c in text):
+                self.task.check_number(text)
             return canonical_answer(
                 text,
                 kind=self.task.kind,
-                options=options,
+                options=options.texts if options is not None else None,
                 labels=labels,
                 form=self.form,
                 words=self.task.word_answers,

@@ -46,6 +46,8 @@ class Split:
 
     blocks: list[Block] = field(default_factory=list)
     bad_rows: int = 0
+    # Of these the first, in one line.
+    first_bad: str = ""
     contaminated: int = 0
     already_labeled: int = 0
     repeated: int = 0
@@ -135,6 +137,7 @@ class Split:
         for bad in found.bad:
             name, row = self._places.add(bad.part, bad.row, bad.reason)
             self.bad_rows += bad.rows
+            self.first_bad = self.first_bad or f"{name}: row {row}: {flat(bad.reason)}"
             if self.bad_before + self.bad_rows > self.reader.max_bad_rows:
                 raise UserError(
                     f"{name}: row {row}: {flat(bad.reason)}; with it more than "

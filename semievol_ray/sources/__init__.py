@@ -4,12 +4,13 @@ from semievol_ray.sources.files import SourceFile, find_files, refuse_overlap
 from semievol_ray.sources.parts import FilePart, cut
 from semievol_ray.sources.reading import read_part, read_rows
 from semievol_ray.sources.rows import BadRow, Row
-from semievol_ray.sources.values import MISSING, cell_options, cell_text, find_cell
+from semievol_ray.sources.values import MISSING, Options, cell_options, cell_text, find_cell
 
 __all__ = [
     "MISSING",
     "BadRow",
     "FilePart",
+    "Options",
     "Row",
     "SourceFile",
     "cell_options",

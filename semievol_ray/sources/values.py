@@ -10,7 +10,8 @@ import datetime
 import decimal
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 MISSING: Final = object()
@@ -54,28 +55,49 @@ def cell_text(value: Any, name: str, *, joined: bool = False) -> str | None:
     return text.strip() or None
 
 
-def cell_options(value: Any, name: str) -> list[str]:
-    """Options as a list: of a list, a JSON list, or the mappings that hub datasets use.
+@dataclass(frozen=True)
+class Options:
+    """The texts of a row's options, in order, and what the row itself calls them, if anything."""
 
-    ARC has {"text": […], "label": […]}; MedQA has {"A": …, "B": …}. Raises ValueError for fewer
-    than two, and for an option that is empty or no text.
+    texts: list[str]
+    marks: tuple[str, ...] = ()
+
+
+def cell_options(value: Any, name: str) -> Options:
+    """Options of a list, a JSON list, or what hub datasets use.
+
+    ARC has {"text": […], "label": […]}, CommonsenseQA [{"label": …, "text": …}, …] and MedQA
+    {"A": …, "B": …}. Raises ValueError for fewer than two, for an option that is empty or no text,
+    and for marks that are out of order.
     """
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise ValueError(f"{name}: the options are not a JSON list") from None
-    if isinstance(value, Mapping):
-        value = _in_order(value, name)
+    marks: Sequence[Any] = ()
+    if isinstance(value, Mapping) and "text" in value:
+        named = value.get("label")
+        value, marks = value["text"], named if isinstance(named, list | tuple) else ()
+    elif isinstance(value, Mapping):
+        # Parquet gives every row the options of the longest: those beyond its own are null.
+        marks = sorted(value, key=_mark_order)
+        while marks and value[marks[-1]] is None:
+            marks.pop()
+        value = [value[mark] for mark in marks]
+    elif _are_marked(value):
+        value, marks = [o["text"] for o in value], [o.get("label") for o in value]
     if not isinstance(value, list | tuple) or len(value) < 2:
         raise ValueError(f"{name}: expected a list of at least two options")
-    options = []
+    if marks and (len(marks) != len(value) or list(marks) != sorted(marks, key=_mark_order)):
+        raise ValueError(f"{name}: the options' labels are not in order, or not as many as options")
+    texts = []
     for number, option in enumerate(value, start=1):
         text = cell_text(option, name)
         if text is None:
             raise ValueError(f"{name}: option {number} is empty")
-        options.append(text)
-    return options
+        texts.append(text)
+    return Options(texts, tuple(" ".join(str(mark).split()) for mark in marks))
 
 
 def _plain(value: Any, name: str) -> str:
@@ -100,17 +122,10 @@ def _plain(value: Any, name: str) -> str:
     raise ValueError(f"{name}: a value of the type {type(value).__name__}, and not a text")
 
 
-def _in_order(value: Mapping[str, Any], name: str) -> Any:
-    if "text" in value:
-        marks = value.get("label")
-        if isinstance(marks, list) and marks != sorted(marks, key=_mark_order):
-            raise ValueError(f"{name}: the options' labels are not in order")
-        return value["text"]
-    # Parquet gives every row the options of the longest: those beyond its own are null.
-    keys = sorted(value, key=_mark_order)
-    while keys and value[keys[-1]] is None:
-        keys.pop()
-    return [value[key] for key in keys]
+def _are_marked(value: Any) -> bool:
+    if not isinstance(value, list | tuple):
+        return False
+    return all(isinstance(option, Mapping) and "text" in option for option in value)
 
 
 def _mark_order(mark: Any) -> tuple[int, str]:

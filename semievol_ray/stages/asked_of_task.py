@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import pyarrow as pa
@@ -80,10 +80,22 @@ def check_spellings(task: Task) -> None:
     try:
         task.parse(pa.array([""]))
     except ValueError as error:
-        raise UserError(
-            f"{error}; write each in one way, or name the labels in task.labels: what differs from "
-            "one of them in case alone is read as that one"
-        ) from None
+        advice = "name it in words, or leave its rows out"
+        if "same" in str(error):
+            advice = (
+                "write each in one way, or name the labels in task.labels: what differs from one "
+                "of them in case alone is read as that one"
+            )
+        raise UserError(f"{error}; {advice}") from None
+
+
+def labels_without_rows(labels: Sequence[str], counts: Mapping[str, int]) -> str:
+    """What is to be said of labels of the config that no labelled row has, in one line."""
+    missing = [name for name in labels if name not in counts]
+    if not missing:
+        return ""
+    shown = ", ".join(map(repr, missing[:_SHOWN]))
+    return f"task.labels: no labelled row has {shown}"
 
 
 def check_test_answers(labels: Mapping[str, int], answers: Mapping[str, int]) -> str:

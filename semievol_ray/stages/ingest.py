@@ -41,11 +41,13 @@ from semievol_ray.sources import (
     refuse_overlap,
 )
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
+from semievol_ray.stages import tally
 from semievol_ray.stages.asked_of_task import (
     check_asked,
     check_labels,
     check_spellings,
     check_test_answers,
+    labels_without_rows,
 )
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.earlier import KNOWN, Earlier, ids_in, settings_of
@@ -263,13 +265,16 @@ class _Ingestion:
         similar = split == "unlabeled" and self.config.data.near_duplicates is not None
         written = reading.write(self.folder, self.shard_rows, similar=similar)
         self.quarantine += reading.quarantine()
+        said = tally.left_out(written.rows, reading)
         if not written.rows:
-            first = next((q for q in self.quarantine if q["split"] == split), None)
-            because = f"; first: row {first['row']}: {first['reason']}" if first else ""
-            if reading.had_before:
-                because = f": {reading.had_before:,} are rows that {self.config.continues} had"
-            raise UserError(f"data.{split}: {files[0].name}: no usable row{because}")
+            raise UserError(f"data.{split}: {files[0].name}: no usable row; {said}")
+        self.context.progress.say("ingest", said)
         self._take(split, reading, written)
+        if split != "unlabeled" and self.task.kind != "text":
+            if self.task.kind == "label":
+                self.context.progress.say("ingest", tally.answers(split, written.answers))
+            for line in tally.contradictions(self.store, split, reading.blocks):
+                self.context.progress.say("ingest", line)
 
     def first(self) -> list[dict[str, Any]]:
         """The first labelled examples."""
@@ -284,8 +289,10 @@ class _Ingestion:
         """
         names = sorted(name for name in self.outputs if "/labeled/" in name)
         check_labels(self.config, task, pa.concat_tables(map(self.store.read_table, names)))
-        if task.kind != "label" or self.task.labels is not None:
+        if task.kind != "label":
             return ""
+        if self.task.labels is not None:
+            return labels_without_rows(self.task.labels, self.label_counts)
         return check_test_answers(self.label_counts, self.test_answers)
 
     def finish(self) -> Outcome:

@@ -2,7 +2,7 @@
 
 from semievol_ray.tasks.answers import canonical_answer
 from semievol_ray.tasks.authors import convfinqa_correct
-from semievol_ray.tasks.forms import AnswerEvidence, AnswerForm, option_letters
+from semievol_ray.tasks.forms import AnswerEvidence, AnswerForm, by_own_mark, option_letters
 from semievol_ray.tasks.presets import TASK_PRESETS
 from semievol_ray.tasks.prompts import PROMPTS_VERSION, PromptRenderer
 from semievol_ray.tasks.task import Task
@@ -14,6 +14,7 @@ __all__ = [
     "AnswerForm",
     "PromptRenderer",
     "Task",
+    "by_own_mark",
     "canonical_answer",
     "convfinqa_correct",
     "option_letters",

@@ -14,7 +14,7 @@ from semievol_ray.tasks.forms import AnswerForm, option_letters
 
 @lru_cache
 def _by_name(labels: tuple[str, ...]) -> dict[str, str]:
-    return {label.casefold(): label for label in labels}
+    return {" ".join(label.split()).casefold(): label for label in labels}
 
 
 def canonical_answer(

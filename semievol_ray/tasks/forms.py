@@ -29,6 +29,25 @@ def option_letters(count: int) -> list[str]:
     return letters
 
 
+def by_own_mark(answer: str, options: Sequence[str], marks: Sequence[str]) -> str:
+    """An answer by a mark of the row's own (`F G H J`, `A C D`) as the letter of that option.
+
+    As it is where the row calls its options as everybody does, or the answer is the text of one.
+    Raises ValueError where it is neither: `B` of `A C D` is not the second.
+    """
+    letters = option_letters(len(options))
+    numbers = [[str(first + i) for i in range(len(options))] for first in (0, 1)]
+    called = [mark.strip("()[]. ").upper() for mark in marks]
+    if not called or called in (letters, *numbers):
+        return answer
+    wanted = answer.strip("()[]. ").upper()
+    if wanted in called:
+        return letters[called.index(wanted)]
+    if _by_text(" ".join(answer.split()), options) is None:
+        raise ValueError(f"answer {answer!r} is none of the row's options {', '.join(marks)}")
+    return answer
+
+
 @dataclass(frozen=True)
 class AnswerForm:
     """What an answer may be: a mark (letter, or number from `first_number`), a text, or either."""

@@ -24,6 +24,9 @@ from semievol_ray.selection import (
 from semievol_ray.tasks.forms import option_letters
 from semievol_ray.tasks.presets import KIND_DEFAULTS, TASK_PRESETS
 
+# An answer that is longer may say how it was come by.
+_SHORT = 40
+
 Kind = Literal["multiple_choice", "label", "numeric", "text"]
 
 
@@ -93,7 +96,10 @@ class Task:
         try:
             return self._template.render(values)
         except jinja2.UndefinedError as error:
-            raise UserError(f"task.question_template: {error.message}") from None
+            raise UserError(
+                f"task.question_template: {error.message}; there are {', '.join(sorted(values))}; "
+                "data.columns says which columns these are"
+            ) from None
 
     def messages(
         self, example: Mapping[str, Any], demonstrations: Sequence[Mapping[str, Any]] = ()
@@ -162,6 +168,25 @@ class Task:
             decimal_mark=self.decimal_mark,
         )
 
+    def check_number(self, text: str) -> None:
+        """Raise ValueError for a true answer of a numeric task that no model's could equal.
+
+        One short line with more digits than those of the number that is read ("1/2", "2020-01-05")
+        says something else than that number.
+        """
+        gold = pa.array([text])
+        found = self.parse(gold)
+        if not found[0].is_valid:
+            raise ValueError(
+                f"answer {text!r} is not read as a number where task.decimal_mark is "
+                f"{self.decimal_mark!r}"
+            )
+        if len(text) > _SHORT or any(mark in text for mark in ("####", "=", "\\boxed", "\n")):
+            return
+        (number,) = self.written(gold, found).to_pylist()
+        if _digits(number) < _digits(text) and self.answer_pattern is None:
+            raise ValueError(f"answer {text!r} is read as {number}; write it as one number")
+
     def written(self, texts: pa.Array, answers: pa.Array) -> pa.Array:
         """The answers that `parse` found as the texts have them: what a model is trained on.
 
@@ -190,6 +215,10 @@ class Task:
         return answers_equal(
             answers, gold, kind=self.kind, relative_tolerance=self.relative_tolerance
         )
+
+
+def _digits(text: str) -> int:
+    return sum(character.isdigit() for character in text)
 
 
 # A user's template is data: it may not reach into Python.

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from semievol_ray import load_config, pipeline
+from semievol_ray.progress import Silent
 from semievol_ray.results import Run
 from semievol_ray.stages.context import Context
 from semievol_ray.store import StageLedger
@@ -20,10 +21,10 @@ from semievol_ray.store import StageLedger
 def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
     """Run ingest on some files.
 
-    Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `collaborators`, `continues`,
-    `generation`, `selection`, `evaluation`, `evolve`, `training`.
+    Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `progress`, `collaborators`,
+    `continues`, `generation`, `selection`, `evaluation`, `evolve`, `training`.
     """
-    redo = sections.pop("redo", None)
+    redo, progress = sections.pop("redo", None), sections.pop("progress", None)
     above = (
         "collaborators", "continues", "generation", "selection", "evaluation", "evolve", "training",
     )  # fmt: skip
@@ -43,7 +44,17 @@ def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
             },
         }
     )
-    return Run(pipeline.run(config, until="ingest", redo=redo).uri)
+    return Run(pipeline.run(config, until="ingest", redo=redo, progress=progress).uri)
+
+
+class Heard(Silent):
+    """What a run says, in lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, stage: str, line: str) -> None:
+        self.lines.append(line)
 
 
 def named(locations: object) -> str | list[str]:

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray import UserError
-from semievol_ray.stages.asked_of_task import check_test_answers
-from tests.stages.ingesting import ingest, write_csv, write_parquet
+from semievol_ray.stages.asked_of_task import check_test_answers, labels_without_rows
+from tests.stages.ingesting import Heard, ingest, write_csv, write_parquet
 
 FPB_COLUMNS = {"question": "question", "options": "options", "answer": "answer"}
 
@@ -277,6 +277,43 @@ def test_test_answers_that_no_label_has_are_told(tmp_path, small) -> None:
     run = ingest(tmp_path / "run", labeled, small["unlabeled"],
                  write_csv(tmp_path / "test.csv", asked))  # fmt: skip
     assert run.examples("test")["answer"].to_pylist() == ["ham", "news"]
+
+
+def test_what_is_left_out_is_said_with_its_reason(tmp_path) -> None:
+    labeled = write_csv(tmp_path / "l.csv", [
+        {"text": "I want my money", "label": "refund"},
+        {"text": "I want my money", "label": "complaint"},
+        {"text": "where is it", "label": "delivery"},
+        {"text": "lost", "label": "delivery"},
+        {"text": "", "label": "delivery"},
+        {"text": "asked", "label": "delivery"},
+    ])  # fmt: skip
+    test = write_csv(tmp_path / "t.csv", [{"text": "asked", "label": "delivery"}])
+    rows = [{"text": text} for text in ("lost", "asked", "new", "new", "newer")]
+    unlabeled, heard = write_csv(tmp_path / "u.csv", rows), Heard()
+    ingest(tmp_path, labeled, unlabeled, test, progress=heard)
+    assert heard.lines == [
+        "test: 1 rows",
+        "test: 'delivery' 1",
+        f"labeled: 3 rows; left out: 1 unusable ({labeled}: row 5: the question is empty), "
+        "1 that repeat others, 1 of the test set",
+        "labeled: 'delivery' 2, 'refund' 1",
+        "labeled: 1 questions have more than one answer: 'I want my money' has 'refund' and "
+        "'complaint'",
+        "unlabeled: 2 rows; left out: 1 that repeat others, 1 of the test set, 1 among the labels",
+    ]
+    with pytest.raises(UserError, match=r"no usable row; labeled: 0 rows; .* 1 of the test set"):
+        ingest(tmp_path / "same", test, unlabeled, test)
+
+
+def test_a_label_that_no_row_has_is_told(tmp_path, small) -> None:
+    assert labels_without_rows(["spam", "ham"], {"spam": 3, "ham": 1}) == ""
+    assert labels_without_rows(["spam", "ham"], {"spam": 3}).endswith("no labelled row has 'ham'")
+    rows = [{"text": f"labelled {i}", "label": "not  bad"} for i in range(3)]
+    labeled = write_csv(tmp_path / "l.csv", rows)
+    task = {"kind": "label", "labels": ["Not bad ", "bad"]}
+    run = ingest(tmp_path, labeled, small["unlabeled"], task=task)
+    assert run.examples("labeled")["answer"].to_pylist() == ["Not bad "] * 3
 
 
 def test_what_is_measured_by_held_out_examples_needs_some(tmp_path, small) -> None:

@@ -1,0 +1,57 @@
+"""What became of a split's rows, in lines for the user's eye: what is left out silently is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from semievol_ray.ingestion import Block, Split
+from semievol_ray.store import RunDirectory
+
+_SHOWN_ANSWERS, _SHOWN_CHARACTERS = 12, 60
+
+
+def left_out(rows: int, reading: Split) -> str:
+    """How many rows of a split are examples, and how many are not, and why."""
+    why = {
+        f"unusable ({reading.first_bad})": reading.bad_rows,
+        "that repeat others": reading.repeated,
+        "nearly the same as others": reading.nearly_repeated,
+        "of the test set": reading.contaminated,
+        "among the labels": reading.already_labeled,
+        "that the run before had": reading.had_before,
+    }
+    said = ", ".join(f"{count:,} {reason}" for reason, count in why.items() if count)
+    return f"{reading.reader.split}: {rows:,} rows{f'; left out: {said}' if said else ''}"
+
+
+def answers(split: str, counts: Mapping[str, int]) -> str:
+    """How often each answer is among a split's rows, the most frequent first."""
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{name!r} {count:,}" for name, count in ordered[:_SHOWN_ANSWERS])
+    if len(ordered) > _SHOWN_ANSWERS:
+        shown += f", … {ordered[-1][0]!r} {ordered[-1][1]:,} ({len(ordered)} answers)"
+    return f"{split}: {shown}"
+
+
+def contradictions(run: RunDirectory, split: str, blocks: Sequence[Block]) -> Iterator[str]:
+    """A line where questions of a split have several answers; nothing where none has."""
+    names = ["content", "question", "answer"]
+    tables = [run.read_table(block.table, names) for block in blocks]
+    if not tables:
+        return
+    table = pa.concat_tables(tables).filter(pc.field("answer").is_valid())
+    found = table.group_by("content", use_threads=False).aggregate(
+        [("question", "first"), ("answer", "distinct")]
+    )
+    several = found.filter(pc.list_value_length(pc.field("answer_distinct")) > 1)
+    if not len(several):
+        return
+    first = several.slice(0, 1).to_pylist()[0]
+    question = " ".join(first["question_first"].split())
+    if len(question) > _SHOWN_CHARACTERS:
+        question = question[:_SHOWN_CHARACTERS] + "…"
+    said = " and ".join(repr(answer) for answer in first["answer_distinct"][:_SHOWN_ANSWERS])
+    yield f"{split}: {len(several):,} questions have more than one answer: {question!r} has {said}"
