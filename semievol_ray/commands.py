@@ -89,9 +89,15 @@ def status(args: argparse.Namespace) -> int:
             print(f"{job} {state}")
     run = Run(args.run)
     for manifest in run.manifests:
-        rows = sum(manifest.outputs.values())
-        detail = f"{rows} rows, {manifest.seconds:.1f} s" if manifest.state == "done" else ""
-        print(f"{manifest.stage:<18} {manifest.state:<8} {detail}")
+        detail = ""
+        if manifest.state == "done":
+            # What ingest put aside is none of the run's rows.
+            read = manifest.statistics.get("rows") if manifest.stage == "ingest" else None
+            rows = sum((read or manifest.outputs).values())
+            detail = f"{rows} rows, {manifest.seconds:.1f} s"
+        # Who works on it now, if anyone, is said below.
+        state = "begun" if manifest.state == "running" else manifest.state
+        print(f"{manifest.stage:<18} {state:<8} {detail}")
     if run.live is not None:
         print(run.live)
     print_result(run)

@@ -137,8 +137,12 @@ def test_ingest_shows_three_prompts_with_their_answers(config, tmp_path, capsys)
 
 def test_ingest_alone_and_its_status(config, tmp_path, capsys) -> None:
     assert main(["run", str(config), "--until", "ingest"]) == 0
+    said = capsys.readouterr()
     assert main(["status", str(tmp_path / "run")]) == 0
-    assert "ingest" in capsys.readouterr().out
+    rows = sum(Run(str(tmp_path / "run")).manifests[0].statistics["rows"].values())
+    # Of what was put aside, nothing is a row of the run; what was read is said as it is.
+    assert f"ingest             done     {rows} rows" in capsys.readouterr().out
+    assert "labeled: " in said.err and "unlabeled: " in said.err
 
 
 def test_init_writes_a_config_that_loads(tmp_path, capsys) -> None:

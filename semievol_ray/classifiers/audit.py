@@ -43,6 +43,12 @@ def audit(
     """
     classes = sorted({name for _, name in known})
     gold = np.array([classes.index(name) for _, name in known])
+    # Of those that a fold leaves, as of any, a classifier needs two of each answer on average.
+    if len(classes) > max(2, (len(known) - len(known) // _FOLDS) / 2):
+        raise UserError(
+            f"{len(known)} labels of {len(classes)} different answers are too few to be held "
+            "against each other"
+        )
     p = np.mean([out_of_fold(known, fit, classes, gold) for fit in fits], axis=0)
     against = contradicted(p, gold)
     found = [

@@ -58,6 +58,8 @@ def test_labels_that_were_turned_over_are_found() -> None:
 def test_too_few_labels_are_one_line() -> None:
     with pytest.raises(UserError, match="2 labels are too few"):
         audit([("a", "red"), ("b", "blue")], [FIT])
+    with pytest.raises(UserError, match="8 labels of 4 different answers are too few"):
+        audit([(f"q{i}", "abcd"[i % 4]) for i in range(8)], [FIT])
 
 
 def test_the_command_names_them(tmp_path: Path) -> None:
