@@ -213,3 +213,17 @@ def test_the_readmes_training_section_is_one_that_is_taken() -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (section,) = [b for b in map(yaml.safe_load, blocks) if list(b) == ["training"]]
     assert load_config(MINIMAL | section).training.lora.rank == 16
+
+
+def test_labels_are_texts_however_yaml_reads_them(tmp_path) -> None:
+    def labels(written: str) -> object:
+        path = tmp_path / "c.yaml"
+        path.write_text(
+            f"run_dir: r\nmodel: {{name: m}}\ntask: {{kind: label, labels: {written}}}\n"
+            "data: {labeled: l.csv, unlabeled: u.csv}\n"
+        )
+        return load_config(path).task.labels
+
+    assert labels("[0, 1, 'no']") == ("0", "1", "no")
+    with pytest.raises(UserError, match=r"task\.labels: .*quote them"):
+        labels("[yes, no]")

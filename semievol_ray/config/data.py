@@ -20,7 +20,11 @@ class TaskConfig(Section):
     preset: str | None = None
     kind: Literal["multiple_choice", "label", "numeric", "text"] | None = None
     instruction: str | None = Field(None, description="what the model is told first")
-    question_template: str | None = Field(None, description="Jinja2 over an example's columns")
+    question_template: str | None = Field(
+        None,
+        description="Jinja2 over question, context, subject, options, letters and labels; "
+        "data.columns says which columns of the files these are",
+    )
     answer_pattern: str | None = Field(
         None, description="regular expression; its last match's last group is the answer"
     )
@@ -49,6 +53,15 @@ class TaskConfig(Section):
         description="YYYY-MM-DD, what chat templates that tell a model the date write; null: the "
         "day on which the run read its data",
     )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _are_texts(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        if any(isinstance(label, bool) for label in value):
+            raise ValueError("YAML reads yes, no, on and off as true and false: quote them")
+        return [str(label) if isinstance(label, int) else label for label in value]
 
     @field_validator("day", mode="before")
     @classmethod
