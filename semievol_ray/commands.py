@@ -110,18 +110,23 @@ def config(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from semievol_ray.config import Config
-    from semievol_ray.config_file import settings_of
+    from semievol_ray.config_file import load_config, settings_of
+    from semievol_ray.tasks.presets import what_is_left_open
 
     if args.schema:
         print(json.dumps(Config.model_json_schema(), indent=1))
         return 0
     if args.config is None:
         raise UserError("config: name a file, or ask for the --schema")
-    settings = settings_of(Path(args.config), tuple(args.set))
+    path, overrides = Path(args.config), tuple(args.set)
+    settings = settings_of(path, overrides)
+    left_open = what_is_left_open(load_config(path, overrides).task)
     width = max(len(setting.name) for setting in settings)
     for setting in settings:
-        value = json.dumps(setting.value, ensure_ascii=False)
-        print(f"{setting.name:<{width}}  {value}  # {setting.origin}")
+        value, origin = setting.value, setting.origin
+        if value is None:
+            value, origin = left_open.get(setting.name, (value, origin))
+        print(f"{setting.name:<{width}}  {json.dumps(value, ensure_ascii=False)}  # {origin}")
     return 0
 
 

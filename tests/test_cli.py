@@ -67,6 +67,7 @@ def test_every_setting_says_where_it_comes_from(config, capsys) -> None:
     assert found["selection.align_prior"] == ('"auto"', "default")
     assert found["data.columns.question"] == ('"message"', str(config))
     assert found["collaborators"][1] == "preset upstream"
+    assert found["task.instruction"][1] == "kind label"
     assert main(["config", str(config), "--set", "trainin.epochs=7"]) == 2
     assert "did you mean 'training'" in capsys.readouterr().err
 

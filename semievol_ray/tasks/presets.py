@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from semievol_ray.config import TaskConfig
+
 _CHOICE = "Answer the multiple-choice question. Reply with the letter of the right option only."
 
 # MMLU and MMLU-Pro count their options from 0 where the answer is a number; ARC from 1.
@@ -58,3 +60,12 @@ KIND_DEFAULTS: dict[str, dict[str, Any]] = {
         "question_template": ("{% if context %}{{ context }}\n{% endif %}{{ question }}\nAnswer:"),
     },
 }
+
+
+def what_is_left_open(task: TaskConfig) -> dict[str, tuple[Any, str]]:
+    """What stands for a setting of `task` that is null, by its dotted name, and who says so."""
+    preset = TASK_PRESETS.get(task.preset or "", {})
+    kind = task.kind or preset.get("kind", "")
+    by_kind = {name: (value, f"kind {kind}") for name, value in KIND_DEFAULTS.get(kind, {}).items()}
+    named = {name: (value, f"task preset {task.preset}") for name, value in preset.items()}
+    return {f"task.{name}": found for name, found in (by_kind | named).items()}
