@@ -25,8 +25,10 @@ def write_run(folder: Path, **sections) -> Path:
     values = yaml.safe_load(config_yaml(demo_config(folder, 3)))
     values["data"]["shard_rows"] = 40
     values["generation"]["replicas"] = {"min": 1, "max": 1}
-    # One worker: two are the demo's and those of tests/training, and start for half a minute.
-    values["training"].update({"epochs": 2, "method": "lora", "workers": 1})
+    # One worker: two are the demo's and those of tests/training, and start for half a minute. One
+    # thread: tests run beside each other, and threads wait for those whose core another test has.
+    values["generation"]["cpus_per_replica"] = 1
+    values["training"].update({"epochs": 2, "method": "lora", "workers": 1, "cpus_per_worker": 1})
     values["warmup"] = values["evolve"] = {}
     values["justify"] = {"when": "always"}
     values["evaluation"]["references"] = []
