@@ -79,12 +79,33 @@ class Columns(Section):
     id: str | None = None
     question: str = "question"
     answer: str = "answer"
-    options: str | None = None
+    options: str | tuple[str, ...] | None = Field(
+        None, description="a column of lists, or columns that hold one option each, in their order"
+    )
     context: str | None = None
     subject: str | None = None
     weight: Added[str | None] = Field(
         None, description="of a labelled example in the loss of every training; null: 1 for all"
     )
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _of_options(cls, value: Any) -> Any:
+        several = isinstance(value, list | tuple) and all(isinstance(x, str) for x in value)
+        if value is not None and not isinstance(value, str) and not (several and len(value) > 1):
+            raise ValueError("expected a column, or a list of the options' columns")
+        if several and len(set(value)) < len(value):
+            raise ValueError("a column is there twice")
+        return value
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Each column's name by its setting; options that have columns of their own by number."""
+        found: dict[str, str] = {}
+        for key, name in self.model_dump(exclude_none=True).items():
+            several = isinstance(name, tuple)
+            found |= {f"{key}.{i}": x for i, x in enumerate(name)} if several else {key: name}
+        return found
 
 
 class DataConfig(Section):

@@ -26,7 +26,7 @@ class ExampleReader:
     ) -> None:
         self.columns, self.task, self.split = columns, task, split
         self.form = form or AnswerForm()
-        self.names: dict[str, str] = columns.model_dump(exclude_none=True)
+        self.names = columns.names
         self.met: set[str] = set()
 
     def check_table(self, row: Row) -> None:
@@ -46,16 +46,16 @@ class ExampleReader:
 
         An object may leave out what is null there, but a name that no row has is misspelt.
         """
-        optional = ("context", "subject", *(["weight"] if self.split == "labeled" else []))
-        for key in optional:
-            if key in self.names and self.names[key] not in self.met:
+        optional = {"context", "subject", *(["weight"] if self.split == "labeled" else [])}
+        for key in self.names:
+            if (key in optional or key.startswith("options.")) and self.names[key] not in self.met:
                 raise UserError(
                     f"{file}: data.columns.{key}: no row has a field {self.names[key]!r}"
                 )
 
     def weigh(self, row: Row, evidence: AnswerEvidence) -> None:
         """Add what a row's answer can be. Raises ValueError where it has none, or no options."""
-        options = cell_options(self._cell(row, "options"), self.names["options"])
+        options = self._options(row)
         answer = self._text(row, "answer")
         if answer is not None:
             answer = by_own_mark(answer, options.texts, options.marks)
@@ -68,7 +68,7 @@ class ExampleReader:
             raise ValueError("the question is empty")
         options = None
         if self.columns.options is not None:
-            options = cell_options(self._cell(row, "options"), self.columns.options)
+            options = self._options(row)
         elif self.task.kind == "multiple_choice":
             raise ValueError("multiple choice needs options; set data.columns.options")
         example: dict[str, Any] = {
@@ -86,6 +86,17 @@ class ExampleReader:
         if example["example_id"] is None:
             raise ValueError("the id is empty")
         return example
+
+    def _options(self, row: Row) -> Options:
+        asked = self.columns.options
+        if not isinstance(asked, tuple):
+            return cell_options(self._cell(row, "options"), self.names["options"])
+        keys = [f"options.{i}" for i in range(len(asked))]
+        options = [self._text(row, key, optional=True) for key in keys]
+        # A question of fewer options leaves the last columns empty.
+        while options and options[-1] is None:
+            options.pop()
+        return cell_options(options, ", ".join(asked))
 
     def _answer(
         self, row: Row, options: Options | None, labels: Sequence[str] | None

@@ -105,10 +105,11 @@ def import_reviewed(source: Path, target: Path, columns: Columns) -> int:
     if not found:
         raise UserError(f"{source}: nobody has answered any of it")
     # All of them: a column that no row of a file has is taken for a misspelt one.
-    names = columns.model_dump(exclude_none=True)
+    names = columns.names
     with new_file(target) as file:
         for row in found:
             known = row | {"id": row.get("example_id")}
+            known |= {f"options.{i}": text for i, text in enumerate(row.get("options") or ())}
             values = {name: known.get(key) for key, name in names.items()}
             file.write(json.dumps(values, ensure_ascii=False).encode() + b"\n")
     return len(found)

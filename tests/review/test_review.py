@@ -202,6 +202,10 @@ def test_labels_have_every_column_of_the_config_or_a_run_would_miss_it(
         "key": "u1", "text": "q", "label": "A", "choices": ["a\nb", "c"], "topic": "sea",
         "passage": None, "trust": None,
     }  # fmt: skip
+    several = columns.model_copy(update={"options": ("A", "B", "C")})
+    import_reviewed(source, tmp_path / "several.jsonl", several)
+    row = json.loads((tmp_path / "several.jsonl").read_text())
+    assert "choices" not in row and [row[name] for name in "ABC"] == ["a\nb", "c", None]
 
 
 def test_an_export_that_fails_leaves_no_file_in_the_next_ones_way(run: Run, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from semievol_ray import UserError
 from semievol_ray.stages.asked_of_task import check_test_answers, labels_without_rows
-from tests.stages.ingesting import Heard, ingest, write_csv, write_parquet
+from tests.stages.ingesting import Heard, ingest, write_csv, write_jsonl, write_parquet
 
 FPB_COLUMNS = {"question": "question", "options": "options", "answer": "answer"}
 
@@ -326,3 +326,48 @@ def test_what_is_measured_by_held_out_examples_needs_some(tmp_path, small) -> No
 def test_soft_targets_need_a_policy_that_has_them(tmp_path, small) -> None:
     with pytest.raises(UserError, match=r"soft_targets: the policy paper has no distribution"):
         ingest(tmp_path, **small, evolve={"soft_targets": True})
+
+
+def test_options_may_have_columns_of_their_own(tmp_path) -> None:
+    """MMLU's own CSV; a question of three options leaves the last column empty."""
+    answers = ["A", "d", "C", "D", ""]
+    rows = [
+        {"text": f"q{i}", "A": "w", "B": "x", "C": "y", "D": "" if i == 2 else "z", "label": a}
+        for i, a in enumerate(answers)
+    ]
+    rows.append({"text": "gap", "A": "w", "B": "", "C": "y", "D": "z", "label": "A"})
+    labeled = write_csv(tmp_path / "l.csv", rows)
+    unlabeled = write_jsonl(
+        tmp_path / "u.jsonl", {"text": "u", "A": "w", "B": "x", "C": "y", "D": "z"}
+    )
+    columns = {"question": "text", "answer": "label", "options": list("ABCD")}
+    task = {"kind": "multiple_choice"}
+    run = ingest(tmp_path, labeled, unlabeled, columns=columns, task=task)
+    found = run.examples("labeled").to_pylist()
+    assert [row["answer"] for row in found] == list("ADCD")
+    assert [row["options"] for row in found][1:3] == [list("wxyz"), list("wxy")]
+    reasons = [row["reason"] for row in run.quarantine().to_pylist()]
+    assert reasons == ["the answer is empty", "A, B, C, D: option 2 is empty"]
+    columns["options"] = [*"ABC", "E"]
+    for split, files in (("labeled", (labeled, unlabeled)), ("unlabeled", (unlabeled, unlabeled))):
+        with pytest.raises(UserError, match=r"data\.columns\.options\.3: no .*'E'"):
+            ingest(tmp_path / split, *files, columns=columns, task=task)
+
+
+def test_answers_count_options_that_have_columns_of_their_own(tmp_path) -> None:
+    """PIQA's `sol1`, `sol2`, counted from 0; of Winogrande the text of one."""
+    rows = [{"text": f"q{i}", "sol1": f"x{i}", "sol2": f"y{i}", "label": i % 2} for i in range(4)]
+    columns = {"question": "text", "answer": "label", "options": ["sol1", "sol2"]}
+    unlabeled = write_csv(tmp_path / "u.csv", [rows[0] | {"text": "u"}])
+    task = {"kind": "multiple_choice"}
+    texts = [row | {"label": row["sol2"]} for row in rows]
+    for name, several, expected in (("numbers", rows, "ABAB"), ("texts", texts, "BBBB")):
+        labeled = write_csv(tmp_path / f"{name}.csv", several)
+        run = ingest(tmp_path / name, labeled, unlabeled, columns=columns, task=task)
+        assert run.examples("labeled")["answer"].to_pylist() == list(expected)
+
+
+@pytest.mark.parametrize("options", [[], ["A"], ["A", "A"], ["A", 1], {"A": "B"}])
+def test_options_are_a_column_or_several(small, tmp_path, options) -> None:
+    with pytest.raises(UserError, match=r"data\.columns\.options: (expected a column|a column is)"):
+        ingest(tmp_path, **small, columns={"options": options})
