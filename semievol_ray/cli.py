@@ -118,6 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--test", help="of the test set")
     init.add_argument("--model", default="./models/my-model", help="folder or hub id")
     init.add_argument("--output", default="semievol.yaml", help="the config to write")
+    for key in ("question", "answer", "context"):
+        init.add_argument(f"--{key}", metavar="COLUMN", help="else it is guessed")
+    init.add_argument("--options", nargs="+", metavar="COLUMN", help="one of lists, or one of each")
     run = add("run", commands.run, "run a config, or go on with a run that stopped")
     run.add_argument("config", help="the YAML config")
     run.add_argument("--redo", metavar="STAGE", help="do this stage and all after it anew")

@@ -279,7 +279,16 @@ def init(args: argparse.Namespace) -> int:
     """`semievol init`."""
     from semievol_ray.scaffold import write_config
 
-    path = write_config(args.labeled, args.unlabeled, args.test, args.model, args.output)
+    keys = ("question", "answer", "context", "options")
+    columns: dict[str, str | tuple[str, ...]]
+    columns = {key: name for key in keys if (name := getattr(args, key))}
+    if (options := columns.get("options")) is not None:
+        columns["options"] = tuple(options) if len(options) > 1 else options[0]
+    path, notes = write_config(
+        args.labeled, args.unlabeled, args.test, args.model, args.output, columns
+    )
+    for note in notes:
+        print(f"note: {note}")
     print(f"wrote {path}; look through it, then: semievol run {path}")
     return 0
 

@@ -5,56 +5,75 @@ The guess is written down with its reason beside it: it is the user's to correct
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from semievol_ray.errors import UserError
+from semievol_ray.guesses import (
+    Guess,
+    Looked,
+    check_file,
+    guess_columns,
+    guess_task,
+    left_out,
+    look,
+)
+from semievol_ray.guesses.files import Named
 from semievol_ray.new_files import new_file
-from semievol_ray.sources import Row, cell_text, find_files, read_rows
+from semievol_ray.tasks.presets import KIND_DEFAULTS
 
-_LOOKED_AT = 500
-_QUESTIONS = ("question", "text", "message", "prompt", "query", "input", "sentence", "instruction")
-_ANSWERS = ("answer", "label", "category", "target", "team", "output", "gt", "class", "response")
-_OPTIONS = ("options", "choices", "candidates")
-_MOST_LABELS = 200
 # On average; of fewer too little is left to learn from once a fifth is held out.
 _LABELS_A_CLASS = 5
+# Of the corpus only what it has is asked.
+_OF_CORPUS = 1000
+_MOST_NAMED = 20
 
 
-def write_config(labeled: str, unlabeled: str, test: str | None, model: str, output: str) -> Path:
-    """Write a commented YAML config for some files; returns its path.
+def write_config(
+    labeled: str,
+    unlabeled: str,
+    test: str | None,
+    model: str,
+    output: str,
+    columns: Mapping[str, Named] | None = None,
+) -> tuple[Path, list[str]]:
+    """Write a commented YAML config for some files; returns its path, and what is to be said.
 
-    Raises UserError where a file is missing or empty, a column cannot be guessed, or the config
-    is already there.
+    `columns` are those that the user names (question, answer, context, options); the others are
+    guessed. Raises UserError where a file is missing or empty, a column cannot be guessed, or the
+    config is already there.
     """
     path = Path(output)
     if path.exists():
         raise UserError(f"{output}: already there; give another --output")
-    rows = _rows(labeled, "--labeled")
-    _rows(unlabeled, "--unlabeled")
-    columns = _guess_columns(rows, labeled)
-    kind, why = _guess_task(rows, columns)
+    rows = look(labeled, "--labeled")
+    others = {"data.unlabeled": look(unlabeled, "--unlabeled", _OF_CORPUS)}
+    if test:
+        others["data.test"] = look(test, "--test")
+    found, notes = guess_columns(rows, [*others.values()], columns or {})
+    guess = guess_task(rows, found)
+    notes += guess.notes
+    for setting, file in others.items():
+        notes += check_file(file, setting, found, guess, rows)
     lines = [
         "# A first config. Every other setting has a default; `preset: upstream` is the",
         "# authors' released code, `preset: paper` the paper.",
-        f"run_dir: runs/{path.stem}",
+        f"run_dir: {_plain(f'runs/{path.stem}')}",
         "preset: paper",
-        f"model: {{name: {json.dumps(model)}}}   # engine: vllm where installed, else transformers",
-        f"task: {{kind: {kind}}}   # {why}",
+        f"model: {{name: {_quoted(model)}}}   # engine: vllm where installed, else transformers",
+        *_task(guess),
         "data:",
-        f"  labeled: {json.dumps(labeled)}",
-        f"  unlabeled: {json.dumps(unlabeled)}",
-        *([f"  test: {json.dumps(test)}"] if test else ["  # test: data/test.csv"]),
-        f"  columns: {{{', '.join(f'{k}: {json.dumps(v)}' for k, v in columns.items())}}}",
-    ]
-    lines += [
+        f"  labeled: {_quoted(labeled)}",
+        f"  unlabeled: {_quoted(unlabeled)}",
+        *([f"  test: {_quoted(test)}"] if test else ["  # test: data/test.csv"]),
+        f"  columns: {{{', '.join(f'{key}: {_quoted(name)}' for key, name in found.items())}}}",
+        *_unused(left_out(rows, found)),
         "# Chosen by labels that are held out; the paper has 1e-4 and 2 epochs, for models of 8B:",
         "training: {learning_rate: auto, epochs: auto}",
     ]
-    if _is_for_classifiers(kind, rows, columns):
+    if _is_for_classifiers(guess.kind, rows, found):
         lines += [
             "# Voters of three kinds, weighed by a fifth of the labels, which a second warm model",
             "# has not seen: of what was measured the best for closed answers. Without these three",
@@ -68,87 +87,71 @@ def write_config(labeled: str, unlabeled: str, test: str | None, model: str, out
             "# Two of them are mostly better over sentence embeddings (an extra, and a model):",
             "# retrieval: {embedder: sentence-transformers}",
         ]
-    elif kind in ("label", "multiple_choice"):
+    elif guess.kind in ("label", "multiple_choice"):
         lines += [
             "# For closed answers the policy `balanced` was better than `paper` in our benchmarks:",
             "# selection: {policy: balanced}",
             "# evolve: {soft_targets: true}",
             "# justify: {when: never}   # balanced reads the options' probabilities instead",
         ]
-    if test and kind in ("label", "multiple_choice"):
+    if test and guess.kind in ("label", "multiple_choice"):
         said = "The most probable option counts, written or not"
         references = ""
-        if kind == "label":
+        if guess.kind == "label":
             said += "; what you would try first is compared, too"
             references = ", references: [{embedder: tfidf}]"
         lines += [f"# {said}:", f"evaluation: {{closed_answers: score{references}}}"]
-    with new_file(path) as file:
-        file.write(("\n".join(lines) + "\n").encode())
-    return path
+    with new_file(path) as sink:
+        sink.write(("\n".join(lines) + "\n").encode())
+    return path, notes
 
 
-def _is_for_classifiers(
-    kind: str, rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]
-) -> bool:
+def _task(guess: Guess) -> list[str]:
+    """The section `task`, in one line where the kind says it all."""
+    more: list[str] = []
+    if guess.codes:
+        told = KIND_DEFAULTS["label"]["instruction"]
+        shown = ", ".join(f"{code}: …" for code in guess.codes[:_MOST_NAMED])
+        more += [
+            "# Names tell the model more than numbers do, and task.labels renames none: write them",
+            "# into the data, or say here what the numbers stand for:",
+            f"# instruction: {_quoted(f'{told} {shown}')}",
+        ]
+    if guess.labels:
+        more += [
+            "# What differs from one of these in case or blanks alone is read as that one:",
+            f"labels: {_quoted(guess.labels)}",
+        ]
+    if guess.works:
+        instruction = "Answer the question step by step; end with #### and the number."
+        more += [f"instruction: {_quoted(instruction)}"]
+    if not more:
+        return [f"task: {{kind: {guess.kind}}}   # {guess.why}"]
+    return ["task:", *(f"  {line}" for line in (f"kind: {guess.kind}   # {guess.why}", *more))]
+
+
+def _unused(names: list[str]) -> list[str]:
+    shown = ", ".join(_quoted(name) for name in names[:_MOST_NAMED])
+    more = f", … ({len(names)} in all)" if len(names) > _MOST_NAMED else ""
+    return [f"  # not used: {shown}{more}"] if names else []
+
+
+def _is_for_classifiers(kind: str, labeled: Looked, columns: Mapping[str, Named]) -> bool:
     """Whether all examples share their answers, with some labels of each, as classifiers need."""
     if kind == "multiple_choice":
-        options = {json.dumps(row.get(columns["options"]), default=str) for row in rows}
-        return len(options - {"null", '""'}) == 1
-    answers = [answer for row in rows if (answer := _said(row, columns["answer"]))]
+        options = labeled.options(columns["options"])
+        return len({tuple(row.texts) for row in options if row.texts}) == 1
+    answers = [text.casefold() for text in labeled.texts(str(columns["answer"])) if text]
     return kind == "label" and len(answers) >= _LABELS_A_CLASS * len(set(answers))
 
 
-def _rows(location: str, setting: str) -> list[Mapping[str, Any]]:
-    files = find_files(location, setting)
-    found = (r.values for r in itertools.chain(*map(read_rows, files)) if isinstance(r, Row))
-    rows = list(itertools.islice(found, _LOOKED_AT))
-    if not rows:
-        raise UserError(f"{setting}: {location}: no readable row")
-    return rows
+def _plain(text: str) -> str:
+    """A text without quotes where YAML needs none."""
+    return text if re.fullmatch(r"[\w./-]+", text) else _quoted(text)
 
 
-def _guess_columns(rows: Sequence[Mapping[str, Any]], where: str) -> dict[str, str]:
-    # Objects of a JSONL file may each leave out some of the names.
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    columns: dict[str, str] = {}
-    if "id" in names and len({_said(row, "id") for row in rows} - {""}) == len(rows):
-        columns["id"] = "id"
-    for key, known in (("question", _QUESTIONS), ("options", _OPTIONS), ("answer", _ANSWERS)):
-        found = next((n for k in known for n in names if n.lower() == k), None)
-        if found is not None:
-            columns[key] = found
-        elif key != "options":
-            raise UserError(
-                f"{where}: no column looks like the {key}; it has {', '.join(names)}; "
-                f"rename one to {known[0]!r}, or write the config by hand"
-            )
-    return columns
-
-
-def _guess_task(rows: Sequence[Mapping[str, Any]], columns: dict[str, str]) -> tuple[str, str]:
-    if "options" in columns:
-        return "multiple_choice", f"the column {columns['options']!r} holds options"
-    said = (_said(row, columns["answer"]) for row in rows)
-    answers = [answer for answer in said if answer]
-    distinct = set(answers)
-    if answers and all(_is_number(answer) for answer in answers):
-        return "numeric", "every answer is a number"
-    if len(distinct) <= min(_MOST_LABELS, len(answers) // 2):
-        return "label", f"{len(distinct)} different answers in {len(answers)} rows"
-    return "text", f"{len(distinct)} different answers in {len(answers)} rows"
-
-
-def _said(row: Mapping[str, Any], column: str) -> str:
-    """A cell's text; nothing where there is none: a guess is no place to refuse a row."""
-    try:
-        return cell_text(row.get(column), column) or ""
-    except ValueError:
-        return ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", "").removesuffix("%"))
-    except ValueError:
-        return False
-    return True
+def _quoted(value: Named) -> str:
+    """A text, or a list of texts, as YAML reads it back wherever it stands."""
+    # JSON's own escapes of what lies beyond 16 bits are two halves to YAML.
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in text)

@@ -1,0 +1,254 @@
+"""Which column holds what, by its name and by what its cells say.
+
+What the user names is taken, and the rest is guessed around it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from semievol_ray.errors import UserError
+from semievol_ray.guesses.files import Looked, Named
+from semievol_ray.guesses.names import (
+    ANSWERS,
+    ASKED,
+    BODIES,
+    CHATS,
+    CONTEXTS,
+    OPTIONS,
+    PAIRS,
+    QUESTIONS,
+    TITLES,
+    families,
+    first_of,
+    is_data,
+)
+from semievol_ray.guesses.task import are_classes, is_number, names_options
+from semievol_ray.sources import cell_options, cell_text
+
+Columns = dict[str, Named]
+
+_ORDER = ("id", "question", "context", "options", "answer")
+# An answer so long that stands in another column was copied there.
+_LONG_ANSWER = 20
+
+
+def guess_columns(
+    labeled: Looked, others: Sequence[Looked], asked: Mapping[str, Named]
+) -> tuple[Columns, list[str]]:
+    """The columns of a config, and what there is to say of them; `others`: corpus and test set.
+
+    `asked` are those that the user names. Raises UserError where one of these is not there, or
+    there is nothing that a question or an answer could be.
+    """
+    for key, name in asked.items():
+        for one in _each(name):
+            if not labeled.has(one):
+                raise UserError(f"--{key}: {labeled.where}: {_no_column(one, labeled)}")
+    columns, notes = dict(asked), list[str]()
+    _options_by_name(labeled, columns)
+    _question(labeled, columns)
+    _answer(labeled, columns)
+    _options_of_their_own(labeled, columns)
+    if "context" not in columns and (found := _context(labeled, columns)):
+        columns["context"] = found
+    if named := None if "answer" in asked else _named_classes(labeled, others, columns):
+        notes.append(f"{named!r} names the numbers in {columns['answer']!r}, and is the answer")
+        columns["answer"] = named
+    notes += _id(labeled, others, columns)
+    if "context" not in asked and "context" in columns:
+        notes += _without_context(columns, others)
+    return {key: columns[key] for key in _ORDER if key in columns}, notes
+
+
+def left_out(labeled: Looked, columns: Columns) -> list[str]:
+    """The columns that say something, and that a config does not name."""
+    used = {name.partition(".")[0] for name in _taken(columns)} | _taken(columns)
+    return [name for name in labeled.names if name not in used and labeled.cells(name)]
+
+
+def _question(labeled: Looked, columns: Columns) -> None:
+    """The question, and the context where the two are a pair."""
+    if "question" in columns:
+        _refuse_unreadable(labeled, str(columns["question"]), "question")
+        return
+    free = _free(labeled, columns)
+    for first, second in PAIRS:
+        of_it, it = first_of(free, (first,), exact=True), first_of(free, (second,), exact=True)
+        if of_it and it and "context" not in columns:
+            columns |= {"context": of_it, "question": it}
+            return
+    found = first_of(free, QUESTIONS) or first_of(labeled.names, QUESTIONS)
+    if found is None:
+        raise UserError(f"{labeled.where}: {_nothing_like('question', labeled)}")
+    columns["question"] = found
+    _refuse_unreadable(labeled, found, "question")
+
+
+def _answer(labeled: Looked, columns: Columns) -> None:
+    if "answer" not in columns:
+        free = [name for name in _free(labeled, columns) if not _is_option(name, labeled)]
+        others = [name for name in labeled.names if name not in _taken(columns)]
+        found = first_of(free, ANSWERS) or first_of(others, ANSWERS)
+        if found is None:
+            raise UserError(f"{labeled.where}: {_nothing_like('answer', labeled)}")
+        columns["answer"] = found
+    _refuse_unreadable(labeled, str(columns["answer"]), "answer")
+
+
+def _options_by_name(labeled: Looked, columns: Columns) -> None:
+    found = columns.get("options") or first_of(labeled.names, OPTIONS, exact=True)
+    if found is None:
+        return
+    columns["options"] = found
+    if any(row.texts for row in labeled.options(found)) or not isinstance(found, str):
+        return
+    try:
+        cell_options(next(iter(labeled.cells(found)), None), found)
+    except ValueError as error:
+        raise UserError(
+            f"{labeled.where}: the column {found!r} is to hold options, but {error}; write JSON "
+            "lists, or a column for each option"
+        ) from None
+
+
+def _options_of_their_own(labeled: Looked, columns: Columns) -> None:
+    if "options" in columns:
+        return
+    answers = labeled.texts(str(columns["answer"]))
+    for run in families(_free(labeled, columns)):
+        if names_options(answers, labeled.options(run)):
+            columns["options"] = run
+            return
+
+
+def _is_option(name: str, labeled: Looked) -> bool:
+    """Whether a column is one of several that begin alike: `answerA` is no answer."""
+    return any(name in run for run in families(labeled.names))
+
+
+def _context(labeled: Looked, columns: Columns) -> str | None:
+    question = str(columns["question"])
+    free = [name for name in labeled.names if name not in _taken(columns)]
+    if found := first_of(free, CONTEXTS):
+        if labeled.says(found, joined=True):
+            return found
+        # PubMedQA has its passages in a field.
+        fields = dict.fromkeys(
+            field for cell in labeled.cells(found) if isinstance(cell, Mapping) for field in cell
+        )
+        inner = first_of([*map(str, fields)], (*CONTEXTS, *BODIES), exact=True)
+        if inner and labeled.says(f"{found}.{inner}", joined=True):
+            return f"{found}.{inner}"
+    asks = first_of([question], ASKED) is not None
+    found = first_of(_free(labeled, columns), BODIES if asks else TITLES, exact=True)
+    return None if found is None or _tells(labeled, found, columns) else found
+
+
+def _tells(labeled: Looked, column: str, columns: Columns) -> bool:
+    """Whether a column repeats the answers: Alpaca's `text` is the whole conversation."""
+    answers = labeled.texts(str(columns["answer"]))
+    pairs = zip(answers, labeled.texts(column), strict=True)
+    long = [answer in text for answer, text in pairs if len(answer) >= _LONG_ANSWER]
+    return 2 * sum(long) > len(long)
+
+
+def _named_classes(labeled: Looked, others: Sequence[Looked], columns: Columns) -> str | None:
+    """A column of texts that are one to one with the answer's numbers: `label_text`."""
+    answer = str(columns["answer"])
+    numbers = labeled.texts(answer)
+    if "options" in columns or not are_classes([n for n in numbers if n], answer):
+        return None
+    # A corpus without labels may well lack it; a test set that has the numbers may not.
+    needed = [file for file in others if file.has(answer)]
+    for name in _free(labeled, columns):
+        pairs = {p for p in zip(numbers, labeled.texts(name), strict=True) if p[0]}
+        texts = {text for _, text in pairs}
+        are_names = "" not in texts and not any(map(is_number, texts)) and texts - {"true", "false"}
+        one_to_one = len(pairs) == len(texts) == len({number for number, _ in pairs})
+        if are_names and one_to_one and all(file.has(name) for file in needed):
+            return name
+    return None
+
+
+def _without_context(columns: Columns, others: Sequence[Looked]) -> list[str]:
+    """Take a guessed context back that another file does not have; what is to be said then."""
+    name = str(columns["context"])
+    lacking = next((file for file in others if not file.has(name)), None)
+    if lacking is None:
+        return []
+    del columns["context"]
+    return [f"{name!r} would be the context, but {lacking.where}: {_no_column(name, lacking)}"]
+
+
+def _id(labeled: Looked, others: Sequence[Looked], columns: Columns) -> list[str]:
+    """The id, where each row of every file has its own; what is to be said where that is not so."""
+    name = first_of(labeled.names, ("id",), exact=True)
+    if name is None or name in _taken(columns):
+        return []
+    for file in (labeled, *others):
+        said = file.texts(name)
+        if len(set(said) - {""}) < len(said):
+            return [f"{name!r} is no id: rows of {file.where} have none, or one that is not unique"]
+    columns["id"] = name
+    return []
+
+
+def _each(name: Named) -> tuple[str, ...]:
+    return (name,) if isinstance(name, str) else name
+
+
+def _taken(columns: Mapping[str, Named]) -> set[str]:
+    return {one for name in columns.values() for one in _each(name)}
+
+
+def _free(labeled: Looked, columns: Columns) -> list[str]:
+    """The columns that say something in words, and are nothing yet."""
+    taken = _taken(columns)
+    return [name for name in labeled.names if name not in taken and labeled.says(name)]
+
+
+def _refuse_unreadable(labeled: Looked, name: str, key: str) -> None:
+    if labeled.says(name):
+        return
+    cell = next((cell for cell in labeled.cells(name) if cell not in ("", b"")), None)
+    if cell is None:
+        raise UserError(f"{labeled.where}: the column {name!r}, the {key}, is empty")
+    if isinstance(cell, list | tuple):
+        raise UserError(
+            f"{labeled.where}: the {key} in {name!r} is a list; a row has one {key}: write it into "
+            f"a column of its own, and name that with --{key}"
+        )
+    try:
+        cell_text(cell, name)
+    except ValueError as error:
+        raise UserError(f"{labeled.where}: {error}; say which with --{key}") from None
+
+
+def _nothing_like(key: str, labeled: Looked) -> str:
+    """Why no column was found for a key, and what to do, in one line."""
+    names = labeled.names
+    mark = next((mark for mark in ("\t", ";", "|") if mark in names[0]), None)
+    if mark is not None:
+        return (
+            f"the fields seem to be parted by {mark!r}: {names[0]!r} is one column; save it with "
+            "commas, or with tabs as .tsv"
+        )
+    if any(map(is_data, names)):
+        return (
+            "its first line looks like a row, and not like the names of the columns; write one "
+            "above it, as text,label"
+        )
+    if chat := first_of(names, CHATS, exact=True):
+        return (
+            f"{chat!r} holds chats; write what is asked into a column 'question' and what is "
+            "answered into a column 'answer', without roles"
+        )
+    return (
+        f"no column looks like the {key}; it has {labeled.listed}; name one with --{key}, or "
+        f"rename it to {key!r}"
+    )
+
+
+def _no_column(name: str, file: Looked) -> str:
+    return f"no column {name!r}; it has {file.listed}"

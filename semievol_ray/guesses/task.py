@@ -1,0 +1,169 @@
+"""What kind of task the answers make, and what else they tell."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+from semievol_ray.config import Columns, TaskConfig
+from semievol_ray.errors import UserError
+from semievol_ray.guesses.files import Looked, Named
+from semievol_ray.guesses.names import CLASSES, first_of
+from semievol_ray.sources import Options
+from semievol_ray.tasks import AnswerEvidence, Task, by_own_mark
+
+_MOST_LABELS = 200
+# Whole numbers are classes where there are so many rows of each: answers that are counted are not.
+_ROWS_A_CODE, _ROWS_A_CLASS = 10, 2
+# How GSM8K ends what leads to a number.
+_WORKED = re.compile(r"####\s*\S*\d\S*\s*$")
+_MOST_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A task: its kind and why, its labels where they have to be named, and what is to be said."""
+
+    kind: Literal["multiple_choice", "label", "numeric", "text"]
+    why: str
+    # Whole numbers that are classes.
+    codes: tuple[str, ...] = ()
+    # One spelling of each label, where the file has several.
+    labels: tuple[str, ...] = ()
+    # Whether the answers work towards their number, as GSM8K's do.
+    works: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
+    """The task that the answers make, or the options where there are some."""
+    if "options" in columns:
+        several = columns["options"]
+        is_one = isinstance(several, str)
+        holds = f"column {several!r} holds" if is_one else f"columns {', '.join(several)} hold"
+        return Guess("multiple_choice", f"the {holds} options", notes=_of_form(labeled, columns))
+    name = str(columns["answer"])
+    # A blank more is no other label.
+    answers = [" ".join(text.split()) for text in labeled.texts(name) if text]
+    counts = Counter(answers)
+    numbers = all(map(is_number, answers))
+    why = f"{len(counts):,} different {{}} in {labeled.extent}"
+    if numbers and not are_classes(answers, name):
+        return Guess("numeric", "every answer is a number")
+    if numbers:
+        guess = Guess("label", why.format("whole numbers"), codes=_sorted(counts))
+        return _labels(guess, counts, labeled.extent)
+    if 10 * sum(bool(_WORKED.search(answer)) for answer in answers) >= 9 * len(answers):
+        return Guess("numeric", "every answer ends in #### and a number", works=True)
+    if len(counts) <= min(_MOST_LABELS, len(answers) // 2):
+        return _labels(Guess("label", why.format("answers")), counts, labeled.extent)
+    return Guess("text", why.format("answers"))
+
+
+def check_file(
+    file: Looked, setting: str, columns: Mapping[str, Named], guess: Guess, labeled: Looked
+) -> list[str]:
+    """What ingest would not take of another file, as lines; `setting` is `data.test`, say."""
+    has_answers = setting == "data.test"
+    answer, where = str(columns["answer"]), f"{setting}: {file.where}"
+    needed = Columns.model_validate(dict(columns)).names
+    notes = [
+        f"{where}: no column {name!r}, which data.columns.{key} names; it has {file.listed}"
+        for key, name in needed.items()
+        if (has_answers or key != "answer") and not file.has(name)
+    ]
+    if not has_answers or not file.has(answer):
+        return notes
+    counts = Counter(" ".join(text.split()) for text in file.texts(answer) if text)
+    if not counts:
+        notes.append(f"{where}: no row has an answer in {answer!r}")
+    elif guess.kind == "label" and labeled.is_whole:
+        known = {" ".join(text.split()).casefold() for text in labeled.texts(answer)}
+        strange = {name: count for name, count in counts.items() if name.casefold() not in known}
+        if strange:
+            rows = sum(strange.values())
+            shown = ", ".join(map(repr, [*strange][:_MOST_SHOWN]))
+            notes.append(f"{where}: {rows:,} answers are none of the labels: {shown}")
+    return notes
+
+
+def are_classes(answers: Sequence[str], column: str) -> bool:
+    """Whether answers that are numbers are classes: whole, few, and many rows of each."""
+    rows = _ROWS_A_CLASS if first_of([column], CLASSES) else _ROWS_A_CODE
+    few = len(set(answers)) <= min(_MOST_LABELS, len(answers) // rows)
+    return few and all(is_number(text) and _value(text).is_integer() for text in answers)
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, as 12, 1,200, 5.0 or 7 %."""
+    try:
+        _value(text)
+    except ValueError:
+        return False
+    return any(character.isdigit() for character in text)
+
+
+def names_options(answers: Sequence[str], options: Sequence[Options]) -> bool:
+    """Whether nearly all answers are a mark or the text of one of their row's options."""
+    evidence = _evidence(answers, options)
+    return sum(evidence.counts.values()) >= 0.9 * sum(map(bool, answers)) > 0
+
+
+def _value(text: str) -> float:
+    return float(text.replace(",", "").removesuffix("%"))
+
+
+def _sorted(codes: Sequence[str] | Counter[str]) -> tuple[str, ...]:
+    return tuple(sorted(codes, key=_value))
+
+
+def _evidence(answers: Sequence[str], options: Sequence[Options]) -> AnswerEvidence:
+    evidence = AnswerEvidence()
+    for number, (answer, several) in enumerate(zip(answers, options, strict=True), start=1):
+        if answer and len(several.texts) > 1:
+            with contextlib.suppress(ValueError):
+                answer = by_own_mark(answer, several.texts, several.marks)
+                evidence.add(answer, several.texts, f"row {number}")
+    return evidence
+
+
+def _of_form(labeled: Looked, columns: Mapping[str, Named]) -> list[str]:
+    """What ingest will ask of how the answers name their options."""
+    answers = labeled.texts(str(columns["answer"]))
+    try:
+        _evidence(answers, labeled.options(columns["options"])).form("auto", None)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def _labels(guess: Guess, counts: Counter[str], extent: str) -> Guess:
+    """A label task with what its labels' spellings ask for."""
+    notes, labels = guess.notes, tuple[str, ...]()
+    spelled: dict[str, list[str]] = {}
+    for name, _ in counts.most_common():
+        spelled.setdefault(name.casefold(), []).append(name)
+    several = [names for names in spelled.values() if len(names) > 1]
+    if several:
+        labels = tuple(sorted(names[0] for names in spelled.values()))
+        shown = "; ".join(" and ".join(map(repr, names)) for names in several[:_MOST_SHOWN])
+        notes.append(f"labels that differ in case alone are read as one: {shown}")
+    if "-1" in counts and guess.codes:
+        notes.append(
+            "'-1' is one of the labels; published data sets write it where there is none: leave "
+            "those rows out"
+        )
+    if len(counts) == 1:
+        notes.append(f"{extent} have the one answer {next(iter(counts))!r}")
+    try:
+        task = Task.from_config(TaskConfig(kind="label"), labels or sorted(counts))
+        task.parse(pa.array([""]))
+    except ValueError as error:
+        notes.append(f"{error}; write them otherwise, or leave those rows out")
+    return Guess(guess.kind, guess.why, guess.codes, labels, notes=notes)

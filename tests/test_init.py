@@ -1,0 +1,329 @@
+"""`semievol init`: data sets as they are published get a config that ingest can do with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from semievol_ray import Config, load_config, pipeline
+from semievol_ray.cli import main
+from semievol_ray.results import Run
+from tests.stages.ingesting import write_csv, write_jsonl
+
+ROWS = 40
+
+
+def rows_of(**columns) -> list[dict]:
+    """Rows whose cells are what a function of their number says, or one text with its number."""
+    return [
+        {key: cell(i) if callable(cell) else f"{cell} {i}" for key, cell in columns.items()}
+        for i in range(ROWS)
+    ]
+
+
+def files(folder: Path, labeled: list[dict], **others: list[dict] | None) -> list[str]:
+    """Options of `init` for files of these rows: CSV where every cell is a text or a number."""
+    arguments = []
+    other = [row | {k: f"{v} u" for k, v in row.items() if isinstance(v, str)} for row in labeled]
+    splits = {"labeled": labeled, "unlabeled": other, **others}
+    for split, rows in splits.items():
+        plain = all(isinstance(v, str | int | float) for row in rows for v in row.values())
+        file = folder / f"{split}.{'csv' if plain else 'jsonl'}"
+        write_csv(file, rows) if plain else write_jsonl(file, *rows)
+        arguments.append(f"--{split}={file}")
+    return arguments
+
+
+@pytest.fixture
+def init(tmp_path, capsys):
+    """The config that `init` writes for some rows, its text, and what it said."""
+
+    def written(labeled, *options: str, **others) -> tuple[Config, str, str]:
+        output = tmp_path / "c.yaml"
+        output.unlink(missing_ok=True)
+        arguments = [*files(tmp_path, labeled, **others), f"--output={output}", *options]
+        assert main(["init", *arguments]) == 0, capsys.readouterr().err
+        said = capsys.readouterr().out
+        config = load_config(output, (f"run_dir={tmp_path}/run", "model.name=unused"))
+        return config, output.read_text(encoding="utf-8"), said
+
+    return written
+
+
+@pytest.fixture
+def refused(tmp_path, capsys):
+    """The one line that `init` ends in."""
+
+    def line(labeled: list[dict] | str, *options: str, **others) -> str:
+        if isinstance(labeled, str):
+            (tmp_path / "labeled.csv").write_text(labeled)
+            where = [f"--{split}={tmp_path}/labeled.csv" for split in ("labeled", "unlabeled")]
+        else:
+            where = files(tmp_path, labeled, **others)
+        output = tmp_path / "refused.yaml"
+        assert main(["init", *where, f"--output={output}", *options]) == 2
+        assert not output.exists()
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return line
+
+
+def ingested(config: Config) -> Run:
+    run = Run(pipeline.run(config, until="ingest").uri)
+    assert run.manifests[0].statistics["bad_rows"] == 0
+    return run
+
+
+CHOICE = {"text": ["a", "b"], "label": ["A", "B"]}
+# Data set, its columns, the kind, and question, context, options and answer.
+PUBLISHED = {
+    "AG News": (
+        {"Class Index": lambda i: i % 4 + 1, "Title": "t", "Description": "d"},
+        "label", "Description", "Title", None, "Class Index",
+    ),
+    "SST-2": (
+        {"sentence": "s", "label": lambda i: i % 2}, "label", "sentence", None, None, "label",
+    ),
+    "Amazon": (
+        {"overall": lambda i: float(i % 5 + 1), "asin": "B", "reviewText": "r", "summary": "s"},
+        "label", "reviewText", None, None, "overall",
+    ),
+    "IMDB": (
+        {"review": "r", "sentiment": lambda i: ["positive", "negative"][i % 2]},
+        "label", "review", None, None, "sentiment",
+    ),
+    "medical abstracts": (
+        {"condition_label": lambda i: i % 5 + 1, "medical_abstract": "m"},
+        "label", "medical_abstract", None, None, "condition_label",
+    ),
+    "TNEWS": (
+        {"label": lambda i: 100 + i % 3, "label_desc": lambda i: "abc"[i % 3], "sentence": "s"},
+        "label", "sentence", None, None, "label_desc",
+    ),
+    "BoolQ": (
+        {"question": "q", "title": "t", "answer": lambda i: i % 2 == 0, "passage": "p"},
+        "label", "question", "passage", None, "answer",
+    ),
+    "PubMedQA": (
+        {
+            "question": "q", "context": lambda i: {"contexts": [f"c {i}", "d"], "meshes": ["x"]},
+            "long_answer": "l", "final_decision": lambda i: ["yes", "no"][i % 2],
+        },
+        "label", "question", "context.contexts", None, "final_decision",
+    ),
+    "SNLI": (
+        {"sentence1": "s", "sentence2": "t", "gold_label": lambda i: ["neutral", "other"][i % 2]},
+        "label", "sentence2", "sentence1", None, "gold_label",
+    ),
+    "QNLI": (
+        {"question": "q", "sentence": "s", "label": lambda i: ["entailment", "no"][i % 2]},
+        "label", "question", "sentence", None, "label",
+    ),
+    "RACE": (
+        {"article": "a", "question": "q", "options": lambda i: [f"x {i}", "y"],
+         "answer": lambda i: "A"},
+        "multiple_choice", "question", "article", "options", "answer",
+    ),
+    "CommonsenseQA": (
+        {"question": "q", "question_concept": "c", "choices": lambda i: CHOICE,
+         "answerKey": lambda i: "AB"[i % 2]},
+        "multiple_choice", "question", None, "choices", "answerKey",
+    ),
+    "MMLU": (
+        {"question": "q", "A": "a", "B": "b", "C": "c", "D": "d",
+         "answer": lambda i: "ABCD"[i % 4]},
+        "multiple_choice", "question", None, tuple("ABCD"), "answer",
+    ),
+    "MedMCQA": (
+        {"question": "q", "opa": "a", "opb": "b", "opc": "c", "opd": "d", "cop": lambda i: i % 4},
+        "multiple_choice", "question", None, ("opa", "opb", "opc", "opd"), "cop",
+    ),
+    "PIQA": (
+        {"goal": "g", "sol1": "a", "sol2": "b", "label": lambda i: i % 2},
+        "multiple_choice", "goal", None, ("sol1", "sol2"), "label",
+    ),
+    "Winogrande": (
+        {"sentence": "s", "option1": "a", "option2": "b", "answer": lambda i: i % 2 + 1},
+        "multiple_choice", "sentence", None, ("option1", "option2"), "answer",
+    ),
+    "SIQA": (
+        {"context": "c", "question": "q", "answerA": "a", "answerB": "b", "answerC": "d",
+         "label": lambda i: i % 3 + 1},
+        "multiple_choice", "question", "context", ("answerA", "answerB", "answerC"), "label",
+    ),
+    "SWAG": (
+        {"sent1": "s", "startphrase": "p", "ending0": "a", "ending1": "b", "ending2": "c",
+         "ending3": "d", "label": lambda i: i % 4},
+        "multiple_choice", "startphrase", None, tuple(f"ending{i}" for i in range(4)), "label",
+    ),
+    "Alpaca": (
+        {"instruction": "i", "input": "x", "output": "what was asked is answered here",
+         "text": lambda i: f"### i: i {i} ### x: x {i}: what was asked is answered here {i}"},
+        "text", "instruction", "input", None, "output",
+    ),
+    "Dolly": (
+        {"instruction": "i", "context": lambda i: "" if i % 3 else f"c {i}", "response": "r",
+         "category": lambda i: ["open_qa", "closed_qa"][i % 2]},
+        "text", "instruction", "context", None, "response",
+    ),
+    "GSM8K": (
+        {"question": "q", "answer": lambda i: f"It is <<3*{i}={3 * i}>>.\n#### {3 * i:,}"},
+        "numeric", "question", None, None, "answer",
+    ),
+    "SVAMP": ({"question": "q", "answer": lambda i: i % 9}, "numeric", "question", None, None,
+              "answer"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_data_sets_are_known(init, name) -> None:
+    columns, kind, *expected = PUBLISHED[name]
+    rows = rows_of(**columns)
+    test = [row | {k: f"{v} t" for k, v in row.items() if k == expected[0]} for row in rows]
+    config, _, said = init(rows, test=test)
+    found = config.data.columns
+    assert (config.task.kind, said.partition("wrote")[0].count("\n")) == (kind, name == "TNEWS")
+    assert [found.question, found.context, found.options, found.answer] == expected
+    assert len(ingested(config).examples("labeled")) == ROWS
+
+
+def test_numbers_that_are_labels_are_said_to_be_numbers(init) -> None:
+    config, text, _ = init(rows_of(text="t", label=lambda i: float(i % 3)))
+    assert "kind: label   # 3 different whole numbers in 40 rows" in text
+    assert "# instruction: " in text and "0.0: …, 1.0: …, 2.0: …" in text
+    assert ingested(config).manifests[0].statistics["labels"] == ["0.0", "1.0", "2.0"]
+
+
+def test_the_names_of_a_parquets_classes_need_no_more(tmp_path) -> None:
+    feature = b'{"info": {"features": {"label": {"_type": "ClassLabel", "names": ["no", "yes"]}}}}'
+    table = pa.table({"text": [f"t {i}" for i in range(ROWS)], "label": [0, 1] * (ROWS // 2)})
+    file, output = tmp_path / "l.parquet", tmp_path / "c.yaml"
+    pq.write_table(table.replace_schema_metadata({"huggingface": feature}), file)
+    assert main(["init", f"--labeled={file}", f"--unlabeled={file}", f"--output={output}"]) == 0
+    assert "task: {kind: label}   # 2 different answers in 40 rows" in output.read_text()
+
+
+def test_a_column_of_names_is_the_answer_only_where_the_test_set_has_it(init) -> None:
+    rows = rows_of(text="t", label=lambda i: i % 2, label_text=lambda i: ["no", "yes"][i % 2])
+    config, text, said = init(rows)
+    assert config.data.columns.answer == "label_text" and '# not used: "label"' in text
+    assert "'label_text' names the numbers in 'label'" in said
+    test = [{"text": f"test {i}", "label": i % 2} for i in range(4)]
+    assert init(rows, test=test)[0].data.columns.answer == "label"
+    mixed = [row | {"label_text": ["no", "yes"][i % 3 % 2]} for i, row in enumerate(rows)]
+    assert init(mixed)[0].data.columns.answer == "label"
+
+
+def test_answers_that_work_towards_a_number_are_asked_to(init) -> None:
+    config, _, _ = init(rows_of(question="q", answer=lambda i: f"Twice.\n#### {i}"))
+    assert "####" in (config.task.instruction or "")
+
+
+def test_labels_that_differ_in_case_alone_are_one(init) -> None:
+    rows = rows_of(text="t", label=lambda i: ["Positive", "Positive", "positive ", "no"][i % 4])
+    config, _, said = init(rows)
+    assert config.task.labels == ("Positive", "no")
+    assert "differ in case alone are read as one: 'Positive' and 'positive'" in said
+    answers = ingested(config).examples("labeled")["answer"].to_pylist()
+    assert set(answers) == {"Positive", "no"}
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (lambda i: i % 3 - 1, "'-1' is one of the labels"),
+        (lambda i: ["-", "yes"][i % 2], '"-" has no letters or digits'),
+        (lambda i: ["a b", "a_b"][i % 2], "the same after normalisation"),
+        (lambda i: "one", "40 rows have the one answer 'one'"),
+    ],
+)
+def test_doubtful_labels_are_said(init, label, words) -> None:
+    assert words in init(rows_of(text="t", label=label))[2]
+
+
+def test_a_sorted_file_is_read_far_enough(init) -> None:
+    rows = [{"text": f"t {i}", "label": "ab"[i >= 1000]} for i in range(1200)]
+    assert "{kind: label}   # 2 different answers in 1,200 rows" in init(rows)[1]
+    rows = [{"text": f"t {i}", "label": "ab"[i >= 11_000]} for i in range(12_000)]
+    assert "the first 10,000 rows have the one answer 'a'" in init(rows)[2]
+
+
+def test_what_another_file_lacks_is_said(init) -> None:
+    rows = rows_of(id="n", passage="p", question="q", answer=lambda i: "ab"[i % 2])
+    corpus = [{"q": "x", "id": 1}, {"q": "y", "id": 1}]
+    test = [{"question": "x", "passage": "y", "id": 1, "answer": "c"}]
+    config, text, said = init(rows, unlabeled=corpus, test=test)
+    assert (config.data.columns.id, config.data.columns.context) == (None, None)
+    assert "'id' is no id: rows of " in said and "'passage' would be the context, but " in said
+    assert "unlabeled.csv: no column 'question', which data.columns.question names" in said
+    assert "1 answers are none of the labels: 'c'" in said
+    assert '# not used: "id", "passage"' in text
+    said = init(rows, test=[{"question": "x", "passage": "y", "id": 2, "answer": ""}])[2]
+    assert "no row has an answer in 'answer'" in said
+
+
+def test_the_test_set_is_opened(refused, tmp_path) -> None:
+    rows = rows_of(question="q", answer="a")
+    assert "none.csv: no such file" in refused(rows, f"--test={tmp_path}/none.csv")
+
+
+def test_the_user_names_columns(init, refused) -> None:
+    rows = rows_of(
+        label=lambda i: "xy"[i % 2], text="t", v1=lambda i: "ab"[i % 2], v2="v", about="c",
+        first="f", second="s",
+    )  # fmt: skip
+    asked = ("--question=v2", "--answer=v1", "--context=about")
+    found = init(rows, *asked)[0].data.columns
+    assert (found.question, found.answer, found.context) == ("v2", "v1", "about")
+    found = init(rows, "--options", "first", "second")[0]
+    assert found.data.columns.options == ("first", "second")
+    assert "--answer: " in (error := refused(rows, "--answer=v3")) and "no column 'v3'" in error
+    nested = rows_of(item=lambda i: {"stem": f"q {i}"}, label=lambda i: "ab"[i % 2])
+    assert init(nested, "--question=item.stem")[0].data.columns.question == "item.stem"
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"text": "t", "label": lambda i: [i % 3]}, "the answer in 'label' is a list"),
+        ({"messages": lambda i: [{"role": "user", "content": "x"}]}, "'messages' holds chats"),
+        ({"question": lambda i: {"stem": "x"}, "answer": "a"}, "say which with --question"),
+        ({"question": "q", "answer": lambda i: {"text": ["x"]}}, "say which with --answer"),
+        ({"question": "q", "choices": "['a', 'b']", "answer": lambda i: 0}, "not a JSON list"),
+        ({"question": "q", "answer": lambda i: None}, "the column 'answer', the answer, is empty"),
+        ({"id": "i", "comment_text": "t", "toxic": lambda i: 0}, "name one with --answer"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_guessed_is_one_line(refused, columns, words) -> None:
+    assert words in refused(rows_of(**columns))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("label;text\nSport;Über uns\n", "parted by ';': 'label;text' is one column"),
+        ("text,label\nx\n", "no readable row; first: row 1: 1 fields, and not the 2"),
+        ("text\tlabel\nx\ta\n", r"parted by '\t'"),
+        ('"4","Shares fall again","The market fell by four points on Monday."\n' * 3, "like a row"),
+    ],
+)
+def test_files_without_names_or_with_other_signs_are_known(refused, text, words) -> None:
+    assert words in refused(text)
+
+
+def test_odd_names_and_places_are_read_back(tmp_path, capsys) -> None:
+    name = 'tëxt😀 "q": #1\u2028'
+    file, output = tmp_path / "lä😀.jsonl", tmp_path / "my: config #1.yaml"
+    write_jsonl(file, *rows_of(**{name: "t", "label": lambda i: "ab"[i % 2], "x\n😀": "u"}))
+    arguments = [f"--labeled={file}", f"--unlabeled={file}", f"--question={name}"]
+    assert main(["init", *arguments, f"--output={output}"]) == 0
+    config = load_config(output)
+    assert (config.data.labeled, config.data.columns.question) == (str(file), name)
+    assert config.run_dir == "runs/my: config #1"
+    text = output.read_text(encoding="utf-8")
+    assert "lä😀.jsonl" in text and '# not used: "x\\n😀"' in text
