@@ -122,6 +122,8 @@ def _task(guess: Guess) -> list[str]:
             "# What differs from one of these in case or blanks alone is read as that one:",
             f"labels: {_quoted(guess.labels)}",
         ]
+    if guess.comma:
+        more += [f'decimal_mark: ","   # as in {guess.comma}']
     if guess.works:
         instruction = "Answer the question step by step; end with #### and the number."
         more += [f"instruction: {_quoted(instruction)}"]

@@ -166,6 +166,19 @@ PUBLISHED = {
          "text": lambda i: f"### i: i {i} ### x: x {i}: what was asked is answered here {i}"},
         "text", "instruction", "input", None, "output",
     ),
+    "a conversation as one text": (
+        {"instruction": "i", "output": "what was asked is answered here",
+         "text": lambda i: f"### i: i {i}: what was asked is answered here {i}"},
+        "text", "instruction", None, None, "output",
+    ),
+    "names alone": (
+        {"label_text": lambda i: "ab"[i % 2], "comment_text": "c"},
+        "label", "comment_text", None, None, "label_text",
+    ),
+    "options that no row has": (
+        {"question": "q", "options": lambda i: None, "answer": lambda i: "ab"[i % 2]},
+        "label", "question", None, None, "answer",
+    ),
     "Dolly": (
         {"instruction": "i", "context": lambda i: "" if i % 3 else f"c {i}", "response": "r",
          "category": lambda i: ["open_qa", "closed_qa"][i % 2]},
@@ -224,6 +237,13 @@ def test_answers_that_work_towards_a_number_are_asked_to(init) -> None:
     assert "####" in (config.task.instruction or "")
 
 
+def test_a_comma_that_parts_no_thousands_is_a_decimal_mark(init) -> None:
+    comma = init(rows_of(question="q", answer=lambda i: ["1.200,75", f"{i},5"][i % 2]))[0]
+    thousands = init(rows_of(question="q", answer=lambda i: f"{i + 1},200,300.5"))[0]
+    assert (comma.task.kind, comma.task.decimal_mark) == ("numeric", ",")
+    assert (thousands.task.kind, thousands.task.decimal_mark) == ("numeric", ".")
+
+
 def test_labels_that_differ_in_case_alone_are_one(init) -> None:
     rows = rows_of(text="t", label=lambda i: ["Positive", "Positive", "positive ", "no"][i % 4])
     config, _, said = init(rows)
@@ -261,7 +281,7 @@ def test_what_another_file_lacks_is_said(init) -> None:
     assert (config.data.columns.id, config.data.columns.context) == (None, None)
     assert "'id' is no id: rows of " in said and "'passage' would be the context, but " in said
     assert "unlabeled.csv: no column 'question', which data.columns.question names" in said
-    assert "1 answers are none of the labels: 'c'" in said
+    assert "answers that are none of the labels: 'c' (1)" in said
     assert '# not used: "id", "passage"' in text
     said = init(rows, test=[{"question": "x", "passage": "y", "id": 2, "answer": ""}])[2]
     assert "no row has an answer in 'answer'" in said

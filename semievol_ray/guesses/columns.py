@@ -87,9 +87,8 @@ def _question(labeled: Looked, columns: Columns) -> None:
 
 def _answer(labeled: Looked, columns: Columns) -> None:
     if "answer" not in columns:
-        free = [name for name in _free(labeled, columns) if not _is_option(name, labeled)]
         others = [name for name in labeled.names if name not in _taken(columns)]
-        found = first_of(free, ANSWERS) or first_of(others, ANSWERS)
+        found = first_of(_free(labeled, columns), ANSWERS) or first_of(others, ANSWERS)
         if found is None:
             raise UserError(f"{labeled.where}: {_nothing_like('answer', labeled)}")
         columns["answer"] = found
@@ -97,7 +96,8 @@ def _answer(labeled: Looked, columns: Columns) -> None:
 
 
 def _options_by_name(labeled: Looked, columns: Columns) -> None:
-    found = columns.get("options") or first_of(labeled.names, OPTIONS, exact=True)
+    filled = [name for name in labeled.names if labeled.cells(name)]
+    found = columns.get("options") or first_of(filled, OPTIONS, exact=True)
     if found is None:
         return
     columns["options"] = found
@@ -120,11 +120,6 @@ def _options_of_their_own(labeled: Looked, columns: Columns) -> None:
         if names_options(answers, labeled.options(run)):
             columns["options"] = run
             return
-
-
-def _is_option(name: str, labeled: Looked) -> bool:
-    """Whether a column is one of several that begin alike: `answerA` is no answer."""
-    return any(name in run for run in families(labeled.names))
 
 
 def _context(labeled: Looked, columns: Columns) -> str | None:

@@ -23,6 +23,8 @@ _MOST_LABELS = 200
 _ROWS_A_CODE, _ROWS_A_CLASS = 10, 2
 # How GSM8K ends what leads to a number.
 _WORKED = re.compile(r"####\s*\S*\d\S*\s*$")
+# A comma that does not part thousands.
+_COMMA = re.compile(r"\d,(?!\d{3}(?!\d))\d")
 _MOST_SHOWN = 5
 
 
@@ -38,6 +40,8 @@ class Guess:
     labels: tuple[str, ...] = ()
     # Whether the answers work towards their number, as GSM8K's do.
     works: bool = False
+    # A number whose fraction follows a comma.
+    comma: str = ""
     notes: list[str] = field(default_factory=list)
 
 
@@ -55,7 +59,8 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     numbers = all(map(is_number, answers))
     why = f"{len(counts):,} different {{}} in {labeled.extent}"
     if numbers and not are_classes(answers, name):
-        return Guess("numeric", "every answer is a number")
+        comma = next(filter(_COMMA.search, answers), "")
+        return Guess("numeric", "every answer is a number", comma=comma)
     if numbers:
         guess = Guess("label", why.format("whole numbers"), codes=_sorted(counts))
         return _labels(guess, counts, labeled.extent)
@@ -87,9 +92,8 @@ def check_file(
         known = {" ".join(text.split()).casefold() for text in labeled.texts(answer)}
         strange = {name: count for name, count in counts.items() if name.casefold() not in known}
         if strange:
-            rows = sum(strange.values())
-            shown = ", ".join(map(repr, [*strange][:_MOST_SHOWN]))
-            notes.append(f"{where}: {rows:,} answers are none of the labels: {shown}")
+            shown = ", ".join(f"{name!r} ({n:,})" for name, n in [*strange.items()][:_MOST_SHOWN])
+            notes.append(f"{where}: answers that are none of the labels: {shown}")
     return notes
 
 
