@@ -215,7 +215,7 @@ def test_the_readmes_training_section_is_one_that_is_taken() -> None:
     assert load_config(MINIMAL | section).training.lora.rank == 16
 
 
-def test_labels_are_texts_however_yaml_reads_them(tmp_path) -> None:
+def test_labels_that_yaml_reads_otherwise_are_to_be_quoted(tmp_path) -> None:
     def labels(written: str) -> object:
         path = tmp_path / "c.yaml"
         path.write_text(
@@ -224,6 +224,7 @@ def test_labels_are_texts_however_yaml_reads_them(tmp_path) -> None:
         )
         return load_config(path).task.labels
 
-    assert labels("[0, 1, 'no']") == ("0", "1", "no")
-    with pytest.raises(UserError, match=r"task\.labels: .*quote them"):
-        labels("[yes, no]")
+    assert labels("['0', no way, 'no']") == ("0", "no way", "no")
+    for written in ("[yes, no]", "[010, 1]", "[1.0]", "spam"):
+        with pytest.raises(UserError, match=r"task\.labels: .*quote them"):
+            labels(written)

@@ -242,6 +242,40 @@ def test_a_comma_that_parts_no_thousands_is_a_decimal_mark(init) -> None:
     thousands = init(rows_of(question="q", answer=lambda i: f"{i + 1},200,300.5"))[0]
     assert (comma.task.kind, comma.task.decimal_mark) == ("numeric", ",")
     assert (thousands.task.kind, thousands.task.decimal_mark) == ("numeric", ".")
+    # One that has it otherwise, and thousands as they are parted in India.
+    for odd, words in (("3,14", "'3,14' seems to have a decimal comma"), ("12,34,567", "")):
+        rows = rows_of(question="q", answer=lambda i, odd=odd: f"{i}.125" if i else odd)
+        config, _, said = init(rows)
+        assert config.task.decimal_mark == "." and words in said
+
+
+def test_whole_numbers_are_counted_unless_they_number_classes(init) -> None:
+    kinds = {}
+    for first, column in ((2000, "answer"), (0, "answer"), (2000, "label")):
+        rows = rows_of(question="q", **{column: lambda i, first=first: first + i % 4})
+        config, _, said = init(rows)
+        kinds[first, column] = config.task.kind
+        assert ("if they are counted" in said) == (config.task.kind == "label" != column[:5])
+    assert [*kinds.values()] == ["numeric", "label", "label"]
+
+
+def test_columns_that_are_called_as_others_are_and_hold_something_else(init, refused) -> None:
+    found = init(rows_of(text="t", document=lambda i: f"doc-{i}", n_support=lambda i: i,
+                         label=lambda i: "ab"[i % 2]))[0].data.columns  # fmt: skip
+    assert found.context is None
+    ticket = init(rows_of(message="m", team=lambda i: "ab"[i % 2], output="o"))[0]
+    assert (ticket.task.kind, ticket.data.columns.answer) == ("label", "team")
+    flags = init(rows_of(text="t", a=lambda i: i % 2, b=lambda i: 1 - i % 2,
+                         label=lambda i: i % 2))[0]  # fmt: skip
+    assert (flags.task.kind, flags.data.columns.options) == ("label", None)
+    config, _, said = init(
+        rows_of(question="q", choices="['a', 'b']", answer=lambda i: "ab"[i % 2])
+    )
+    assert config.task.kind == "label" and "'choices' holds no options: " in said
+    excel = {"Option\nA": "x", "Option\nB": "y"}
+    config = init(rows_of(question="q", **excel, answer=lambda i: "AB"[i % 2]))[0]
+    assert config.data.columns.options == tuple(excel)
+    assert "a column is there twice" in refused(rows_of(q="q", a="x"), "--options", "q", "q")
 
 
 def test_labels_that_differ_in_case_alone_are_one(init) -> None:
@@ -314,7 +348,6 @@ def test_the_user_names_columns(init, refused) -> None:
         ({"messages": lambda i: [{"role": "user", "content": "x"}]}, "'messages' holds chats"),
         ({"question": lambda i: {"stem": "x"}, "answer": "a"}, "say which with --question"),
         ({"question": "q", "answer": lambda i: {"text": ["x"]}}, "say which with --answer"),
-        ({"question": "q", "choices": "['a', 'b']", "answer": lambda i: 0}, "not a JSON list"),
         ({"question": "q", "answer": lambda i: None}, "the column 'answer', the answer, is empty"),
         ({"id": "i", "comment_text": "t", "toxic": lambda i: 0}, "name one with --answer"),
     ],

@@ -57,11 +57,13 @@ class TaskConfig(Section):
     @field_validator("labels", mode="before")
     @classmethod
     def _are_texts(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        if any(isinstance(label, bool) for label in value):
-            raise ValueError("YAML reads yes, no, on and off as true and false: quote them")
-        return [str(label) if isinstance(label, int) else label for label in value]
+        known = isinstance(value, list | tuple) and all(isinstance(label, str) for label in value)
+        if value is not None and not known:
+            raise ValueError(
+                "expected a list of texts; YAML reads yes and no as true and false, and 01 as a "
+                "number: quote them"
+            )
+        return value
 
     @field_validator("day", mode="before")
     @classmethod

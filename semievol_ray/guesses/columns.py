@@ -19,6 +19,8 @@ from semievol_ray.guesses.names import (
     PAIRS,
     QUESTIONS,
     TITLES,
+    TOLD,
+    WRITTEN,
     families,
     first_of,
     is_data,
@@ -45,8 +47,10 @@ def guess_columns(
         for one in _each(name):
             if not labeled.has(one):
                 raise UserError(f"--{key}: {labeled.where}: {_no_column(one, labeled)}")
-    columns, notes = dict(asked), list[str]()
-    _options_by_name(labeled, columns)
+        if len(set(_each(name))) < len(_each(name)):
+            raise UserError(f"--{key}: a column is there twice")
+    columns = dict(asked)
+    notes = _options_by_name(labeled, columns)
     _question(labeled, columns)
     _answer(labeled, columns)
     _options_of_their_own(labeled, columns)
@@ -88,28 +92,35 @@ def _question(labeled: Looked, columns: Columns) -> None:
 def _answer(labeled: Looked, columns: Columns) -> None:
     if "answer" not in columns:
         others = [name for name in labeled.names if name not in _taken(columns)]
-        found = first_of(_free(labeled, columns), ANSWERS) or first_of(others, ANSWERS)
+        known: Sequence[str] = ANSWERS
+        if first_of([str(columns["question"])], TOLD, exact=True):
+            # What is told to be done is answered at length, and classified beside.
+            known = (*WRITTEN, *ANSWERS)
+        found = first_of(_free(labeled, columns), known) or first_of(others, known)
         if found is None:
             raise UserError(f"{labeled.where}: {_nothing_like('answer', labeled)}")
         columns["answer"] = found
     _refuse_unreadable(labeled, str(columns["answer"]), "answer")
 
 
-def _options_by_name(labeled: Looked, columns: Columns) -> None:
+def _options_by_name(labeled: Looked, columns: Columns) -> list[str]:
+    """The column that is called so, if it holds options; what is to be said where it does not."""
     filled = [name for name in labeled.names if labeled.cells(name)]
     found = columns.get("options") or first_of(filled, OPTIONS, exact=True)
     if found is None:
-        return
-    columns["options"] = found
-    if any(row.texts for row in labeled.options(found)) or not isinstance(found, str):
-        return
+        return []
+    if not isinstance(found, str) or any(row.texts for row in labeled.options(found)):
+        columns["options"] = found
+        return []
+    why = ""
     try:
         cell_options(next(iter(labeled.cells(found)), None), found)
     except ValueError as error:
-        raise UserError(
-            f"{labeled.where}: the column {found!r} is to hold options, but {error}; write JSON "
-            "lists, or a column for each option"
-        ) from None
+        why = f": {error}"
+    said = f"{labeled.where}: the column {found!r} holds no options{why}"
+    if "options" in columns:
+        raise UserError(f"{said}; write JSON lists, or a column for each option")
+    return [said]
 
 
 def _options_of_their_own(labeled: Looked, columns: Columns) -> None:
@@ -125,19 +136,25 @@ def _options_of_their_own(labeled: Looked, columns: Columns) -> None:
 def _context(labeled: Looked, columns: Columns) -> str | None:
     question = str(columns["question"])
     free = [name for name in labeled.names if name not in _taken(columns)]
-    if found := first_of(free, CONTEXTS):
-        if labeled.says(found, joined=True):
+    if found := first_of(free, CONTEXTS, exact=True):
+        if _is_prose(labeled, found):
             return found
         # PubMedQA has its passages in a field.
         fields = dict.fromkeys(
             field for cell in labeled.cells(found) if isinstance(cell, Mapping) for field in cell
         )
         inner = first_of([*map(str, fields)], (*CONTEXTS, *BODIES), exact=True)
-        if inner and labeled.says(f"{found}.{inner}", joined=True):
+        if inner and _is_prose(labeled, f"{found}.{inner}"):
             return f"{found}.{inner}"
     asks = first_of([question], ASKED) is not None
     found = first_of(_free(labeled, columns), BODIES if asks else TITLES, exact=True)
     return None if found is None or _tells(labeled, found, columns) else found
+
+
+def _is_prose(labeled: Looked, column: str) -> bool:
+    """Whether a column says something in words: no names of documents, no addresses, no counts."""
+    said = [text for text in labeled.texts(column, joined=True) if text]
+    return 2 * sum(len(text.split()) > 1 for text in said) > len(said)
 
 
 def _tells(labeled: Looked, column: str, columns: Columns) -> bool:
@@ -223,6 +240,8 @@ def _refuse_unreadable(labeled: Looked, name: str, key: str) -> None:
 def _nothing_like(key: str, labeled: Looked) -> str:
     """Why no column was found for a key, and what to do, in one line."""
     names = labeled.names
+    if not names:
+        return "no row holds anything"
     mark = next((mark for mark in ("\t", ";", "|") if mark in names[0]), None)
     if mark is not None:
         return (

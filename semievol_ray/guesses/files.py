@@ -64,9 +64,9 @@ class Looked:
         """Whether any row says something there."""
         return any(_said(row, column, joined) for row in self.rows)
 
-    def texts(self, column: str) -> list[str]:
+    def texts(self, column: str, *, joined: bool = False) -> list[str]:
         """What each row says there; empty where it says nothing."""
-        return [_said(row, column, joined=False) for row in self.rows]
+        return [_said(row, column, joined) for row in self.rows]
 
     def options(self, columns: Named) -> list[Options]:
         """The options of each row; without a text where it has none."""
@@ -92,11 +92,20 @@ def look(location: str, setting: str, most: int = MOST_ROWS) -> Looked:
         if len(rows) == most or characters > _MOST_CHARACTERS:
             return Looked(location, rows, is_whole=False)
         rows.append(row.values)
-        characters += sum(len(cell) for cell in row.values.values() if isinstance(cell, str))
+        characters += sum(map(_size, row.values.values()))
     if not rows:
         because = f"; first: row {bad.number}: {bad.reason}" if bad else ""
         raise UserError(f"{setting}: {location}: no readable row{because}")
     return Looked(location, rows)
+
+
+def _size(cell: Any) -> int:
+    """About how many characters or bytes a cell holds."""
+    if isinstance(cell, str | bytes):
+        return len(cell)
+    if isinstance(cell, Mapping):
+        return sum(map(_size, cell.values()))
+    return sum(map(_size, cell)) if isinstance(cell, list | tuple) else 1
 
 
 def _said(row: Mapping[str, Any], column: str, joined: bool) -> str:

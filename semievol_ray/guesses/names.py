@@ -18,10 +18,11 @@ QUESTIONS = (
 )  # fmt: skip
 ANSWERS = (
     "answer", "label", "answerkey", "goldlabel", "gold", "correctanswer", "finaldecision", "target",
-    "output", "response", "completion", "cop", "category", "team", "gt", "class", "classindex",
+    "cop", "category", "team", "gt", "class", "classindex", "output", "response", "completion",
     "sentiment", "intent", "emotion", "topic", "overall", "stars", "rating", "score", "solution",
     "summary", "highlights", "isduplicate", "labels", "answers", "tag",
 )  # fmt: skip
+TOLD, WRITTEN = ("instruction", "prompt"), ("output", "response", "completion")
 OPTIONS = ("options", "choices", "candidates", "endings")
 CONTEXTS = (
     "context", "contexts", "passage", "article", "document", "abstract", "paragraph", "premise",

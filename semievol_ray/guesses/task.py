@@ -20,9 +20,11 @@ from semievol_ray.tasks import AnswerEvidence, Task, by_own_mark
 
 _MOST_LABELS = 200
 # Whole numbers are classes where there are so many rows of each: answers that are counted are not.
-_ROWS_A_CODE, _ROWS_A_CLASS = 10, 2
+_ROWS_A_CODE, _ROWS_A_CLASS, _MOST_CODES = 10, 2, 20
 # How GSM8K ends what leads to a number.
 _WORKED = re.compile(r"####\s*\S*\d\S*\s*$")
+# Points that do, before a comma.
+_POINTS = re.compile(r"^\D*\d{1,3}(\.\d{3})+,\d+\D*$")
 # A comma that does not part thousands.
 _COMMA = re.compile(r"\d,(?!\d{3}(?!\d))\d")
 _MOST_SHOWN = 5
@@ -50,7 +52,8 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     if "options" in columns:
         several = columns["options"]
         is_one = isinstance(several, str)
-        holds = f"column {several!r} holds" if is_one else f"columns {', '.join(several)} hold"
+        shown = repr(several) if is_one else ", ".join(map(repr, several))
+        holds = f"column {shown} holds" if is_one else f"columns {shown} hold"
         return Guess("multiple_choice", f"the {holds} options", notes=_of_form(labeled, columns))
     name = str(columns["answer"])
     # A blank more is no other label.
@@ -59,15 +62,20 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     numbers = all(map(is_number, answers))
     why = f"{len(counts):,} different {{}} in {labeled.extent}"
     if numbers and not are_classes(answers, name):
-        comma = next(filter(_COMMA.search, answers), "")
-        return Guess("numeric", "every answer is a number", comma=comma)
+        comma, notes = _decimal_comma(answers)
+        return Guess("numeric", "every answer is a number", comma=comma, notes=notes)
     if numbers:
         guess = Guess("label", why.format("whole numbers"), codes=_sorted(counts))
-        return _labels(guess, counts, labeled.extent)
+        if first_of([name], CLASSES) is None:
+            guess.notes.append(
+                f"the whole numbers in {name!r} are taken for labels; if they are counted: "
+                "task: {kind: numeric}"
+            )
+        return _labels(guess, counts, labeled)
     if 10 * sum(bool(_WORKED.search(answer)) for answer in answers) >= 9 * len(answers):
         return Guess("numeric", "every answer ends in #### and a number", works=True)
     if len(counts) <= min(_MOST_LABELS, len(answers) // 2):
-        return _labels(Guess("label", why.format("answers")), counts, labeled.extent)
+        return _labels(Guess("label", why.format("answers")), counts, labeled)
     return Guess("text", why.format("answers"))
 
 
@@ -98,10 +106,17 @@ def check_file(
 
 
 def are_classes(answers: Sequence[str], column: str) -> bool:
-    """Whether answers that are numbers are classes: whole, few, and many rows of each."""
-    rows = _ROWS_A_CLASS if first_of([column], CLASSES) else _ROWS_A_CODE
-    few = len(set(answers)) <= min(_MOST_LABELS, len(answers) // rows)
-    return few and all(is_number(text) and _value(text).is_integer() for text in answers)
+    """Whether answers that are numbers are classes: whole, few, and many rows of each.
+
+    In a column that is not called as one they number the classes, from 0 or from 1.
+    """
+    if not all(is_number(text) and _value(text).is_integer() for text in answers):
+        return False
+    codes = {int(_value(text)) for text in answers}
+    if first_of([column], CLASSES):
+        return len(codes) <= min(_MOST_LABELS, len(answers) // _ROWS_A_CLASS)
+    few = len(codes) <= min(_MOST_CODES, len(answers) // _ROWS_A_CODE)
+    return few and min(codes) in (0, 1) and max(codes) - min(codes) == len(codes) - 1
 
 
 def is_number(text: str) -> bool:
@@ -114,9 +129,15 @@ def is_number(text: str) -> bool:
 
 
 def names_options(answers: Sequence[str], options: Sequence[Options]) -> bool:
-    """Whether nearly all answers are a mark or the text of one of their row's options."""
-    evidence = _evidence(answers, options)
-    return sum(evidence.counts.values()) >= 0.9 * sum(map(bool, answers)) > 0
+    """Whether nearly all answers are a mark or the text of one of their row's options.
+
+    Columns of numbers hold none, be they called a and b or not.
+    """
+    if all(is_number(text) for row in options for text in row.texts):
+        return False
+    rows = zip(answers, options, strict=True)
+    named = sum(any(_evidence([answer], [row]).counts.values()) for answer, row in rows)
+    return named >= 0.9 * sum(map(bool, answers)) > 0
 
 
 def _value(text: str) -> float:
@@ -147,7 +168,20 @@ def _of_form(labeled: Looked, columns: Mapping[str, Named]) -> list[str]:
     return []
 
 
-def _labels(guess: Guess, counts: Counter[str], extent: str) -> Guess:
+def _decimal_comma(answers: Sequence[str]) -> tuple[str, list[str]]:
+    """An answer whose fraction follows a comma, where all have it so; or what is to be said."""
+    commas = [answer for answer in answers if "," in answer]
+    decimal = [a for a in commas if a.count(",") == 1 and _COMMA.search(a)]
+    if not decimal:
+        return "", []
+    points = [a for a in answers if "." in a and not _POINTS.search(a)]
+    if not points and 2 * len(decimal) > len(commas) == sum(a.count(",") for a in commas):
+        return decimal[0], []
+    said = f"{decimal[0]!r} seems to have a decimal comma, and others have none: mend one of them"
+    return "", [said]
+
+
+def _labels(guess: Guess, counts: Counter[str], labeled: Looked) -> Guess:
     """A label task with what its labels' spellings ask for."""
     notes, labels = guess.notes, tuple[str, ...]()
     spelled: dict[str, list[str]] = {}
@@ -155,7 +189,8 @@ def _labels(guess: Guess, counts: Counter[str], extent: str) -> Guess:
         spelled.setdefault(name.casefold(), []).append(name)
     several = [names for names in spelled.values() if len(names) > 1]
     if several:
-        labels = tuple(sorted(names[0] for names in spelled.values()))
+        if labeled.is_whole:  # else there may be more
+            labels = tuple(sorted(names[0] for names in spelled.values()))
         shown = "; ".join(" and ".join(map(repr, names)) for names in several[:_MOST_SHOWN])
         notes.append(f"labels that differ in case alone are read as one: {shown}")
     if "-1" in counts and guess.codes:
@@ -164,7 +199,7 @@ def _labels(guess: Guess, counts: Counter[str], extent: str) -> Guess:
             "those rows out"
         )
     if len(counts) == 1:
-        notes.append(f"{extent} have the one answer {next(iter(counts))!r}")
+        notes.append(f"{labeled.extent} have the one answer {next(iter(counts))!r}")
     try:
         task = Task.from_config(TaskConfig(kind="label"), labels or sorted(counts))
         task.parse(pa.array([""]))

@@ -81,7 +81,8 @@ class BlockWriter:
         """One more row; two of one key are repetitions."""
         self._step.append({**example, "part": part, "row": row, "content": content})
         self._keys.append(key)
-        self._characters += len(example["question"]) + len(example["context"] or "")
+        said = (example["question"], example["context"], example["answer"])
+        self._characters += sum(len(text) for text in (*said, *(example["options"] or ())) if text)
         if len(self._step) == _STEP_ROWS or self._characters >= _STEP_CHARACTERS:
             self._turn()
             if len(self._keys) >= _MOST_ROWS or self._bytes >= _MOST_BYTES:

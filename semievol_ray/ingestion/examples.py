@@ -105,9 +105,10 @@ class ExampleReader:
             text = self._text(row, "answer")
             if text is None:
                 raise ValueError("the answer is empty")
-            if options is not None and self.form.marks:
+            if options is not None and self.task.is_closed and self.form.marks:
                 text = by_own_mark(text, options.texts, options.marks)
-            if self.task.kind == "numeric" and any(c.isdigit() for c in text):
+            is_counted = self.task.kind == "numeric" and self.split != "unlabeled"
+            if is_counted and any(character.isdigit() for character in text):
                 self.task.check_number(text)
             return canonical_answer(
                 text,

@@ -4,7 +4,8 @@ A quote that is opened and not closed takes the lines below it into one field. W
 out bad, each line it took counts as a row that is lost.
 
 Of tab-separated files some quote their fields as a CSV does, and some (GLUE's) have quotes that are
-part of the text. Where each of the first lines has as many tabs as the header, a line is a row.
+part of the text. The latter are known by a field of the first lines whose quote is not closed in
+it, where each line has as many tabs as the header: there a line is a row.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from semievol_ray.sources.tables import Rows, chosen
 # A row of text that is longer is none: a quote is open, or a line has no end.
 _LONGEST_CHARACTERS = 1 << 26
 # Lines that say whether a tab-separated file quotes its fields.
-_LOOKED_AT, _LONG_CHARACTERS = 1000, 1 << 20
+_LOOKED_AT, _LONG_CHARACTERS = 100_000, 1 << 20
 
 
 def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
@@ -51,7 +52,8 @@ def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
         wanted = [(i, n) for n in chosen(source, names, columns) for i in [names.index(n)]]
         number = 0
         while True:
-            first, lines.characters = reader.line_num + 1, 0
+            first = reader.line_num + 1
+            lines.begin()
             reason = None
             try:
                 cells = next(reader, None)
@@ -68,6 +70,9 @@ def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
                 reason = "not valid UTF-8"
             if plain:
                 cells = [_unquoted(cell) for cell in cells]
+            elif source.suffix == ".tsv" and taken > 1 and lines.tabs == {len(names) - 1} != {0}:
+                # Each of them would be a row by itself.
+                reason = "a quote is opened in one row and closed in another"
             if reason is None:
                 number += 1
                 yield Row(source.name, number, {name: cells[i] for i, name in wanted}, names)
@@ -84,7 +89,7 @@ def read_jsonl(part: FilePart) -> Rows:
     with _open_text(part) as stream:
         lines, started = _Lines(source, stream), False
         for number, line in enumerate(lines, start=1):
-            lines.characters = 0
+            lines.begin()
             if not line.strip():
                 continue
             if (
@@ -135,12 +140,19 @@ def is_unicode(text: str) -> bool:
 class _Lines:
     """A text's lines; UserError where those of one row come to more than any row holds.
 
-    Whoever reads them sets `characters` back to 0 where a row begins.
+    Whoever reads them says where a row begins.
     """
 
     def __init__(self, source: SourceFile, stream: io.TextIOWrapper) -> None:
         self.source, self.stream = source, stream
-        self.line, self.characters = 0, 0
+        self.line = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """A row begins with the next line."""
+        self.characters = 0
+        # How many there are in each of its lines.
+        self.tabs: set[int] = set()
 
     def __iter__(self) -> Iterator[str]:
         return self
@@ -151,6 +163,7 @@ class _Lines:
             raise StopIteration
         self.line += 1
         self.characters += len(line)
+        self.tabs.add(line.count("\t"))
         if len(line) == _LONGEST_CHARACTERS or self.characters > _LONGEST_CHARACTERS:
             raise UserError(
                 f"{self.source.name}: line {self.line}: a row of more than "
@@ -173,9 +186,18 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _lines_are_rows(source: SourceFile) -> bool:
+    found, tabs = False, set()
     with _open_text(FilePart(source), newline="") as stream:
-        lines = islice(iter(partial(stream.readline, _LONG_CHARACTERS), ""), _LOOKED_AT)
-        return len({line.count("\t") for line in lines if line.strip("\r\n")}) <= 1
+        for line in islice(iter(partial(stream.readline, _LONG_CHARACTERS), ""), _LOOKED_AT):
+            line = line.rstrip("\r\n")
+            if not line:
+                continue
+            fields = line.split("\t")
+            tabs.add(len(fields) - 1)
+            found = found or any(f[0] == '"' and _unquoted(f) == f for f in fields if f)
+            if len(tabs) > 1 or tabs == {0}:
+                return False
+    return found
 
 
 def _unquoted(cell: str) -> str:

@@ -89,15 +89,20 @@ def cell_options(value: Any, name: str) -> Options:
         value, marks = [o["text"] for o in value], [o.get("label") for o in value]
     if not isinstance(value, list | tuple) or len(value) < 2:
         raise ValueError(f"{name}: expected a list of at least two options")
-    if marks and (len(marks) != len(value) or list(marks) != sorted(marks, key=_mark_order)):
-        raise ValueError(f"{name}: the options' labels are not in order, or not as many as options")
+    called = [cell_text(mark, name) for mark in marks]
+    if None in called:
+        called = []
+    if called and called != sorted(set(called), key=_mark_order):
+        raise ValueError(f"{name}: the options' labels are not in order")
+    if called and len(called) != len(value):
+        raise ValueError(f"{name}: {len(value)} options and {len(called)} labels")
     texts = []
     for number, option in enumerate(value, start=1):
         text = cell_text(option, name)
         if text is None:
             raise ValueError(f"{name}: option {number} is empty")
         texts.append(text)
-    return Options(texts, tuple(" ".join(str(mark).split()) for mark in marks))
+    return Options(texts, tuple(mark for mark in called if mark is not None))
 
 
 def _plain(value: Any, name: str) -> str:

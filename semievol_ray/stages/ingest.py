@@ -165,6 +165,10 @@ def _settings(config: Config, _: int) -> dict[str, Any]:
     task = of_result(config.task)
     names = ("preset", "kind", "labels", "first_option_number", "word_answers")
     reading = {key: task[key] for key in names}
+    if Task.from_config(config.task).kind == "numeric":
+        # What a true answer is read by, since it is checked; as ever where nobody sets it.
+        by = {"decimal_mark": ".", "answer_pattern": None}
+        reading |= {key: task[key] for key, usual in by.items() if task[key] != usual}
     return {"data": of_result(config.data), "task": reading} | settings_of(config)
 
 
@@ -273,7 +277,10 @@ class _Ingestion:
         if split != "unlabeled" and self.task.kind != "text":
             if self.task.kind == "label":
                 self.context.progress.say("ingest", tally.answers(split, written.answers))
-            for line in tally.contradictions(self.store, split, reading.blocks):
+            ids_given = self.config.data.columns.id is not None
+            for line in tally.contradictions(
+                self.store, self.task, split, reading.blocks, ids_given=ids_given
+            ):
                 self.context.progress.say("ingest", line)
 
     def first(self) -> list[dict[str, Any]]:

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from semievol_ray.ingestion import Block, Split
 from semievol_ray.store import RunDirectory
+from semievol_ray.tasks import Task
 
-_SHOWN_ANSWERS, _SHOWN_CHARACTERS = 12, 60
+_SHOWN_ANSWERS, _SHOWN, _SHOWN_CHARACTERS = 12, 3, 60
 
 
 def left_out(rows: int, reading: Split) -> str:
@@ -36,22 +37,43 @@ def answers(split: str, counts: Mapping[str, int]) -> str:
     return f"{split}: {shown}"
 
 
-def contradictions(run: RunDirectory, split: str, blocks: Sequence[Block]) -> Iterator[str]:
-    """A line where questions of a split have several answers; nothing where none has."""
-    names = ["content", "question", "answer"]
-    tables = [run.read_table(block.table, names) for block in blocks]
+def contradictions(
+    run: RunDirectory, task: Task, split: str, blocks: Sequence[Block], *, ids_given: bool
+) -> Iterator[str]:
+    """A line where questions of a split have several answers; nothing where none has.
+
+    `ids_given`: rows of one question are all kept, and else the first of them.
+    """
+    tables = [run.read_table(block.table, ["content", "answer"]) for block in blocks]
     if not tables:
         return
-    table = pa.concat_tables(tables).filter(pc.field("answer").is_valid())
-    found = table.group_by("content", use_threads=False).aggregate(
-        [("question", "first"), ("answer", "distinct")]
-    )
+    table = pa.concat_tables(tables)
+    answers = table["answer"].combine_chunks()
+    if not task.is_closed:
+        table = table.set_column(1, "answer", task.parse(answers))
+    table = table.filter(pc.field("answer").is_valid())
+    found = table.group_by("content", use_threads=False).aggregate([("answer", "distinct")])
     several = found.filter(pc.list_value_length(pc.field("answer_distinct")) > 1)
     if not len(several):
         return
     first = several.slice(0, 1).to_pylist()[0]
-    question = " ".join(first["question_first"].split())
-    if len(question) > _SHOWN_CHARACTERS:
-        question = question[:_SHOWN_CHARACTERS] + "…"
-    said = " and ".join(repr(answer) for answer in first["answer_distinct"][:_SHOWN_ANSWERS])
-    yield f"{split}: {len(several):,} questions have more than one answer: {question!r} has {said}"
+    question = next(_questions(run, blocks, first["content"]), "")
+    said = " and ".join(repr(_short(answer)) for answer in first["answer_distinct"][:_SHOWN])
+    kept = "all of these rows count" if ids_given else "the first counts"
+    yield (
+        f"{split}: {len(several):,} questions have more than one answer, and {kept}: "
+        f"{_short(question)!r} has {said}"
+    )
+
+
+def _questions(run: RunDirectory, blocks: Sequence[Block], content: int) -> Iterator[str]:
+    for block in blocks:
+        table = run.read_table(block.table, ["content", "question"])
+        yield from table.filter(pc.field("content") == pa.scalar(content, pa.uint64()))[
+            "question"
+        ].to_pylist()
+
+
+def _short(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "…"

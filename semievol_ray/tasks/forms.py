@@ -30,20 +30,25 @@ def option_letters(count: int) -> list[str]:
 
 
 def by_own_mark(answer: str, options: Sequence[str], marks: Sequence[str]) -> str:
-    """An answer by a mark of the row's own (`F G H J`, `A C D`) as the letter of that option.
+    """An answer by a mark of the row's own (`F G H J`, `A C D`, `1 2 3`) as that option's letter.
 
-    As it is where the row calls its options as everybody does, or the answer is the text of one.
-    Raises ValueError where it is neither: `B` of `A C D` is not the second.
+    As it is where the row's marks are neither letters nor numbers, or the answer is no such mark or
+    another option's text. Raises ValueError for one that the row has not: `B` of `A C D` is not the
+    second.
     """
     letters = option_letters(len(options))
-    numbers = [[str(first + i) for i in range(len(options))] for first in (0, 1)]
-    called = [mark.strip("()[]. ").upper() for mark in marks]
-    if not called or called in (letters, *numbers):
+    called = [mark.strip("()[]. :").upper() for mark in marks]
+    number = bool(called) and all(mark.isdecimal() for mark in called)
+    letter = bool(called) and all(len(mark) == 1 and mark.isalpha() for mark in called)
+    if called == letters or not (number or letter):
         return answer
     wanted = answer.strip("()[]. ").upper()
+    wanted = wanted.removesuffix(".0") if number else wanted
+    by_text = _by_text(" ".join(answer.split()), options)
     if wanted in called:
-        return letters[called.index(wanted)]
-    if _by_text(" ".join(answer.split()), options) is None:
+        own = letters[called.index(wanted)]
+        return own if by_text in (None, own) else answer
+    if by_text is None and (wanted.isdecimal() if number else wanted in letters):
         raise ValueError(f"answer {answer!r} is none of the row's options {', '.join(marks)}")
     return answer
 

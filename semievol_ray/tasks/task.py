@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ from semievol_ray.tasks.presets import KIND_DEFAULTS, TASK_PRESETS
 
 # An answer that is longer may say how it was come by.
 _SHORT = 40
+_NOUGHT = re.compile(r"(?<!\d)0+,\d")
 
 Kind = Literal["multiple_choice", "label", "numeric", "text"]
 
@@ -171,7 +173,7 @@ class Task:
     def check_number(self, text: str) -> None:
         """Raise ValueError for a true answer of a numeric task that no model's could equal.
 
-        One short line with more digits than those of the number that is read ("1/2", "2020-01-05")
+        One short line that holds another number beside the one that is read ("1/2", "2020-01-05")
         says something else than that number.
         """
         gold = pa.array([text])
@@ -181,11 +183,18 @@ class Task:
                 f"answer {text!r} is not read as a number where task.decimal_mark is "
                 f"{self.decimal_mark!r}"
             )
-        if len(text) > _SHORT or any(mark in text for mark in ("####", "=", "\\boxed", "\n")):
+        if self.answer_pattern is not None or len(text) > _SHORT:
+            return
+        if any(mark in text for mark in ("####", "=", "\\boxed", "\n")):
             return
         (number,) = self.written(gold, found).to_pylist()
-        if _digits(number) < _digits(text) and self.answer_pattern is None:
-            raise ValueError(f"answer {text!r} is read as {number}; write it as one number")
+        before, _, after = text.rpartition(number)
+        other = self.parse(pa.array([f"{before} {after}"]))[0].as_py()
+        # "-3.2 ( 3.2 )" is one. And no group of thousands begins with a nought.
+        several = other is not None and other.lstrip("-") != found[0].as_py().lstrip("-")
+        if several or (self.decimal_mark == "." and _NOUGHT.search(number)):
+            read = found[0].as_py()
+            raise ValueError(f"answer {text!r} is read as {read}; write it as one number")
 
     def written(self, texts: pa.Array, answers: pa.Array) -> pa.Array:
         """The answers that `parse` found as the texts have them: what a model is trained on.
@@ -215,10 +224,6 @@ class Task:
         return answers_equal(
             answers, gold, kind=self.kind, relative_tolerance=self.relative_tolerance
         )
-
-
-def _digits(text: str) -> int:
-    return sum(character.isdigit() for character in text)
 
 
 # A user's template is data: it may not reach into Python.

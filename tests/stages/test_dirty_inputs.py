@@ -330,6 +330,23 @@ def test_quotes_of_a_tab_separated_file_are_text_where_each_line_is_a_row(tmp_pa
     assert not len(run.quarantine())
 
 
+def test_a_tab_separated_file_is_quoted_unless_a_quote_is_not_closed(tmp_path) -> None:
+    # One column, and quotes that are needed late.
+    (tmp_path / "one.tsv").write_text('text\n"more\nlines"\nother\n')
+    late = "".join(f"t{i}\ta\n" for i in range(1200)) + '"two\nlines"\tb\n'
+    (tmp_path / "late.tsv").write_text("text\tlabel\n" + late)
+    run = ingest(tmp_path / "1", tmp_path / "late.tsv", tmp_path / "one.tsv")
+    assert run.examples("unlabeled")["question"].to_pylist() == ["more\nlines", "other"]
+    assert len(run.examples("labeled")) == 1201 and not len(run.quarantine())
+    # Where a ragged line hides that lines are rows, what a quote would merge is put aside.
+    glue = '"I like it , said he .\ta\nand so do you . "\tb\n'
+    (tmp_path / "r.tsv").write_text(f"text\tlabel\nragged\n{glue}c\tb\n")
+    run = ingest(tmp_path / "2", tmp_path / "r.tsv", tmp_path / "one.tsv")
+    assert run.examples("labeled")["question"].to_pylist() == ["c"]
+    _, merged = run.quarantine()["reason"].to_pylist()
+    assert merged.startswith("lines 3 to 4: a quote is opened in one row")
+
+
 def test_a_torn_parquet_file_is_one_line(tmp_path, labeled) -> None:
     whole = write_parquet(tmp_path / "w.parquet", {"text": ["x"] * 9, "label": ["a"] * 9})
     torn = whole.read_bytes()

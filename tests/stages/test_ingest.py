@@ -298,8 +298,8 @@ def test_what_is_left_out_is_said_with_its_reason(tmp_path) -> None:
         f"labeled: 3 rows; left out: 1 unusable ({labeled}: row 5: the question is empty), "
         "1 that repeat others, 1 of the test set",
         "labeled: 'delivery' 2, 'refund' 1",
-        "labeled: 1 questions have more than one answer: 'I want my money' has 'refund' and "
-        "'complaint'",
+        "labeled: 1 questions have more than one answer, and the first counts: "
+        "'I want my money' has 'refund' and 'complaint'",
         "unlabeled: 2 rows; left out: 1 that repeat others, 1 of the test set, 1 among the labels",
     ]
     with pytest.raises(UserError, match=r"no usable row; labeled: 0 rows; .* 1 of the test set"):

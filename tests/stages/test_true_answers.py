@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from semievol_ray import UserError
 from tests.stages.ingesting import ingest, write_jsonl
 
 
@@ -33,7 +34,12 @@ def test_options_that_a_row_calls_otherwise_are_known_by_its_own_marks(tmp_path)
     [
         (["1,234.5", "14.1%", "$3", "-2", "5 apples", "so 2 + 3 = 5", "2+3 …\n#### 5"], ".", None),
         (["96,61", "1.234,56", "7"], ",", None),
-        (["96,61", "1/2", "2020-01-05", "12 apples and 3 pears", "7"], ".", ["7"]),
+        (
+            ["-3.2 ( 3.2 )", "Q4: 5", "H2O: 18", "12 m2 of floor", "x^2 is 9", "5, that is 5"],
+            ".",
+            None,
+        ),
+        (["96,61", "1/2", "2020-01-05", "12 apples and 3 pears", "0,125", "7"], ".", ["7"]),
     ],
 )
 def test_a_number_that_is_not_read_as_it_is_meant_is_put_aside(
@@ -48,3 +54,35 @@ def test_a_number_that_is_not_read_as_it_is_meant_is_put_aside(
     if kept:
         reasons = [row["reason"] for row in run.quarantine().to_pylist()]
         assert "decimal_mark" in reasons[0] and "is read as 2;" in reasons[1]
+
+
+def test_the_decimal_mark_is_part_of_what_was_read(tmp_path) -> None:
+    rows = [{"text": f"labelled {i}", "label": answer} for i, answer in enumerate(["96,61", "7"])]
+    labeled = write_jsonl(tmp_path / "l.jsonl", *rows)
+    unlabeled = write_jsonl(tmp_path / "u.jsonl", {"text": "u"})
+    run = ingest(tmp_path, labeled, unlabeled, task={"kind": "numeric"})
+    assert len(run.examples("labeled")) == 1
+    task = {"kind": "numeric", "decimal_mark": ","}
+    with pytest.raises(UserError, match="decimal_mark"):
+        ingest(tmp_path, labeled, unlabeled, task=task)
+    run = ingest(tmp_path, labeled, unlabeled, task=task, redo="ingest")
+    assert len(run.examples("labeled")) == 2
+
+
+def test_marks_that_are_no_letters_and_no_numbers_are_places(tmp_path) -> None:
+    rows = [
+        {"text": "named", "options": {"option1": "Rome", "option2": "Paris"}, "label": "B"},
+        {"text": "floats", "options": {"label": [1.0, 2.0], "text": ["Rome", "Paris"]}, "label": 1},
+        {"text": "no marks", "options": [{"text": "Rome"}, {"text": "Paris"}], "label": "A"},
+        {"text": "from 2", "options": {"label": [2, 3], "text": ["Rome", "Paris"]}, "label": 3},
+        {"text": "twice", "options": {"label": ["A", "A"], "text": ["x", "y"]}, "label": "A"},
+    ]
+    labeled = write_jsonl(tmp_path / "l.jsonl", *rows)
+    unlabeled = write_jsonl(tmp_path / "u.jsonl", {"text": "u", "options": ["Rome", "Paris"]})
+    columns = {"question": "text", "answer": "label", "options": "options"}
+    run = ingest(tmp_path / "a", labeled, unlabeled, task={"kind": "multiple_choice"},
+                 columns=columns)  # fmt: skip
+    assert run.examples("labeled")["answer"].to_pylist() == ["B", "A", "A", "B"]
+    # Of an open task options are shown, and its answers are no marks.
+    run = ingest(tmp_path / "b", labeled, unlabeled, task={"kind": "text"}, columns=columns)
+    assert run.examples("labeled")["answer"].to_pylist() == ["B", "1", "A", "3"]
