@@ -81,7 +81,7 @@ def test_a_third_knows_the_rows_of_both(second, tmp_path) -> None:
     none_new = continuing(tmp_path / "none", second, ROWS + MORE)
     done = semievol("run", str(none_new))
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert f"{ROWS + MORE} are rows that {second} had" in done.stderr
+    assert f"unlabeled: 0 rows; left out: {ROWS + MORE} that the run before had" in done.stderr
     few_new = continuing(tmp_path / "few", second, ROWS + MORE + 20)
     done = semievol("run", str(few_new), "--until", "ingest", "--set", "data.max_unlabeled_rows=5")
     assert done.returncode == 0, done.stderr
