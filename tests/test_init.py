@@ -243,6 +243,8 @@ def test_a_comma_that_parts_no_thousands_is_a_decimal_mark(init) -> None:
     assert (comma.task.kind, comma.task.decimal_mark) == ("numeric", ",")
     assert (thousands.task.kind, thousands.task.decimal_mark) == ("numeric", ".")
     # One that has it otherwise, and thousands as they are parted in India.
+    german = init(rows_of(question="q", answer=lambda i: "1.299" if i % 3 else f"{i},99"))[0]
+    assert german.task.decimal_mark == ","
     for odd, words in (("3,14", "'3,14' seems to have a decimal comma"), ("12,34,567", "")):
         rows = rows_of(question="q", answer=lambda i, odd=odd: f"{i}.125" if i else odd)
         config, _, said = init(rows)
@@ -268,6 +270,13 @@ def test_columns_that_are_called_as_others_are_and_hold_something_else(init, ref
     flags = init(rows_of(text="t", a=lambda i: i % 2, b=lambda i: 1 - i % 2,
                          label=lambda i: i % 2))[0]  # fmt: skip
     assert (flags.task.kind, flags.data.columns.options) == ("label", None)
+    sums = init(rows_of(question="q", A=lambda i: i, B=lambda i: i + 1,
+                        answer=lambda i: "AB"[i % 2]))[0]  # fmt: skip
+    assert (sums.task.kind, sums.data.columns.options) == ("multiple_choice", ("A", "B"))
+    passage = "这是一个关于银行客户服务的很长的段落没有空格"
+    rows = rows_of(question="q", context=lambda i: f"{i}{passage}", answer=lambda i: "ab"[i % 2])
+    chinese = init(rows)[0]
+    assert chinese.data.columns.context == "context"
     config, _, said = init(
         rows_of(question="q", choices="['a', 'b']", answer=lambda i: "ab"[i % 2])
     )

@@ -95,7 +95,8 @@ def _answer(labeled: Looked, columns: Columns) -> None:
         known: Sequence[str] = ANSWERS
         if first_of([str(columns["question"])], TOLD, exact=True):
             # What is told to be done is answered at length, and classified beside.
-            known = (*WRITTEN, *ANSWERS)
+            at = ANSWERS.index("cop")
+            known = (*ANSWERS[:at], *WRITTEN, *ANSWERS[at:])
         found = first_of(_free(labeled, columns), known) or first_of(others, known)
         if found is None:
             raise UserError(f"{labeled.where}: {_nothing_like('answer', labeled)}")
@@ -128,7 +129,8 @@ def _options_of_their_own(labeled: Looked, columns: Columns) -> None:
         return
     answers = labeled.texts(str(columns["answer"]))
     for run in families(_free(labeled, columns)):
-        if names_options(answers, labeled.options(run)):
+        bare = all(len(name.strip()) == 1 for name in run)
+        if names_options(answers, labeled.options(run), bare=bare):
             columns["options"] = run
             return
 
@@ -154,7 +156,9 @@ def _context(labeled: Looked, columns: Columns) -> str | None:
 def _is_prose(labeled: Looked, column: str) -> bool:
     """Whether a column says something in words: no names of documents, no addresses, no counts."""
     said = [text for text in labeled.texts(column, joined=True) if text]
-    return 2 * sum(len(text.split()) > 1 for text in said) > len(said)
+    # Not everybody writes blanks between words.
+    words = sum(len(text.split()) > 1 or (len(text) > 20 and not text.isascii()) for text in said)
+    return 2 * words > len(said)
 
 
 def _tells(labeled: Looked, column: str, columns: Columns) -> bool:

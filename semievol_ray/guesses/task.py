@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -24,10 +24,12 @@ _ROWS_A_CODE, _ROWS_A_CLASS, _MOST_CODES = 10, 2, 20
 # How GSM8K ends what leads to a number.
 _WORKED = re.compile(r"####\s*\S*\d\S*\s*$")
 # Points that do, before a comma.
-_POINTS = re.compile(r"^\D*\d{1,3}(\.\d{3})+,\d+\D*$")
+_POINTS = re.compile(r"^\D*\d{1,3}(\.\d{3})+(,\d+)?\D*$")
 # A comma that does not part thousands.
-_COMMA = re.compile(r"\d,(?!\d{3}(?!\d))\d")
+_COMMA = re.compile(r"(?<![\d,])0+,\d|\d,(?!\d{3}(?!\d))\d")
 _MOST_SHOWN = 5
+# One comma among thousands of points is a slip.
+_POINTS_A_COMMA = 5
 
 
 @dataclass(frozen=True)
@@ -128,12 +130,13 @@ def is_number(text: str) -> bool:
     return any(character.isdigit() for character in text)
 
 
-def names_options(answers: Sequence[str], options: Sequence[Options]) -> bool:
+def names_options(answers: Sequence[str], options: Sequence[Options], *, bare: bool) -> bool:
     """Whether nearly all answers are a mark or the text of one of their row's options.
 
-    Columns of numbers hold none, be they called a and b or not.
+    `bare`: the columns are called a and b and no more, and may be flags: numbers beside numbers.
     """
-    if all(is_number(text) for row in options for text in row.texts):
+    flags = (is_number(x) or x in ("true", "false") for row in options for x in row.texts)
+    if bare and all(is_number(a) or a in ("true", "false") for a in answers if a) and all(flags):
         return False
     rows = zip(answers, options, strict=True)
     named = sum(any(_evidence([answer], [row]).counts.values()) for answer, row in rows)
@@ -174,11 +177,12 @@ def _decimal_comma(answers: Sequence[str]) -> tuple[str, list[str]]:
     decimal = [a for a in commas if a.count(",") == 1 and _COMMA.search(a)]
     if not decimal:
         return "", []
-    points = [a for a in answers if "." in a and not _POINTS.search(a)]
-    if not points and 2 * len(decimal) > len(commas) == sum(a.count(",") for a in commas):
+    points = [a for a in answers if "." in a]
+    alike = all(map(_POINTS.search, points)) and len(points) <= _POINTS_A_COMMA * len(decimal)
+    if alike and 2 * len(decimal) > len(commas) == sum(a.count(",") for a in commas):
         return decimal[0], []
-    said = f"{decimal[0]!r} seems to have a decimal comma, and others have none: mend one of them"
-    return "", [said]
+    said = f"{decimal[0]!r} seems to have a decimal comma, and others have none; if all should, set"
+    return "", [f"{said} task.decimal_mark"]
 
 
 def _labels(guess: Guess, counts: Counter[str], labeled: Looked) -> Guess:
@@ -189,9 +193,11 @@ def _labels(guess: Guess, counts: Counter[str], labeled: Looked) -> Guess:
         spelled.setdefault(name.casefold(), []).append(name)
     several = [names for names in spelled.values() if len(names) > 1]
     if several:
-        if labeled.is_whole:  # else there may be more
-            labels = tuple(sorted(names[0] for names in spelled.values()))
         shown = "; ".join(" and ".join(map(repr, names)) for names in several[:_MOST_SHOWN])
+        if not labeled.is_whole:
+            notes.append(f"labels that differ in case alone: {shown}; name all in task.labels")
+            return replace(guess, notes=notes)
+        labels = tuple(sorted(names[0] for names in spelled.values()))
         notes.append(f"labels that differ in case alone are read as one: {shown}")
     if "-1" in counts and guess.codes:
         notes.append(

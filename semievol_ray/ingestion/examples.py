@@ -106,7 +106,7 @@ class ExampleReader:
             if text is None:
                 raise ValueError("the answer is empty")
             if options is not None and self.task.is_closed and self.form.marks:
-                text = by_own_mark(text, options.texts, options.marks)
+                text = by_own_mark(text, options.texts, options.marks, texts=self.form.texts)
             is_counted = self.task.kind == "numeric" and self.split != "unlabeled"
             if is_counted and any(character.isdigit() for character in text):
                 self.task.check_number(text)

@@ -4,8 +4,7 @@ A quote that is opened and not closed takes the lines below it into one field. W
 out bad, each line it took counts as a row that is lost.
 
 Of tab-separated files some quote their fields as a CSV does, and some (GLUE's) have quotes that are
-part of the text. The latter are known by a field of the first lines whose quote is not closed in
-it, where each line has as many tabs as the header: there a line is a row.
+part of the text: there a line is a row (`_lines_are_rows`).
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ import io
 import json
 import sys
 from collections.abc import Collection, Iterator
-from functools import partial
-from itertools import islice
 from typing import Any
 
 from semievol_ray.errors import UserError
@@ -28,7 +25,7 @@ from semievol_ray.sources.tables import Rows, chosen
 # A row of text that is longer is none: a quote is open, or a line has no end.
 _LONGEST_CHARACTERS = 1 << 26
 # Lines that say whether a tab-separated file quotes its fields.
-_LOOKED_AT, _LONG_CHARACTERS = 100_000, 1 << 20
+_LOOKED_AT, _MOST_CHARACTERS, _NEARLY_ALL = 100_000, 1 << 25, 0.99
 
 
 def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
@@ -163,7 +160,8 @@ class _Lines:
             raise StopIteration
         self.line += 1
         self.characters += len(line)
-        self.tabs.add(line.count("\t"))
+        if line.strip():
+            self.tabs.add(line.count("\t"))
         if len(line) == _LONGEST_CHARACTERS or self.characters > _LONGEST_CHARACTERS:
             raise UserError(
                 f"{self.source.name}: line {self.line}: a row of more than "
@@ -186,18 +184,28 @@ _DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _lines_are_rows(source: SourceFile) -> bool:
-    found, tabs = False, set()
+    """Whether the quotes of a tab-separated file are text.
+
+    They are where a field opens with one that is not closed in it, and that line and the next have
+    the header's tabs, as nearly all have: what a CSV quotes so goes on in a line that has others.
+    """
+    seen: list[tuple[int, bool]] = []
+    characters = 0
     with _open_text(FilePart(source), newline="") as stream:
-        for line in islice(iter(partial(stream.readline, _LONG_CHARACTERS), ""), _LOOKED_AT):
-            line = line.rstrip("\r\n")
+        while len(seen) < _LOOKED_AT and characters < _MOST_CHARACTERS:
+            line = stream.readline(_MOST_CHARACTERS)
             if not line:
-                continue
-            fields = line.split("\t")
-            tabs.add(len(fields) - 1)
-            found = found or any(f[0] == '"' and _unquoted(f) == f for f in fields if f)
-            if len(tabs) > 1 or tabs == {0}:
-                return False
-    return found
+                break
+            characters += len(line)
+            if line.strip():
+                fields = line.rstrip("\r\n").split("\t")
+                opens = '"' in line and any(f[:1] == '"' and _unquoted(f) == f for f in fields)
+                seen.append((len(fields), opens))
+    whole = [count == seen[0][0] for count, _ in seen]
+    if not seen or seen[0][0] == 1 or sum(whole) < _NEARLY_ALL * len(whole):
+        return False
+    follows = [*whole[1:], True]
+    return any(o and w and f for (_, o), w, f in zip(seen, whole, follows, strict=True))
 
 
 def _unquoted(cell: str) -> str:

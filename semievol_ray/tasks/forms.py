@@ -29,28 +29,38 @@ def option_letters(count: int) -> list[str]:
     return letters
 
 
-def by_own_mark(answer: str, options: Sequence[str], marks: Sequence[str]) -> str:
-    """An answer by a mark of the row's own (`F G H J`, `A C D`, `1 2 3`) as that option's letter.
+def by_own_mark(
+    answer: str, options: Sequence[str], marks: Sequence[str], *, texts: bool = True
+) -> str:
+    """An answer by a mark of the row's own (`F G H J`, `A C D`, `2 3 4`) as that option's letter.
 
-    As it is where the row's marks are neither letters nor numbers, or the answer is no such mark or
-    another option's text. Raises ValueError for one that the row has not: `B` of `A C D` is not the
-    second.
+    As it is where the row's marks are the usual ones, or neither letters nor numbers, or the answer
+    is none; `texts`: an answer may be an option's text, too, and stays one. Raises ValueError for a
+    mark that the row has not (`B` of `A C D` is not the second), and for an answer that is one
+    option's mark and another one's text.
     """
     letters = option_letters(len(options))
-    called = [mark.strip("()[]. :").upper() for mark in marks]
-    number = bool(called) and all(mark.isdecimal() for mark in called)
-    letter = bool(called) and all(len(mark) == 1 and mark.isalpha() for mark in called)
-    if called == letters or not (number or letter):
+    usual = [letters, *([str(first + i) for i in range(len(options))] for first in (0, 1))]
+    called = [_bare(mark) for mark in marks]
+    number = all(mark.isdecimal() for mark in called)
+    letter = all(len(mark) == 1 and mark.isalpha() for mark in called)
+    if not called or called in usual or not (number or letter):
         return answer
-    wanted = answer.strip("()[]. ").upper()
+    wanted = _bare(answer)
     wanted = wanted.removesuffix(".0") if number else wanted
-    by_text = _by_text(" ".join(answer.split()), options)
+    by_text = _by_text(" ".join(answer.split()), options) if texts else None
     if wanted in called:
         own = letters[called.index(wanted)]
-        return own if by_text in (None, own) else answer
+        if by_text not in (None, own):
+            raise ValueError(f"answer {answer!r} is the mark of one option and the text of another")
+        return answer if by_text else own
     if by_text is None and (wanted.isdecimal() if number else wanted in letters):
         raise ValueError(f"answer {answer!r} is none of the row's options {', '.join(marks)}")
     return answer
+
+
+def _bare(mark: str) -> str:
+    return mark.strip("()[]. :").upper()
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,10 @@ from semievol_ray.tasks.presets import KIND_DEFAULTS, TASK_PRESETS
 
 # An answer that is longer may say how it was come by.
 _SHORT = 40
-_NOUGHT = re.compile(r"(?<!\d)0+,\d")
+# What makes a number a part of the one before it: 1/2, 10:30, 1 000.
+_JOINED = re.compile(r"\d(\s*[/×*+–-]\s*|:|\s+)$")
+# No group of thousands begins with a nought.
+_NOUGHT = re.compile(r"(?<![\d,])0+,\d")
 
 Kind = Literal["multiple_choice", "label", "numeric", "text"]
 
@@ -187,14 +190,22 @@ class Task:
             return
         if any(mark in text for mark in ("####", "=", "\\boxed", "\n")):
             return
-        (number,) = self.written(gold, found).to_pylist()
-        before, _, after = text.rpartition(number)
-        other = self.parse(pa.array([f"{before} {after}"]))[0].as_py()
-        # "-3.2 ( 3.2 )" is one. And no group of thousands begins with a nought.
-        several = other is not None and other.lstrip("-") != found[0].as_py().lstrip("-")
-        if several or (self.decimal_mark == "." and _NOUGHT.search(number)):
-            read = found[0].as_py()
-            raise ValueError(f"answer {text!r} is read as {read}; write it as one number")
+        read, rest = found[0].as_py(), text
+        # Whatever else is a number must be this one, said again: "-3.2 ( 3.2 )".
+        while (other := self.parse(pa.array([rest])))[0].is_valid:
+            (number,) = self.written(pa.array([rest]), other).to_pylist()
+            before, here, after = rest.rpartition(number)
+            if not here:
+                break
+            joined = _JOINED.search(before) and not number.startswith("(")
+            if joined or other[0].as_py() != read:
+                raise ValueError(f"answer {text!r} is read as {read}; write it as one number")
+            if self.decimal_mark == "." and _NOUGHT.search(number):
+                raise ValueError(
+                    f"answer {text!r} is read as {read}; if its comma is a decimal mark, set "
+                    "task.decimal_mark"
+                )
+            rest = f"{before} {after}"
 
     def written(self, texts: pa.Array, answers: pa.Array) -> pa.Array:
         """The answers that `parse` found as the texts have them: what a model is trained on.

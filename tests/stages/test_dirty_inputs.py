@@ -339,12 +339,20 @@ def test_a_tab_separated_file_is_quoted_unless_a_quote_is_not_closed(tmp_path) -
     assert run.examples("unlabeled")["question"].to_pylist() == ["more\nlines", "other"]
     assert len(run.examples("labeled")) == 1201 and not len(run.quarantine())
     # Where a ragged line hides that lines are rows, what a quote would merge is put aside.
-    glue = '"I like it , said he .\ta\nand so do you . "\tb\n'
+    glue = '"I like it , said he .\ta\n\nand so do you . "\tb\n'
     (tmp_path / "r.tsv").write_text(f"text\tlabel\nragged\n{glue}c\tb\n")
     run = ingest(tmp_path / "2", tmp_path / "r.tsv", tmp_path / "one.tsv")
     assert run.examples("labeled")["question"].to_pylist() == ["c"]
     _, merged = run.quarantine()["reason"].to_pylist()
-    assert merged.startswith("lines 3 to 4: a quote is opened in one row")
+    assert merged.startswith("lines 3 to 5: a quote is opened in one row")
+    # One line in a hundred does not.
+    many = "".join(f"t{i}\ta\n" for i in range(200))
+    (tmp_path / "m.tsv").write_text(f"text\tlabel\nragged\n{glue}{many}")
+    run = ingest(tmp_path / "3", tmp_path / "m.tsv", tmp_path / "one.tsv")
+    assert run.examples("labeled")["question"].to_pylist()[:2] == [
+        '"I like it , said he .', 'and so do you . "',
+    ]  # fmt: skip
+    assert len(run.quarantine()) == 1
 
 
 def test_a_torn_parquet_file_is_one_line(tmp_path, labeled) -> None:
