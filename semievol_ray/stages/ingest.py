@@ -54,7 +54,7 @@ from semievol_ray.stages.earlier import KNOWN, Earlier, ids_in, settings_of
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import Manifest, digest
-from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task
+from semievol_ray.tasks import TASK_PRESETS, AnswerEvidence, AnswerForm, Task
 from semievol_ray.tasks.prompts import plain_text
 from semievol_ray.touches import of_result
 
@@ -165,7 +165,8 @@ def _settings(config: Config, _: int) -> dict[str, Any]:
     task = of_result(config.task)
     names = ("preset", "kind", "labels", "first_option_number", "word_answers")
     reading = {key: task[key] for key in names}
-    if Task.from_config(config.task).kind == "numeric":
+    preset = TASK_PRESETS.get(config.task.preset or "", {})
+    if (config.task.kind or preset.get("kind")) == "numeric":
         # What a true answer is read by, since it is checked; as ever where nobody sets it.
         by = {"decimal_mark": ".", "answer_pattern": None}
         reading |= {key: task[key] for key, usual in by.items() if task[key] != usual}
