@@ -83,7 +83,7 @@ def write_config(
             "# Of many classes, which the other voters know better than the model, teach all rows:",
             "# selection: {policy: stacked, percentile: 100}",
             "# evolve: {soft_targets: true}   # each as doubtful as the voters were",
-            "# A second round, whose model labels all anew, took twice as long and gained more:",
+            "# A second round, whose model labels all anew: twice the time, more where labels are many:",
             "# selection: {policy: stacked, percentile: [75, 90]}",
             "# iteration: {rounds: 2, mode: relabel, refit: true}",
             "justify: {when: never}   # stacked reads the options' probabilities instead",
