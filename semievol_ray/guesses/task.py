@@ -23,7 +23,7 @@ _MOST_LABELS = 200
 _ROWS_A_CODE, _ROWS_A_CLASS, _MOST_CODES = 10, 2, 20
 # How GSM8K ends what leads to a number.
 _WORKED = re.compile(r"####\s*\S*\d\S*\s*$")
-# Points that do, before a comma.
+# A number whose points part thousands.
 _POINTS = re.compile(r"^\D*\d{1,3}(\.\d{3})+(,\d+)?\D*$")
 # A comma that does not part thousands.
 _COMMA = re.compile(r"(?<![\d,])0+,\d|\d,(?!\d{3}(?!\d))\d")
@@ -112,7 +112,7 @@ def are_classes(answers: Sequence[str], column: str) -> bool:
 
     In a column that is not called as one they number the classes, from 0 or from 1.
     """
-    if not all(is_number(text) and _value(text).is_integer() for text in answers):
+    if not answers or not all(is_number(x) and _value(x).is_integer() for x in answers):
         return False
     codes = {int(_value(text)) for text in answers}
     if first_of([column], CLASSES):
@@ -211,4 +211,4 @@ def _labels(guess: Guess, counts: Counter[str], labeled: Looked) -> Guess:
         task.parse(pa.array([""]))
     except ValueError as error:
         notes.append(f"{error}; write them otherwise, or leave those rows out")
-    return Guess(guess.kind, guess.why, guess.codes, labels, notes=notes)
+    return replace(guess, labels=labels, notes=notes)

@@ -54,7 +54,8 @@ from semievol_ray.stages.earlier import KNOWN, Earlier, ids_in, settings_of
 from semievol_ray.stages.run_view import Ingested
 from semievol_ray.stages.stage import Outcome, Stage
 from semievol_ray.store import Manifest, digest
-from semievol_ray.tasks import TASK_PRESETS, AnswerEvidence, AnswerForm, Task
+from semievol_ray.tasks import AnswerEvidence, AnswerForm, Task
+from semievol_ray.tasks.presets import kind_of
 from semievol_ray.tasks.prompts import plain_text
 from semievol_ray.touches import of_result
 
@@ -165,8 +166,7 @@ def _settings(config: Config, _: int) -> dict[str, Any]:
     task = of_result(config.task)
     names = ("preset", "kind", "labels", "first_option_number", "word_answers")
     reading = {key: task[key] for key in names}
-    preset = TASK_PRESETS.get(config.task.preset or "", {})
-    if (config.task.kind or preset.get("kind")) == "numeric":
+    if kind_of(config.task) == "numeric":
         # What a true answer is read by, since it is checked; as ever where nobody sets it.
         by = {"decimal_mark": ".", "answer_pattern": None}
         reading |= {key: task[key] for key, usual in by.items() if task[key] != usual}
@@ -279,7 +279,7 @@ class _Ingestion:
             if self.task.kind == "label":
                 self.context.progress.say("ingest", tally.answers(split, written.answers))
             ids_given = self.config.data.columns.id is not None
-            for line in tally.contradictions(
+            if line := tally.contradictions(
                 self.store, self.task, split, reading.blocks, ids_given=ids_given
             ):
                 self.context.progress.say("ingest", line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -39,14 +39,14 @@ def answers(split: str, counts: Mapping[str, int]) -> str:
 
 def contradictions(
     run: RunDirectory, task: Task, split: str, blocks: Sequence[Block], *, ids_given: bool
-) -> Iterator[str]:
-    """A line where questions of a split have several answers; nothing where none has.
+) -> str:
+    """How many questions of a split have several answers, in one line; nothing where none has.
 
     `ids_given`: rows of one question are all kept, and else the first of them.
     """
     tables = [run.read_table(block.table, ["content", "answer"]) for block in blocks]
     if not tables:
-        return
+        return ""
     table = pa.concat_tables(tables)
     answers = table["answer"].combine_chunks()
     if not task.is_closed:
@@ -55,23 +55,24 @@ def contradictions(
     found = table.group_by("content", use_threads=False).aggregate([("answer", "distinct")])
     several = found.filter(pc.list_value_length(pc.field("answer_distinct")) > 1)
     if not len(several):
-        return
+        return ""
     first = several.slice(0, 1).to_pylist()[0]
-    question = next(_questions(run, blocks, first["content"]), "")
+    question = _question(run, blocks, first["content"])
     said = " and ".join(repr(_short(answer)) for answer in first["answer_distinct"][:_SHOWN])
     kept = "all of these rows count" if ids_given else "the first counts"
-    yield (
+    return (
         f"{split}: {len(several):,} questions have more than one answer, and {kept}: "
         f"{_short(question)!r} has {said}"
     )
 
 
-def _questions(run: RunDirectory, blocks: Sequence[Block], content: int) -> Iterator[str]:
+def _question(run: RunDirectory, blocks: Sequence[Block], content: int) -> str:
     for block in blocks:
         table = run.read_table(block.table, ["content", "question"])
-        yield from table.filter(pc.field("content") == pa.scalar(content, pa.uint64()))[
-            "question"
-        ].to_pylist()
+        at = pc.index(table["content"], pa.scalar(content, pa.uint64())).as_py()
+        if at >= 0:
+            return str(table["question"][at])
+    return ""
 
 
 def _short(text: str) -> str:

@@ -188,7 +188,7 @@ def _by_text(answer: str, options: Sequence[str]) -> str | None:
 
 
 def _by_letter(answer: str, options: Sequence[str]) -> str | None:
-    letter = answer.strip("()[]. ").upper()
+    letter = _bare(answer)
     return letter if letter in option_letters(len(options)) else None
 
 

@@ -62,10 +62,14 @@ KIND_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+def kind_of(task: TaskConfig) -> str:
+    """The kind that a config or its preset names; nothing where neither does."""
+    return task.kind or TASK_PRESETS.get(task.preset or "", {}).get("kind", "")
+
+
 def what_is_left_open(task: TaskConfig) -> dict[str, tuple[Any, str]]:
     """What stands for a setting of `task` that is null, by its dotted name, and who says so."""
-    preset = TASK_PRESETS.get(task.preset or "", {})
-    kind = task.kind or preset.get("kind", "")
+    preset, kind = TASK_PRESETS.get(task.preset or "", {}), kind_of(task)
     by_kind = {name: (value, f"kind {kind}") for name, value in KIND_DEFAULTS.get(kind, {}).items()}
     named = {name: (value, f"task preset {task.preset}") for name, value in preset.items()}
     return {f"task.{name}": found for name, found in (by_kind | named).items()}
