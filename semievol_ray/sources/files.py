@@ -33,6 +33,11 @@ PACKED_SUFFIXES = (".gz", ".zst", ".bz2")
 _PARTITION = re.compile(r"[^=/]+=[^/]*")
 # How Hive writes that a partition's value is null.
 _NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+# What a published data set says of itself.
+_TOLD = re.compile(
+    r"(README|LICEN[CS]E|NOTICE|CITATION|CHANGELOG)(\.(md|txt|rst|cff|bib))?|dataset_infos?\.json",
+    re.IGNORECASE,
+)
 # Names that a run gives its tables: a glob that takes one of these would read a run's own output.
 _RUN_FILES = (
     "config.json",
@@ -169,6 +174,17 @@ def is_saved_dataset(filesystem: fs.FileSystem, path: str) -> bool:
     return filesystem.get_file_info(f"{path}/state.json").type == fs.FileType.File
 
 
+def is_json_list(file: SourceFile) -> bool:
+    """Whether a `.json` file is one list, and not an object a line."""
+    if file.filesystem is None or file.suffix != ".json":
+        return False
+    with file.filesystem.open_input_stream(file.path) as stream:
+        while piece := stream.read(1 << 12):
+            if piece := piece.removeprefix(b"\xef\xbb\xbf").lstrip():
+                return bytes(piece).startswith(b"[")
+    return False
+
+
 def _find(location: str) -> list[SourceFile]:
     if location.startswith("hf://"):
         return [SourceFile(location, None, location.removeprefix("hf://"))]
@@ -249,9 +265,10 @@ def _is_pattern(segment: str) -> bool:
 
 
 def _is_marker(name: str) -> bool:
-    """What programs leave beside data: `.crc`, `_SUCCESS`, `_metadata`, `_delta_log`."""
+    """What programs and publishers leave beside data: `.crc`, `_SUCCESS`, `README.md`."""
     is_data = name.endswith((*TABLE_SUFFIXES, *LINE_SUFFIXES, *PACKED_SUFFIXES))
-    return name.startswith(".") or (name.startswith("_") and not is_data)
+    is_told = _TOLD.fullmatch(name) or (name.startswith("_") and not is_data)
+    return name.startswith(".") or bool(is_told)
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:

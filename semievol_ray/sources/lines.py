@@ -23,7 +23,7 @@ from semievol_ray.sources.rows import BadRow, Row, flat
 from semievol_ray.sources.tables import Rows, chosen
 
 # A row of text that is longer is none: a quote is open, or a line has no end.
-_LONGEST_CHARACTERS = 1 << 26
+LONGEST_CHARACTERS = 1 << 26
 # Lines that say whether a tab-separated file quotes its fields.
 _LOOKED_AT, _MOST_CHARACTERS, _NEARLY_ALL = 100_000, 1 << 25, 0.99
 
@@ -31,7 +31,7 @@ _LOOKED_AT, _MOST_CHARACTERS, _NEARLY_ALL = 100_000, 1 << 25, 0.99
 def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
     """The rows of a CSV or TSV file, whose first line names the columns; returns how many."""
     csv.field_size_limit(sys.maxsize)  # the bound above is by row, and has a better message
-    with _open_text(FilePart(source), newline="") as stream:
+    with open_text(FilePart(source), newline="") as stream:
         lines = _Lines(source, stream)
         plain = source.suffix == ".tsv" and _lines_are_rows(source)
         reader = csv.reader(
@@ -83,23 +83,12 @@ def read_csv(source: SourceFile, columns: Collection[str] | None) -> Rows:
 def read_jsonl(part: FilePart) -> Rows:
     """The objects of a part of a file that has one a line; returns how many lines it has."""
     source = part.file
-    with _open_text(part) as stream:
-        lines, started = _Lines(source, stream), False
+    with open_text(part) as stream:
+        lines = _Lines(source, stream)
         for number, line in enumerate(lines, start=1):
             lines.begin()
             if not line.strip():
                 continue
-            if (
-                not started
-                and part.start == 0
-                and source.suffix == ".json"
-                and line.lstrip().startswith("[")
-            ):
-                raise UserError(
-                    f"{source.name}: a JSON list, and not one object a line; write each of its "
-                    "objects into a line of its own (.jsonl)"
-                )
-            started = True
             values = parse_object(line)
             if isinstance(values, str):
                 yield BadRow(source.name, number, values)
@@ -113,7 +102,7 @@ def parse_object(line: str) -> dict[str, Any] | str:
     if not is_unicode(line):
         return "not valid UTF-8"
     try:
-        values = _DECODER.decode(line)
+        values = DECODER.decode(line)
     except json.JSONDecodeError as error:
         return f"broken JSON: {error.msg}"
     except ValueError as error:  # a repeated key, a number of thousands of digits
@@ -155,17 +144,17 @@ class _Lines:
         return self
 
     def __next__(self) -> str:
-        line = self.stream.readline(_LONGEST_CHARACTERS)
+        line = self.stream.readline(LONGEST_CHARACTERS)
         if not line:
             raise StopIteration
         self.line += 1
         self.characters += len(line)
         if line.strip():
             self.tabs.add(line.count("\t"))
-        if len(line) == _LONGEST_CHARACTERS or self.characters > _LONGEST_CHARACTERS:
+        if len(line) == LONGEST_CHARACTERS or self.characters > LONGEST_CHARACTERS:
             raise UserError(
                 f"{self.source.name}: line {self.line}: a row of more than "
-                f"{_LONGEST_CHARACTERS >> 20} Mi characters; is a quote open, or is this no text?"
+                f"{LONGEST_CHARACTERS >> 20} Mi characters; is a quote open, or is this no text?"
             )
         return line
 
@@ -180,7 +169,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 # One for all lines: `json.loads` makes one each time.
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _lines_are_rows(source: SourceFile) -> bool:
@@ -191,7 +180,7 @@ def _lines_are_rows(source: SourceFile) -> bool:
     """
     seen: list[tuple[int, bool]] = []
     characters = 0
-    with _open_text(FilePart(source), newline="") as stream:
+    with open_text(FilePart(source), newline="") as stream:
         while len(seen) < _LOOKED_AT and characters < _MOST_CHARACTERS:
             line = stream.readline(_MOST_CHARACTERS)
             if not line:
@@ -224,7 +213,8 @@ def _quote(error: str) -> str:
     return error
 
 
-def _open_text(part: FilePart, newline: str | None = None) -> io.TextIOWrapper:
+def open_text(part: FilePart, newline: str | None = None) -> io.TextIOWrapper:
+    """A part of a file as text, in which bytes that are no UTF-8 are half characters."""
     # Only a file's beginning has a byte order mark.
     encoding = "utf-8" if part.start else "utf-8-sig"
     stream = buffered(open_lines(part))

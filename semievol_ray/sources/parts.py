@@ -12,7 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from semievol_ray.sources.files import LINE_SUFFIXES, PACKED_SUFFIXES, SourceFile, is_saved_dataset
+from semievol_ray.sources.files import (
+    LINE_SUFFIXES,
+    PACKED_SUFFIXES,
+    SourceFile,
+    is_json_list,
+    is_saved_dataset,
+)
 
 # What a task reads: enough to pay for the task, and not more than 2,048 of them.
 _FEWEST_BYTES, _MOST_PARTS = 32 << 20, 2048
@@ -114,13 +120,13 @@ def _cut(file: SourceFile, size: int, enough: int) -> list[FilePart]:
     if file.filesystem is None or size <= enough:
         return [FilePart(file, size=size)]
     try:
-        weights = _weights(file, enough)
+        weights, is_list = _weights(file, enough), is_json_list(file)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return [FilePart(file, size=size)]
     if weights is not None:
         return list(_stretches(file, weights, enough))
     is_plain = file.suffix in LINE_SUFFIXES and not file.path.lower().endswith(PACKED_SUFFIXES)
-    if not is_plain:
+    if is_list or not is_plain:
         return [FilePart(file, size=size)]
     starts = list(range(0, size, enough))
     return [FilePart(file, s, min(s + enough, size), min(enough, size - s)) for s in starts]

@@ -7,19 +7,22 @@ of them. Each one costs a file and a message: so not too many.
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections.abc import Sequence
 
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from semievol_ray.sources import SourceFile
-from semievol_ray.sources.files import LINE_SUFFIXES, PACKED_SUFFIXES, TABLE_SUFFIXES
+from semievol_ray.errors import UserError
+from semievol_ray.sources import Row, SourceFile, read_rows
+from semievol_ray.sources.files import LINE_SUFFIXES, PACKED_SUFFIXES, TABLE_SUFFIXES, is_json_list
 
 # The wait at the end is about a thirty-second of the stage.
 _SHARDS_A_REPLICA = 32
 # An engine answers some hundreds of requests at once; two shards should fill it.
 _FEWEST_ROWS, _MOST_ROWS = 256, 4096
-_SAMPLE_BYTES = 1 << 18
+_SAMPLE_BYTES, _SAMPLE_ROWS = 1 << 18, 256
 
 
 def plan_shard_rows(rows: int | None, replicas: int) -> int:
@@ -40,8 +43,8 @@ def estimate_rows(files: Sequence[SourceFile]) -> int | None:
     """
     try:
         return sum(map(_rows_of, files))
-    except (_UnknownError, OSError, ValueError):  # reading the file will say what is wrong with it
-        return None
+    except (_UnknownError, UserError, OSError, ValueError):
+        return None  # reading the file will say what is wrong with it
 
 
 class _UnknownError(Exception):
@@ -54,6 +57,10 @@ def _rows_of(file: SourceFile) -> int:
     info = file.filesystem.get_file_info(file.path)
     if info.type != fs.FileType.File or file.suffix not in (*TABLE_SUFFIXES, *LINE_SUFFIXES):
         raise _UnknownError
+    if is_json_list(file):
+        first = itertools.islice(read_rows(file), _SAMPLE_ROWS)
+        sizes = [len(json.dumps(row.values)) for row in first if isinstance(row, Row)]
+        return round(info.size * len(sizes) / max(sum(sizes), 1))
     with file.filesystem.open_input_file(file.path) as source:
         if file.suffix == ".parquet":
             rows: int = pq.ParquetFile(source).metadata.num_rows

@@ -10,7 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from semievol_ray.errors import UserError
-from semievol_ray.sources.files import LINE_SUFFIXES, SourceFile, is_saved_dataset
+from semievol_ray.sources.files import LINE_SUFFIXES, SourceFile, is_json_list, is_saved_dataset
+from semievol_ray.sources.json_list import read_json_list
 from semievol_ray.sources.lines import read_csv, read_jsonl
 from semievol_ray.sources.parts import FilePart
 from semievol_ray.sources.rows import BadRow, Row
@@ -61,9 +62,11 @@ def _read(part: FilePart, columns: Collection[str] | None) -> Rows:
         return read_parquet(part, columns)
     if source.suffix in (".csv", ".tsv"):
         return read_csv(source, columns)
+    if is_json_list(source):
+        return read_json_list(source)
     if source.suffix in LINE_SUFFIXES:
         return read_jsonl(part)
     raise UserError(
         f"{source.name}: unknown kind of file {source.suffix or 'without a suffix'!r}; "
-        "expected .parquet, .csv, .tsv or .jsonl"
+        "expected .parquet, .csv, .tsv, .jsonl or .json"
     )

@@ -19,6 +19,7 @@ TREE = [
     "g/a.jsonl", "g/b.jsonl", "g/old/z.jsonl", "g/.hidden.jsonl", "g/_SUCCESS", "g/_metadata",
     "g/.part-0.crc", "g/_delta_log/0.json", "g/lang=en/0.jsonl", "g/lang=de/x=1/0.jsonl",
     "g/lang=de/_temporary/0.jsonl", "br[1].jsonl", "br1.jsonl", "d[1]/c.jsonl", "_named.jsonl",
+    "g/README.md", "g/LICENSE", "g/licence.txt", "g/dataset_infos.json",
 ]  # fmt: skip
 PARTITIONS = ["g/lang=de/x=1/0.jsonl", "g/lang=en/0.jsonl"]
 
@@ -53,6 +54,7 @@ def tree(tmp_path) -> Path:
         ("br[1-2].jsonl", ["br1.jsonl"]),
         ("d[1]/*.jsonl", ["d[1]/c.jsonl"]),
         ("_*.jsonl", ["_named.jsonl"]),
+        ("g/README.md", ["g/README.md"]),
     ],
 )
 @pytest.mark.parametrize("scheme", ["", "file://"])

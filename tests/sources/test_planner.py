@@ -30,6 +30,11 @@ def test_rows_are_estimated_without_reading_the_files(tmp_path) -> None:
     )
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
     assert estimate_rows(find_files(str(tmp_path / "b.parquet"), "x")) == 20_000
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    found = estimate_rows(find_files(str(tmp_path / "a.json"), "x"))
+    assert found == pytest.approx(20_000, rel=0.05)
+    (tmp_path / "b.json").write_text("[1, ")
+    assert estimate_rows(find_files(str(tmp_path / "b.json"), "x")) is None
     (tmp_path / "c.csv.gz").write_bytes(b"")
     assert estimate_rows(find_files(str(tmp_path / "c.csv.gz"), "x")) is None
     (tmp_path / "d.parquet").write_text("this is no Parquet")
