@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,19 @@ def test_state_in_eight_bits_goes_on_at_another_zero_stage(
 def test_options_that_an_optimizer_does_not_know_are_one_line(make_job: MakeJob) -> None:
     with pytest.raises(UserError, match="training.optimizer_options: RMSprop refuses them"):
         train_here(make_job(optimizer="RMSprop", optimizer_options={"alfa": 1}))
+
+
+def test_a_tokenizer_without_an_end_is_one_line(
+    make_job: MakeJob, tiny_model: Path, tmp_path: Path
+) -> None:
+    # An answer without one would teach the model never to stop.
+    endless = shutil.copytree(tiny_model, tmp_path / "endless")
+    settings = endless / "tokenizer_config.json"
+    values = json.loads(settings.read_text())
+    values.pop("eos_token")
+    settings.write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"endless: its tokenizer has no eos_token"):
+        train_here(make_job(base_model=str(endless)))
 
 
 @pytest.mark.parametrize(
