@@ -11,6 +11,7 @@ use crate::labels::Labels;
 use crate::numbers::{self, DecimalMark};
 use crate::parallel::{self, Control, Pace};
 use crate::pattern::Pattern;
+use crate::statements::unwrapped;
 use crate::strings;
 use crate::text::normalize;
 use crate::texts::{TextLists, Texts};
@@ -154,7 +155,7 @@ impl<'a> Reader<'a> {
             (Kind::Label, Closed::Labels(labels)) => return labels.find(text),
             (Kind::Label, _) => return None,
             (Kind::Numeric, _) => numbers::read(text, self.mark).number()?,
-            (Kind::Text, _) => normalize(text),
+            (Kind::Text, _) => normalize(unwrapped(text)),
         };
         Some(self.answer.as_str()).filter(|text| !text.is_empty())
     }

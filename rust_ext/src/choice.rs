@@ -7,7 +7,7 @@ use crate::arrays::Chunked;
 use crate::cues::{DENIALS, EXPLAINS};
 use crate::fold::{fold, is_invisible};
 use crate::mentions::{Declaration, Mention, Reading};
-use crate::numbers::boxed;
+use crate::statements::boxed;
 use crate::text::normalize_leading as normalize;
 use crate::texts::TextLists;
 use crate::words::words;

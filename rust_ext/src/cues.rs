@@ -139,6 +139,9 @@ pub const LEADS: &[&str] = &["so", "therefore", "thus", "hence"];
 #[rustfmt::skip]
 pub const DOUBTS: &[&str] = &["wait", "actually", "correction", "sorry", "mistake", "hmm", "oops"];
 
+/// Words that what is said behind a statement turns away from it with.
+pub const TURNED: &[&str] = &["however", "alternatively", "instead", "recheck", "but", "or"];
+
 /// Of the denials those that may be labels, and deny wherever they are none.
 #[rustfmt::skip]
 pub const PARTICLES: &[&str] = &["no", "not", "never", "neither", "nor", "or"];

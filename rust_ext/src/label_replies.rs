@@ -10,7 +10,7 @@ use crate::fold::is_invisible;
 use crate::labels::Labels;
 use crate::markup::without_markup;
 use crate::mentions::Reading;
-use crate::numbers::boxed;
+use crate::statements::boxed;
 use crate::text::normalize;
 use crate::words::{Word, words};
 

@@ -28,6 +28,7 @@ mod powers;
 pub mod ranks;
 pub mod scores;
 pub mod spelling;
+pub mod statements;
 pub mod strings;
 pub mod sums;
 #[cfg(target_arch = "x86_64")]

@@ -2,9 +2,10 @@
 //!
 //! The digits are kept as they are written, so nothing is lost to binary floating point. A percent
 //! sign (or the word) divides by 100, as scorers of financial questions do: "45%" and "0.45" are
-//! one answer. Parentheses around a lone number negate it, as in accounts: "(3.2)" is −3.2. What
-//! can be read in two ways is not read at all: it is counted as ambiguous.
+//! one answer. Parentheses negate as in accounts: "(3.2)" and "($5)" are −3.2 and −5, but "so it is
+//! (42)" is 42. What can be read in two ways is not read at all: it is counted as ambiguous.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::decimal::{Decimal, digit_at};
@@ -12,6 +13,7 @@ use crate::error::Error;
 use crate::fold::fold;
 use crate::powers::{Power, power, signed, times_power_of_ten};
 use crate::spelling::spell;
+use crate::statements::{boxed_range, statement};
 
 pub use crate::spelling::{close, value};
 
@@ -47,8 +49,8 @@ pub fn last_number(text: &str) -> Option<String> {
 }
 
 /// The last number in the text, in canonical spelling: no `+`, no separators, no needless zeros,
-/// "0" for every zero. What stands in the last `\boxed{…}`, or after the last `####` of a line,
-/// goes before all else.
+/// "0" for every zero. What stands in the last `\boxed{…}` goes before all else, and has to be one
+/// number; then what the text states (`statements`).
 ///
 /// - Digits of any script count; those that follow a letter ("Q4", "H2O"), stand in the parentheses
 ///   of a function ("f(5)") or in an exponent of a letter ("x^2") belong to a name or a formula.
@@ -57,7 +59,7 @@ pub fn last_number(text: &str) -> Option<String> {
 ///   a power of ten; "5²" could be either, and is ambiguous.
 /// - "1,5" with a decimal point, "1.234,5" and "3.2.1" are ambiguous. With a decimal comma a point
 ///   that cannot part thousands ("1.5") is a decimal point, and spaces part thousands too.
-/// - A fraction "1/2" is two numbers.
+/// - A fraction ("1/2", "\frac{1}{2}"), a root, and "1 000" with a decimal point are ambiguous.
 pub fn read(text: &str, mark: DecimalMark) -> Reading {
     locate(&fold(text), mark).0
 }
@@ -65,43 +67,53 @@ pub fn read(text: &str, mark: DecimalMark) -> Reading {
 /// The same of a folded text, and where in it that number stands, with its sign, its currency sign
 /// and its percent sign.
 pub fn locate(text: &str, mark: DecimalMark) -> (Reading, Range<usize>) {
-    let marked = text.rfind("####").map(|at| {
-        let line = text[at + 4..].lines().next().unwrap_or("");
-        at + 4..at + 4 + line.len()
-    });
-    for part in [boxed_range(text), marked].into_iter().flatten() {
-        let (reading, number) = last_of(&text.as_bytes()[part.clone()], mark);
-        if reading != Reading::None {
-            return (reading, part.start + number.start..part.start + number.end);
+    let bytes = text.as_bytes();
+    let within = |part: &Range<usize>, (reading, number): (Reading, Range<usize>)| {
+        (reading, part.start + number.start..part.start + number.end)
+    };
+    if let Some(part) = boxed_range(text).filter(|part| !text[part.clone()].trim().is_empty()) {
+        return within(&part, only_of(&bytes[part.clone()], mark));
+    }
+    if let Some(part) = statement(text) {
+        let found = if has_formula(&bytes[part.clone()]) {
+            (Reading::Ambiguous, 0..0)
+        } else {
+            last_of(&bytes[part.clone()], mark, false)
+        };
+        if found.0 != Reading::None {
+            return within(&part, found);
         }
     }
-    last_of(text.as_bytes(), mark)
+    last_of(bytes, mark, matches!(bytes.trim_ascii(), [b'(', .., b')']))
 }
 
-/// What the last `\boxed{…}` holds.
-pub fn boxed(text: &str) -> Option<&str> {
-    boxed_range(text).map(|range| &text[range])
+/// Commands of LaTeX that make another number of those beside them.
+const FORMULAE: [&[u8]; 9] =
+    [b"frac", b"sqrt", b"\\pi", b"\\log", b"\\ln", b"\\binom", b"\\infty", b"\\pm", b"\\mp"];
+
+fn has_formula(bytes: &[u8]) -> bool {
+    bytes.contains(&b'\\')
+        && FORMULAE.iter().any(|name| bytes.windows(name.len()).any(|found| found == *name))
 }
 
-fn boxed_range(text: &str) -> Option<Range<usize>> {
-    let start = text.rfind("\\boxed{")? + "\\boxed{".len();
-    let mut depth = 1;
-    for (i, b) in text.bytes().enumerate().skip(start) {
-        depth += i32::from(b == b'{') - i32::from(b == b'}');
-        if depth == 0 {
-            return Some(start..i);
-        }
-    }
-    None
+/// The number of a part that says nothing else: behind its last `=`, if it has one.
+fn only_of(part: &[u8], mark: DecimalMark) -> (Reading, Range<usize>) {
+    let start = part.iter().rposition(|&b| b == b'=').map_or(0, |at| at + 1);
+    let (reading, number) = last_of(&part[start..], mark, false);
+    let (before, _) = last_of(&part[start..start + number.start], mark, false);
+    let clear = before == Reading::None && !has_formula(part);
+    let reading = if clear { reading } else { Reading::Ambiguous };
+    (reading, start + number.start..start + number.end)
 }
 
-fn last_of(bytes: &[u8], mark: DecimalMark) -> (Reading, Range<usize>) {
+/// The last number of some bytes. `lone`: they are nothing but what stands in parentheses.
+fn last_of(bytes: &[u8], mark: DecimalMark, lone: bool) -> (Reading, Range<usize>) {
     let mut last = (Reading::None, 0..0);
     let mut at = 0;
     while at < bytes.len() {
         if starts_number(bytes, at, mark) {
             let token = Token::new(bytes, at, mark);
-            let (reading, number) = token.read(mark);
+            let (reading, number) = token.read(mark, lone);
             at = number.end;
             // A number that is out of all proportion does not hide the one before it.
             if reading != Reading::None {
@@ -181,6 +193,9 @@ impl<'a> Token<'a> {
                 group += 1;
             } else if separates && digit_at(bytes, end + 1) {
                 group = 0;
+            } else if let Some((written, _)) = latex_separator(&bytes[end..]) {
+                group = 0;
+                end += written.len() - 1;
             } else {
                 break;
             }
@@ -190,10 +205,12 @@ impl<'a> Token<'a> {
     }
 
     /// The number with its sign, power and percent, and where all of that stands.
-    fn read(&self, mark: DecimalMark) -> (Reading, Range<usize>) {
+    fn read(&self, mark: DecimalMark, lone: bool) -> (Reading, Range<usize>) {
         let bytes = self.bytes;
         let start = self.digits.start;
-        let Some(mut decimal) = decimal(&bytes[self.digits.clone()], mark) else {
+        let digits = with_plain_separators(&bytes[self.digits.clone()]);
+        let part = is_part(bytes, start, &digits);
+        let Some(mut decimal) = decimal(&digits, mark).filter(|_| !part) else {
             return (Reading::Ambiguous, self.digits.clone());
         };
         let (exponent, mut end) = exponent(bytes, self.digits.end);
@@ -220,7 +237,13 @@ impl<'a> Token<'a> {
         let closing = bytes.len() - bytes[end..].trim_ascii_start().len();
         let negative = match sign {
             Sign::Minus => true,
-            Sign::Parenthesis => bytes.get(closing) == Some(&b')'),
+            Sign::Parenthesis => {
+                let accounts = hundredths > 0
+                    || begin + 1 < start
+                    || digits.iter().any(|b| !b.is_ascii_digit())
+                    || restates(&bytes[..begin], &digits);
+                bytes.get(closing) == Some(&b')') && (lone || accounts)
+            }
             Sign::None => false,
         };
         let whole = match sign {
@@ -231,6 +254,47 @@ impl<'a> Token<'a> {
         let reading = spell(negative, decimal.digits, decimal.exponent);
         (reading.map_or(Reading::None, Reading::Number), whole)
     }
+}
+
+/// How LaTeX parts thousands: "1{,}000", "1,\!000", "10\,000"; and what it stands for.
+const LATEX_SEPARATORS: [(&[u8], u8); 3] = [(b"{,}", b','), (b",\\!", b','), (b"\\,", b'\'')];
+
+fn latex_separator(bytes: &[u8]) -> Option<(&'static [u8], u8)> {
+    let found = LATEX_SEPARATORS.into_iter().find(|(written, _)| bytes.starts_with(written));
+    found.filter(|(written, _)| digit_at(bytes, written.len()))
+}
+
+fn with_plain_separators(token: &[u8]) -> Cow<'_, [u8]> {
+    if !token.contains(&b'\\') && !token.contains(&b'{') {
+        return Cow::Borrowed(token);
+    }
+    let mut out = Vec::with_capacity(token.len());
+    let mut at = 0;
+    while at < token.len() {
+        let (length, byte) = latex_separator(&token[at..])
+            .map_or((1, token[at]), |(written, by)| (written.len(), by));
+        out.push(byte);
+        at += length;
+    }
+    Cow::Owned(out)
+}
+
+/// Whether digits are only a part of what is meant: below a fraction's line, under a root, or the
+/// thousands of "1 000".
+fn is_part(bytes: &[u8], start: usize, digits: &[u8]) -> bool {
+    match &bytes[..start] {
+        [.., b, b'/'] => b.is_ascii_digit(),
+        [.., b'}' | b']', b'{'] => true,
+        [.., b, b' '] if b.is_ascii_digit() => {
+            digits.len() >= 3 && digits[0] == b'0' && digits[..3].iter().all(u8::is_ascii_digit)
+        }
+        before => before.ends_with("\u{2044}".as_bytes()) || before.ends_with(b"sqrt{"),
+    }
+}
+
+/// Whether a negative number stands before its parentheses: "-3 ( 3 )".
+fn restates(before: &[u8], digits: &[u8]) -> bool {
+    before.trim_ascii_end().strip_suffix(digits).is_some_and(|rest| rest.ends_with(b"-"))
 }
 
 /// A token's digits by its separators; none where these are not those of one number.
@@ -327,6 +391,9 @@ fn sign_before(bytes: &[u8], start: usize) -> (Sign, usize) {
         }
         before = text;
     }
+    if let Some(begin) = minus_word(before) {
+        return (Sign::Minus, begin);
+    }
     let sign = match before {
         [.., b'('] => Sign::Parenthesis,
         // "10-5" and "COVID-19" hold no negative number.
@@ -338,6 +405,20 @@ fn sign_before(bytes: &[u8], start: usize) -> (Sign, usize) {
         _ => Sign::None,
     };
     (sign, before.len().saturating_sub(1))
+}
+
+/// Where "minus" or "negative" begins at the end of a text, unless it is to be subtracted.
+fn minus_word(before: &[u8]) -> Option<usize> {
+    ["minus", "negative"].iter().find_map(|word| {
+        let begin = before.len().checked_sub(word.len())?;
+        let (rest, found) = before.split_at(begin);
+        let alone = match rest {
+            [.., b, b' '] => !b.is_ascii_digit(),
+            [.., b] => !b.is_ascii_alphanumeric(),
+            [] => true,
+        };
+        (alone && found.eq_ignore_ascii_case(word.as_bytes())).then_some(begin)
+    })
 }
 
 /// The text without the currency at its end: a sign, with letters ("US$") or without, or a code of

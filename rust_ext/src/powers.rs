@@ -60,6 +60,10 @@ fn raised(bytes: &[u8], at: usize) -> Option<(Option<i64>, usize, bool)> {
         return Some((value, end, false));
     }
     let rest = &bytes[at..];
+    // Degrees are a unit.
+    if rest.starts_with(b"^\\circ") || rest.starts_with(b"^{\\circ}") {
+        return None;
+    }
     let sign = if rest.starts_with(b"^") {
         1
     } else if rest.starts_with(b"**")

@@ -11,8 +11,8 @@ use crate::fold::is_invisible;
 /// marks), no punctuation, no articles (a, an, the), single spaces.
 ///
 /// Punctuation inside a word goes ("don't" is "dont"); `-`, `/` and `_` part words. What carries a
-/// value stays: `%`, `#`, symbols such as `$`, `+` or `≥`, the point of a decimal, the sign of a
-/// number. A text that consists of articles alone keeps them: "A" is "a".
+/// value stays: `%`, `#`, symbols such as `$`, `+` or `≥`, the point of a decimal, a colon or comma
+/// between digits ("10:30" is not "1030") that does not part thousands, the sign of a number. A text that consists of articles alone keeps them: "A" is "a".
 pub fn normalize(text: &str) -> String {
     normalized(text, false)
 }
@@ -24,8 +24,9 @@ pub fn normalize_leading(text: &str) -> String {
 
 fn normalized(text: &str, inner_articles: bool) -> String {
     let mut normal = once(text, inner_articles);
-    // Without the punctuation between them characters may compose: seldom, and never without end.
-    while !normal.is_ascii() {
+    // Without the punctuation between them characters may compose, and digits be thousands: seldom,
+    // and never without end.
+    while !normal.is_ascii() || normal.contains(',') {
         let again = once(&normal, inner_articles);
         if again == normal {
             break;
@@ -82,7 +83,13 @@ fn words(text: &str) -> String {
     while let Some(c) = chars.next() {
         let next_is_digit = chars.peek().is_some_and(char::is_ascii_digit);
         match c {
-            '.' if previous.is_ascii_digit() && next_is_digit => out.push('.'),
+            '.' | ':' if previous.is_ascii_digit() && next_is_digit => out.push(c),
+            ',' if previous.is_ascii_digit() && next_is_digit => {
+                let group = chars.clone().take(4).take_while(char::is_ascii_digit).count();
+                if group != 3 {
+                    out.push(',');
+                }
+            }
             '-' | '\u{2212}' if next_is_digit && !in_word(&out) => out.push('-'),
             '-' | '/' | '_' | '\u{2010}'..='\u{2015}' => out.push(' '),
             '%' | '#' => out.push(c),
@@ -118,6 +125,12 @@ mod tests {
             ("Ｆｕｌｌ　ｗｉｄｔｈ", "full width"),
             ("ﬁnance", "finance"),
             ("$1,234.50", "$1234.50"),
+            ("1,234,567", "1234567"),
+            ("1,5", "1,5"),
+            ("[1,2]", "1,2"),
+            ("1,23'4", "1234"),
+            ("10:30", "10:30"),
+            ("Ratio: 3:2.", "ratio 3:2"),
             ("-5", "-5"),
             ("−5", "-5"),
             ("50%", "50%"),

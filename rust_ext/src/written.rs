@@ -13,6 +13,7 @@ use crate::fold::fold;
 use crate::numbers::{self, DecimalMark, Reading};
 use crate::parallel::{Control, Pace};
 use crate::pattern::Pattern;
+use crate::statements::unwrapped;
 use crate::strings;
 use crate::text::normalize;
 use crate::texts::Texts;
@@ -50,7 +51,7 @@ pub fn written(
 }
 
 fn whole(text: &str) -> Option<Cow<'_, str>> {
-    Some(text.trim()).filter(|text| !normalize(text).is_empty()).map(Cow::Borrowed)
+    Some(unwrapped(text)).filter(|text| !normalize(text).is_empty()).map(Cow::Borrowed)
 }
 
 fn number(text: &str, mark: DecimalMark) -> Option<Cow<'_, str>> {

@@ -1,7 +1,8 @@
 """Thoughts and answers told apart, for every engine by the same rule.
 
 An answer is what follows the last closing mark. A thought that is not closed has no answer behind
-it, whatever options and numbers it names. A response without a mark is an answer as it is.
+it, whatever options and numbers it names. A response without a mark is an answer as it is, and one
+whose only mark opens amid a line does but speak of it.
 """
 
 from __future__ import annotations
@@ -11,14 +12,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-# How models mark a thought: Qwen3, R1 and most; Magistral; gpt-oss (harmony), whose answer is what
-# it says in the final channel.
-_MARKS = (
+# How models mark a thought: Qwen3, R1 and most; Magistral; Seed-OSS; Kimi; OpenThinker; Command A;
+# what prompts ask for; gpt-oss (harmony), whose answer is what it says in the final channel.
+_PLAIN_MARKS = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("<seed:think>", "</seed:think>"),
+    ("◁think▷", "◁/think▷"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
 )
-_TOKENS = ("<think>", "</think>", "[THINK]", "[/THINK]", "<|channel|>")
+_HARMONY = ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>")
+_MARKS = (*_PLAIN_MARKS, _HARMONY)
+_TOKENS = (*(mark for pair in _PLAIN_MARKS for mark in pair), "<|channel|>")
 # What harmony writes between the end of a thought and the mark of the answer.
 _END_OF_MESSAGE = "<|end|>"
 
@@ -38,9 +47,8 @@ def opens_thought(prompt: str) -> bool:
 
 def part(text: str, *, opened: bool = False) -> Parted:
     """The thought and the answer of a raw text; `opened`: its prompt opened the thought."""
-    starts = [text.rfind(opening) for opening, _ in _MARKS]
-    closings = [(text.rfind(closing), closing) for _, closing in _MARKS]
-    at, closing = max(closings)
+    at, closing = max((text.rfind(closing), closing) for _, closing in _MARKS)
+    starts = [_last_opening(text, opening, anywhere=at >= 0) for opening, _ in _MARKS]
     if at < 0 and max(starts) < 0 and not opened:
         return Parted(None, text, 0)
     if max(starts) > at or at < 0:
@@ -48,6 +56,15 @@ def part(text: str, *, opened: bool = False) -> Parted:
     end = at + len(closing)
     start = end + len(text[end:]) - len(text[end:].lstrip())
     return Parted(_bare(text[:at]), text[start:], start)
+
+
+def _last_opening(text: str, opening: str, *, anywhere: bool) -> int:
+    """Where a thought is last opened, at the beginning of a line or anywhere; −1 where none is."""
+    anywhere = anywhere or opening == _HARMONY[0]
+    at = text.rfind(opening)
+    while at >= 0 and not anywhere and any(map(str.isalnum, text[:at].rpartition("\n")[2])):
+        at = text.rfind(opening, 0, at)
+    return at
 
 
 def _bare(thought: str) -> str:
@@ -91,7 +108,7 @@ class ResponseReader:
 
     def _row(self, written: Written, text: str) -> dict[str, Any]:
         opened = opens_thought(written.prompt)
-        marked = not self._marks.isdisjoint(written.ids) or "think>" in text
+        marked = not self._marks.isdisjoint(written.ids) or any(mark in text for mark in _TOKENS)
         if not (opened or marked):
             return _row(written, Parted(None, text, 0), 0)
         ids = written.ids

@@ -184,7 +184,7 @@ class Task:
         if not found[0].is_valid:
             raise ValueError(
                 f"answer {text!r} is not read as a number where task.decimal_mark is "
-                f"{self.decimal_mark!r}"
+                f"{self.decimal_mark!r}; write it as one number"
             )
         if self.answer_pattern is not None or len(text) > _SHORT:
             return

@@ -73,6 +73,26 @@ def test_a_bare_answer_stays_as_it_is(name) -> None:
     assert len(row["token_logprobs"]) == len(ids)
 
 
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ("<thinking>A, 14</thinking>B", "A, 14", "B"),
+        ("<thought>\nA\n</thought>\nB", "A", "B"),
+        ("<reasoning>A</reasoning>\n<answer>B</answer>", "A", "<answer>B</answer>"),
+        ("<seed:think>A</seed:think>B", "A", "B"),
+        ("◁think▷A◁/think▷B", "A", "B"),
+        ("<|begin_of_thought|>A<|end_of_thought|>\n\nB", "A", "B"),
+        ("\n <think>A, 14", "A, 14", None),
+        ("The tag <think> opens a thought.", None, "The tag <think> opens a thought."),
+        ("<think>What is <think>?</think>B", "What is <think>?", "B"),
+        ("First.\n<think>A", "First.\nA", None),
+    ],
+)
+def test_every_way_to_mark_a_thought(text, thought, answer) -> None:
+    found = part(text)
+    assert (found.thought, found.answer) == (thought, answer)
+
+
 def test_marks_that_are_no_tokens_are_read_as_well() -> None:
     row, ids, tokenizer = read("llama-3.1", "Q", "<think>A, 14.1</think>\n\n The capital")
     assert (row["text"], row["rationale"]) == ("The capital", "A, 14.1")
