@@ -11,6 +11,7 @@ import pytest
 from semievol_ray import Config, load_config, pipeline
 from semievol_ray.cli import main
 from semievol_ray.results import Run
+from semievol_ray.tasks import Task
 from tests.stages.ingesting import write_csv, write_jsonl
 
 ROWS = 40
@@ -71,6 +72,11 @@ def refused(tmp_path, capsys):
         return error
 
     return line
+
+
+def unwrapped(text: str) -> str:
+    """A config without its lines' ends and comments' signs, as one line."""
+    return " ".join(text.replace("#", " ").split())
 
 
 def ingested(config: Config) -> Run:
@@ -235,6 +241,28 @@ def test_a_column_of_names_is_the_answer_only_where_the_test_set_has_it(init) ->
 def test_answers_that_work_towards_a_number_are_asked_to(init) -> None:
     config, _, _ = init(rows_of(question="q", answer=lambda i: f"Twice.\n#### {i}"))
     assert "####" in (config.task.instruction or "")
+
+
+def test_what_is_boxed_is_the_answer_of_a_worked_solution(init) -> None:
+    math = {"problem": "p", "level": "Level", "type": lambda i: "ab"[i % 2]}
+    numbers = init(rows_of(**math, solution=lambda i: rf"As 2 + 2 = 4, it is $\boxed{{{i}}}$."))[0]
+    assert (numbers.task.kind, numbers.data.columns.answer) == ("numeric", "solution")
+    assert "\\boxed{}" in (numbers.task.instruction or "")
+    written = r"So $x = \boxed{{\frac{{\sqrt{{3^{{{}}}}}}}{{2}}}}$, as was to be shown."
+    rows = rows_of(**math, solution=lambda i: written.format(i) if i % 4 else rf"\boxed{{{i}}}")
+    config, text, said = init(rows)
+    assert (config.task.kind, said.partition("wrote")[0]) == ("text", "")
+    assert "# The last \\boxed{}" in text and "plain numbers; of" not in text
+    task = Task.from_config(config.task)
+    gold = pa.array([row["solution"] for row in rows])
+    replies = pa.array([rf"I think it is \boxed{{{i}}}" for i in range(ROWS)])
+    assert task.correct(task.parse(replies), gold).to_pylist() == [i % 4 == 0 for i in range(ROWS)]
+    assert task.correct(task.parse(gold), gold).true_count == ROWS
+    assert task.parse(gold)[1].as_py() == task.parse(pa.array([r"\frac{\sqrt{3^{1}}}2"]))[0].as_py()
+    # One fraction, of which the last number would be taken, makes them no numbers.
+    rows = rows_of(**math, solution=lambda i: rf"\boxed{{{i}}}" if i else r"\boxed{\frac{1}{2}}")
+    config, text, _ = init(rows)
+    assert config.task.kind == "text" and "39 of 40 boxes hold plain numbers" in unwrapped(text)
 
 
 def test_a_comma_that_parts_no_thousands_is_a_decimal_mark(init) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from semievol_ray.errors import UserError
+from semievol_ray.guesses.answers import is_number
 from semievol_ray.guesses.files import Looked, Named
 from semievol_ray.guesses.names import (
     ANSWERS,
@@ -25,7 +26,7 @@ from semievol_ray.guesses.names import (
     first_of,
     is_data,
 )
-from semievol_ray.guesses.task import are_classes, is_number, names_options
+from semievol_ray.guesses.task import are_classes, names_options
 from semievol_ray.sources import cell_options, cell_text
 
 Columns = dict[str, Named]

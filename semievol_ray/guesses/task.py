@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from semievol_ray.config import Columns, TaskConfig
 from semievol_ray.errors import UserError
+from semievol_ray.guesses.answers import BOX, box_of, is_number, number_of
 from semievol_ray.guesses.files import Looked, Named
 from semievol_ray.guesses.names import CLASSES, first_of
 from semievol_ray.sources import Options
@@ -23,6 +24,7 @@ _MOST_LABELS = 200
 _ROWS_A_CODE, _ROWS_A_CLASS, _MOST_CODES = 10, 2, 20
 # How GSM8K ends what leads to a number.
 _WORKED = re.compile(r"####\s*\S*\d\S*\s*$")
+_BOXED = "Answer the question step by step; put the final answer in \\boxed{}."
 # A number whose points part thousands.
 _POINTS = re.compile(r"^\D*\d{1,3}(\.\d{3})+(,\d+)?\D*$")
 # A comma that does not part thousands.
@@ -42,8 +44,11 @@ class Guess:
     codes: tuple[str, ...] = ()
     # One spelling of each label, where the file has several.
     labels: tuple[str, ...] = ()
-    # Whether the answers work towards their number, as GSM8K's do.
-    works: bool = False
+    # What the model is told where the answers are worked out, as GSM8K's and MATH's are.
+    instruction: str = ""
+    # What takes the answer out of what is written, and why that is needed.
+    pattern: str = ""
+    because: str = ""
     # A number whose fraction follows a comma.
     comma: str = ""
     notes: list[str] = field(default_factory=list)
@@ -75,10 +80,33 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
             )
         return _labels(guess, counts, labeled)
     if 10 * sum(bool(_WORKED.search(answer)) for answer in answers) >= 9 * len(answers):
-        return Guess("numeric", "every answer ends in #### and a number", works=True)
+        told = "Answer the question step by step; end with #### and the number."
+        return Guess("numeric", "every answer ends in #### and a number", instruction=told)
+    boxes = [box for box in map(box_of, answers) if box]
+    is_boxed = 10 * len(boxes) >= 9 * len(answers)
+    if is_boxed and all(map(is_number, boxes)):
+        return Guess("numeric", "the answers have a number in \\boxed{}", instruction=_BOXED)
     if len(counts) <= min(_MOST_LABELS, len(answers) // 2):
         return _labels(Guess("label", why.format("answers")), counts, labeled)
+    if is_boxed:
+        return _boxed(boxes)
     return Guess("text", why.format("answers"))
+
+
+def _boxed(boxes: Sequence[str]) -> Guess:
+    """Worked answers whose boxes hold formulas, which are compared as they are written."""
+    numbers = sum(map(is_number, boxes))
+    because = (
+        "The last \\boxed{} of a reply and of a true answer is what is compared, as it is written: "
+        "\\frac12 and \\frac{1}{2} are one answer, 1/2 and 0.5 are others."
+    )
+    if 2 * numbers > len(boxes):
+        because += (
+            f" {numbers:,} of {len(boxes):,} boxes hold plain numbers; of these rows alone kind: "
+            "numeric, without answer_pattern, reads the values."
+        )
+    why = "the answers have \\boxed{}, not always with a plain number"
+    return Guess("text", why, instruction=_BOXED, pattern=BOX, because=because)
 
 
 def check_file(
@@ -112,22 +140,13 @@ def are_classes(answers: Sequence[str], column: str) -> bool:
 
     In a column that is not called as one they number the classes, from 0 or from 1.
     """
-    if not answers or not all(is_number(x) and _value(x).is_integer() for x in answers):
+    if not answers or not all(is_number(x) and number_of(x).is_integer() for x in answers):
         return False
-    codes = {int(_value(text)) for text in answers}
+    codes = {int(number_of(text)) for text in answers}
     if first_of([column], CLASSES):
         return len(codes) <= min(_MOST_LABELS, len(answers) // _ROWS_A_CLASS)
     few = len(codes) <= min(_MOST_CODES, len(answers) // _ROWS_A_CODE)
     return few and min(codes) in (0, 1) and max(codes) - min(codes) == len(codes) - 1
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number, as 12, 1,200, 5.0 or 7 %."""
-    try:
-        _value(text)
-    except ValueError:
-        return False
-    return any(character.isdigit() for character in text)
 
 
 def names_options(answers: Sequence[str], options: Sequence[Options], *, bare: bool) -> bool:
@@ -143,12 +162,8 @@ def names_options(answers: Sequence[str], options: Sequence[Options], *, bare: b
     return named >= 0.9 * sum(map(bool, answers)) > 0
 
 
-def _value(text: str) -> float:
-    return float(text.replace(",", "").removesuffix("%"))
-
-
 def _sorted(codes: Sequence[str] | Counter[str]) -> tuple[str, ...]:
-    return tuple(sorted(codes, key=_value))
+    return tuple(sorted(codes, key=number_of))
 
 
 def _evidence(answers: Sequence[str], options: Sequence[Options]) -> AnswerEvidence:
