@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -379,6 +380,25 @@ def test_the_user_names_columns(init, refused) -> None:
     assert init(nested, "--question=item.stem")[0].data.columns.question == "item.stem"
 
 
+def test_advice_about_a_nested_answer_is_taken(init, refused) -> None:
+    # SQuAD; one of its second version's questions has no answer.
+    squad = rows_of(
+        question="q", context="c",
+        answers=lambda i: {"text": [f"a {i}", "b"] if i else [], "answer_start": [i]},
+    )  # fmt: skip
+    for named, advice in (
+        ((), "as --answer=answers.text.0; there are answers.text.0, answers.answer_start.0 (0: "),
+        (("--answer=answers.text",), "is a list; a row has one answer: say which with --answer, "),
+    ):
+        assert advice in refused(squad, *named) and "=answers.text.0;" in refused(squad, *named)
+    config = init(squad, "--answer=answers.text.0")[0]
+    run = Run(pipeline.run(config, until="ingest").uri)
+    assert run.examples("labeled")["answer"].to_pylist() == [f"a {i}" for i in range(1, ROWS)]
+    assert run.quarantine()["reason"].to_pylist() == ["the answer is empty"]
+    slots = rows_of(question="q", answer=lambda i: json.dumps({"city": f"x {i}", "day": "May"}))
+    assert init(slots)[0].task.kind == "text"
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
@@ -386,6 +406,12 @@ def test_the_user_names_columns(init, refused) -> None:
         ({"messages": lambda i: [{"role": "user", "content": "x"}]}, "'messages' holds chats"),
         ({"question": lambda i: {"stem": "x"}, "answer": "a"}, "say which with --question"),
         ({"question": "q", "answer": lambda i: {"text": ["x"]}}, "say which with --answer"),
+        (
+            {"question": "q", "answer": lambda i: {"city": "x", "day": None}},
+            "there are answer.city; or write it into a column of its own; an answer of several "
+            "fields is JSON in one text",
+        ),
+        ({"question": "q", "answer": lambda i: []}, "write it into a column of its own, and name"),
         ({"question": "q", "answer": lambda i: None}, "the column 'answer', the answer, is empty"),
         ({"id": "i", "comment_text": "t", "toxic": lambda i: 0}, "name one with --answer"),
     ],
