@@ -399,6 +399,24 @@ def test_advice_about_a_nested_answer_is_taken(init, refused) -> None:
     assert init(slots)[0].task.kind == "text"
 
 
+def test_lists_of_aliases_as_texts_are_no_answers(init, refused) -> None:
+    def aliases(i: int) -> str:
+        return json.dumps([f"politician {i}", "political leader"][: 1 + i % 2])
+
+    popqa = {"question": "q", "possible_answers": aliases}
+    advice = "are lists of texts, written as JSON; a row has one answer: write the one that counts"
+    assert advice in (error := refused(rows_of(**popqa)))
+    assert "--answer=possible_answers takes each list as a whole" in error
+    config, _, said = init(rows_of(**popqa), "--answer=possible_answers")
+    assert config.task.kind == "text" and advice in said
+    # What is no such list in every row is an answer as it stands.
+    for odd in ("none", '["a", 1]', '{"a": "b"}', '["a"', "[1, 2]"):
+        rows = rows_of(question="q", answer=lambda i, odd=odd: aliases(i) if i else odd)
+        assert advice not in init(rows)[2]
+    rows = rows_of(question="q", answer=lambda i: json.dumps([f"alone {i}"]))
+    assert advice not in init(rows)[2]
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [

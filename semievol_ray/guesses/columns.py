@@ -28,7 +28,7 @@ from semievol_ray.guesses.names import (
     is_data,
 )
 from semievol_ray.guesses.task import are_classes, names_options
-from semievol_ray.sources import cell_options, cell_text
+from semievol_ray.sources import are_lists_of_texts, cell_options, cell_text
 
 Columns = dict[str, Named]
 
@@ -55,7 +55,7 @@ def guess_columns(
     columns = dict(asked)
     notes = _options_by_name(labeled, columns)
     _question(labeled, columns)
-    _answer(labeled, columns)
+    notes += _answer(labeled, columns)
     _options_of_their_own(labeled, columns)
     if "context" not in columns and (found := _context(labeled, columns)):
         columns["context"] = found
@@ -92,7 +92,9 @@ def _question(labeled: Looked, columns: Columns) -> None:
     _refuse_unreadable(labeled, found, "question")
 
 
-def _answer(labeled: Looked, columns: Columns) -> None:
+def _answer(labeled: Looked, columns: Columns) -> list[str]:
+    """The answer; what is to be said where the user names a column that holds lists as texts."""
+    is_asked = "answer" in columns
     if "answer" not in columns:
         others = [name for name in labeled.names if name not in _taken(columns)]
         known: Sequence[str] = ANSWERS
@@ -104,7 +106,19 @@ def _answer(labeled: Looked, columns: Columns) -> None:
         if found is None:
             raise UserError(f"{labeled.where}: {_nothing_like('answer', labeled)}")
         columns["answer"] = found
-    _refuse_unreadable(labeled, str(columns["answer"]), "answer")
+    name = str(columns["answer"])
+    _refuse_unreadable(labeled, name, "answer")
+    if not are_lists_of_texts(filter(None, labeled.texts(name))):
+        return []
+    said = (
+        f"the answers in {name!r} are lists of texts, written as JSON; a row has one answer: write "
+        "the one that counts into a column of its own, and name that with --answer"
+    )
+    if is_asked:
+        return [f"{said}; as it is, each list as a whole is the answer"]
+    raise UserError(
+        f"{labeled.where}: {said}; --answer={name} takes each list as a whole for the answer"
+    )
 
 
 def _options_by_name(labeled: Looked, columns: Columns) -> list[str]:

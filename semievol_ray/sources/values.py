@@ -10,7 +10,7 @@ import datetime
 import decimal
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -64,6 +64,25 @@ def cell_text(value: Any, name: str, *, joined: bool = False) -> str | None:
         except UnicodeEncodeError:
             raise ValueError(f"{name}: half a character (a lone surrogate)") from None
     return text.strip() or None
+
+
+def are_lists_of_texts(cells: Iterable[str]) -> bool:
+    """Whether all texts of a column are JSON lists of texts, some with several: other names.
+
+    One such cell may be an answer as it stands; a column of them is a list that was written so.
+    """
+    lengths = set()
+    for cell in cells:
+        if not cell.startswith("["):
+            return False
+        try:
+            members = json.loads(cell)
+        except (ValueError, RecursionError):
+            return False
+        if not all(isinstance(member, str) for member in members):
+            return False
+        lengths.add(len(members))
+    return max(lengths, default=0) > 1
 
 
 @dataclass(frozen=True)

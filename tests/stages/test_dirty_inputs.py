@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import gzip
+import json
 import math
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray import SemiEvolError, UserError
-from tests.stages.ingesting import ingest, write_csv, write_jsonl, write_parquet
+from tests.stages.ingesting import Heard, ingest, write_csv, write_jsonl, write_parquet
 
 COLUMNS = {"question": "text", "answer": "label"}
 OPTIONS = COLUMNS | {"options": "options"}
@@ -383,3 +384,16 @@ def test_a_location_is_a_path_or_a_list_of_paths(tmp_path, labeled, value) -> No
     values = {"run_dir": "r", "model": {"name": "m"}, "data": {"labeled": "l", "unlabeled": value}}
     with pytest.raises(UserError, match=r"data\.unlabeled: expected a path, or a list of paths"):
         load_config(values)
+
+
+@pytest.mark.parametrize("first", ['["a", "b"]', "a", '{"a": "b"}'])
+def test_a_column_of_lists_of_texts_is_said_and_taken(tmp_path, first) -> None:
+    answers = [first, *(json.dumps([f"a {i}", "b"]) for i in range(3))]
+    rows = [{"text": f"t {i}", "label": answer} for i, answer in enumerate(answers)]
+    labeled = write_jsonl(tmp_path / "l.jsonl", *rows)
+    unlabeled = write_jsonl(tmp_path / "u.jsonl", {"text": "u"})
+    heard = Heard()
+    run = ingest(tmp_path, labeled, unlabeled, task={"kind": "text"}, progress=heard)
+    said = [line for line in heard.lines if "labeled: the answers are JSON lists of texts" in line]
+    assert len(said) == (first[0] == "[")
+    assert run.examples("labeled")["answer"].to_pylist() == answers
