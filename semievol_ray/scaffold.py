@@ -56,7 +56,7 @@ def write_config(
         others["data.test"] = look(test, "--test")
     found, notes = guess_columns(rows, [*others.values()], columns or {})
     guess = guess_task(rows, found)
-    notes += guess.notes
+    notes += guess.notes + guess.doubts
     for setting, file in others.items():
         notes += check_file(file, setting, found, guess, rows)
     lines = [
@@ -134,6 +134,10 @@ def _task(guess: Guess) -> list[str]:
         more += [f"instruction: {_quoted(guess.instruction)}"]
     if guess.pattern:
         more += [*_comment(guess.because), f"answer_pattern: {_quoted(guess.pattern)}"]
+    for doubt in guess.doubts:
+        more += _comment(f"{doubt[0].upper()}{doubt[1:]}.")
+    if guess.scores:
+        more += ["# relative_tolerance: 0.1   # a reply within 10 % of the answer counts"]
     if not more:
         return [f"task: {{kind: {guess.kind}}}   # {guess.why}"]
     return ["task:", *(f"  {line}" for line in (f"kind: {guess.kind}   # {guess.why}", *more))]

@@ -266,6 +266,63 @@ def test_what_is_boxed_is_the_answer_of_a_worked_solution(init) -> None:
     assert config.task.kind == "text" and "39 of 40 boxes hold plain numbers" in unwrapped(text)
 
 
+LONG = "The town council met on Monday to talk about the bridge, number"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (LONG, "half of the answers have more than 8 words: votes and evaluation compare whole"),
+        (
+            "城市议会星期一开会讨论那座旧桥的修缮问题并决定推迟到明年春天再说此事了",
+            "more than 8 words",
+        ),
+        (lambda i: json.dumps({"city": f"x {i}", "day": "May"}), "the answers are JSON: votes"),
+        (lambda i: f"SELECT a FROM b WHERE c = {i}", "the answers look like code: votes"),
+        (lambda i: f"def add_{i}(x): return x", "the answers look like code"),
+        ("in the old town", ""),
+        (lambda i: f"Mary Smith (born {i})", ""),
+    ],
+)
+def test_open_answers_that_hardly_agree_are_said(init, answer, words) -> None:
+    config, text, said = init(rows_of(question="q", answer=answer))
+    assert config.task.kind == "text"
+    assert words in said and ("whole answers" in said) == bool(words)
+    assert words.removeprefix("half ").removeprefix("the ") in unwrapped(text)
+
+
+def test_answers_of_several_labels_are_said(init) -> None:
+    swapped = ["joy, anger", "anger, joy", "joy", "fear"]
+    config, text, said = init(rows_of(text="t", label=lambda i: swapped[i % 4]))
+    assert config.task.kind == "label"
+    for where in (said, unwrapped(text)):
+        assert "'joy, anger' and 'anger, joy' combine the same labels, and are two ans" in where
+    combined = ["joy|anger", "joy|fear", "anger|fear", "joy|anger|fear"]
+    said = init(rows_of(text="t", label=lambda i: combined[i % 4]))[2]
+    assert "most answers combine some of 3 labels ('joy', 'anger', 'fear')" in said
+    # So many combinations that they are no labels to init.
+    names = [f"n{i}" for i in range(10)]
+    config, _, said = init(rows_of(text="t", label=lambda i: f"{names[i // 10]}; {names[i % 10]}"))
+    assert config.task.kind == "text" and "most answers combine some of 10 labels" in said
+    for plain in (["Restaurants, bars", "Hotels, motels"], ["Sci/Tech", "World"], ["a, b", "A, b"]):
+        said = init(rows_of(text="t", label=lambda i, plain=plain: plain[i % 2]))[2]
+        assert "combine" not in said
+    said = init(rows_of(question="q", answer=lambda i: f"Town {i}, country {i % 30}"))[2]
+    assert "combine" not in said
+
+
+def test_scores_are_said_to_be_compared_as_they_are(init) -> None:
+    pairs = {"sentence1": "a", "sentence2": "b"}
+    config, text, said = init(rows_of(**pairs, score=lambda i: i % 26 / 5))
+    assert (config.task.kind, config.task.relative_tolerance) == ("numeric", None)
+    assert "numbers from 0 to 5 with fractions, as scores are" in said
+    assert "# relative_tolerance: 0.1" in text and "as scores are" in unwrapped(text)
+    german = init(rows_of(**pairs, score=lambda i: f"{i % 5},{i % 10}"))[2]
+    assert "numbers from 0 to 4.9 with" in german
+    for counted in (lambda i: i % 7 + 2.0, lambda i: i * 1.25, lambda i: i % 9 + (i == 3) / 2):
+        assert "as scores are" not in init(rows_of(question="q", answer=counted))[2]
+
+
 def test_a_comma_that_parts_no_thousands_is_a_decimal_mark(init) -> None:
     comma = init(rows_of(question="q", answer=lambda i: ["1.200,75", f"{i},5"][i % 2]))[0]
     thousands = init(rows_of(question="q", answer=lambda i: f"{i + 1},200,300.5"))[0]

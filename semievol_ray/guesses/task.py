@@ -13,7 +13,15 @@ import pyarrow as pa
 
 from semievol_ray.config import Columns, TaskConfig
 from semievol_ray.errors import UserError
-from semievol_ray.guesses.answers import BOX, box_of, is_number, number_of
+from semievol_ray.guesses.answers import (
+    BOX,
+    box_of,
+    is_number,
+    number_of,
+    of_scores,
+    of_several_labels,
+    of_whole_answers,
+)
 from semievol_ray.guesses.files import Looked, Named
 from semievol_ray.guesses.names import CLASSES, first_of
 from semievol_ray.sources import Options
@@ -52,6 +60,9 @@ class Guess:
     # A number whose fraction follows a comma.
     comma: str = ""
     notes: list[str] = field(default_factory=list)
+    # What is to be written beside the kind as well; and whether the numbers are scores.
+    doubts: list[str] = field(default_factory=list)
+    scores: bool = False
 
 
 def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
@@ -70,7 +81,10 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     why = f"{len(counts):,} different {{}} in {labeled.extent}"
     if numbers and not are_classes(answers, name):
         comma, notes = _decimal_comma(answers)
-        return Guess("numeric", "every answer is a number", comma=comma, notes=notes)
+        points = [a.replace(".", "").replace(",", ".") for a in answers] if comma else answers
+        doubts = list(filter(None, [of_scores([*map(number_of, points)])]))
+        guess = Guess("numeric", "every answer is a number", comma=comma, notes=notes)
+        return replace(guess, doubts=doubts, scores=bool(doubts))
     if numbers:
         guess = Guess("label", why.format("whole numbers"), codes=_sorted(counts))
         if first_of([name], CLASSES) is None:
@@ -87,10 +101,12 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     if is_boxed and all(map(is_number, boxes)):
         return Guess("numeric", "the answers have a number in \\boxed{}", instruction=_BOXED)
     if len(counts) <= min(_MOST_LABELS, len(answers) // 2):
-        return _labels(Guess("label", why.format("answers")), counts, labeled)
+        doubts = list(filter(None, [of_several_labels(counts, often=False)]))
+        return _labels(Guess("label", why.format("answers"), doubts=doubts), counts, labeled)
     if is_boxed:
         return _boxed(boxes)
-    return Guess("text", why.format("answers"))
+    said = of_several_labels(counts, often=True) or of_whole_answers(answers)
+    return Guess("text", why.format("answers"), doubts=list(filter(None, [said])))
 
 
 def _boxed(boxes: Sequence[str]) -> Guess:
