@@ -56,7 +56,7 @@ def write_config(
         others["data.test"] = look(test, "--test")
     found, notes = guess_columns(rows, [*others.values()], columns or {})
     guess = guess_task(rows, found)
-    notes += guess.notes + guess.doubts
+    notes += [*guess.notes, *([guess.doubt] if guess.doubt else [])]
     for setting, file in others.items():
         notes += check_file(file, setting, found, guess, rows)
     lines = [
@@ -134,8 +134,8 @@ def _task(guess: Guess) -> list[str]:
         more += [f"instruction: {_quoted(guess.instruction)}"]
     if guess.pattern:
         more += [*_comment(guess.because), f"answer_pattern: {_quoted(guess.pattern)}"]
-    for doubt in guess.doubts:
-        more += _comment(f"{doubt[0].upper()}{doubt[1:]}.")
+    if guess.doubt:
+        more += _comment(f"{guess.doubt[0].upper()}{guess.doubt[1:]}.")
     if guess.scores:
         more += ["# relative_tolerance: 0.1   # a reply within 10 % of the answer counts"]
     if not more:

@@ -262,8 +262,12 @@ def test_what_is_boxed_is_the_answer_of_a_worked_solution(init) -> None:
     assert task.parse(gold)[1].as_py() == task.parse(pa.array([r"\frac{\sqrt{3^{1}}}2"]))[0].as_py()
     # One fraction, of which the last number would be taken, makes them no numbers.
     rows = rows_of(**math, solution=lambda i: rf"\boxed{{{i}}}" if i else r"\boxed{\frac{1}{2}}")
-    config, text, _ = init(rows)
+    config, text, said = init(rows)
+    assert "have no" not in said
     assert config.task.kind == "text" and "39 of 40 boxes hold plain numbers" in unwrapped(text)
+    for last in (r"\boxed{5}", r"\boxed{x}"):
+        boxed = rows_of(**math, solution=lambda i, b=last: rf"{i}: {b}" if i else r"\boxed 5")
+        assert r"1 of 40 answers have no \boxed{}: leave those rows out" in init(boxed)[2]
 
 
 LONG = "The town council met on Monday to talk about the bridge, number"

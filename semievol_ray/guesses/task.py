@@ -60,8 +60,8 @@ class Guess:
     # A number whose fraction follows a comma.
     comma: str = ""
     notes: list[str] = field(default_factory=list)
-    # What is to be written beside the kind as well; and whether the numbers are scores.
-    doubts: list[str] = field(default_factory=list)
+    # What is to be written beside the kind as well, and whether it is that numbers are scores.
+    doubt: str = ""
     scores: bool = False
 
 
@@ -82,9 +82,9 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     if numbers and not are_classes(answers, name):
         comma, notes = _decimal_comma(answers)
         points = [a.replace(".", "").replace(",", ".") for a in answers] if comma else answers
-        doubts = list(filter(None, [of_scores([*map(number_of, points)])]))
+        doubt = of_scores([*map(number_of, points)])
         guess = Guess("numeric", "every answer is a number", comma=comma, notes=notes)
-        return replace(guess, doubts=doubts, scores=bool(doubts))
+        return replace(guess, doubt=doubt, scores=bool(doubt))
     if numbers:
         guess = Guess("label", why.format("whole numbers"), codes=_sorted(counts))
         if first_of([name], CLASSES) is None:
@@ -96,22 +96,26 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     if 10 * sum(bool(_WORKED.search(answer)) for answer in answers) >= 9 * len(answers):
         told = "Answer the question step by step; end with #### and the number."
         return Guess("numeric", "every answer ends in #### and a number", instruction=told)
+    are_few = len(counts) <= min(_MOST_LABELS, len(answers) // 2)
     boxes = [box for box in map(box_of, answers) if box]
-    is_boxed = 10 * len(boxes) >= 9 * len(answers)
-    if is_boxed and all(map(is_number, boxes)):
-        return Guess("numeric", "the answers have a number in \\boxed{}", instruction=_BOXED)
-    if len(counts) <= min(_MOST_LABELS, len(answers) // 2):
-        doubts = list(filter(None, [of_several_labels(counts, often=False)]))
-        return _labels(Guess("label", why.format("answers"), doubts=doubts), counts, labeled)
-    if is_boxed:
-        return _boxed(boxes)
-    said = of_several_labels(counts, often=True) or of_whole_answers(answers)
-    return Guess("text", why.format("answers"), doubts=list(filter(None, [said])))
+    in_boxes = 10 * len(boxes) >= 9 * len(answers)
+    if in_boxes and (all(map(is_number, boxes)) or not are_few):
+        return _boxed(boxes, len(answers))
+    if are_few:
+        doubt = of_several_labels(counts, often=False)
+        return _labels(Guess("label", why.format("answers"), doubt=doubt), counts, labeled)
+    doubt = of_several_labels(counts, often=True) or of_whole_answers(answers)
+    return Guess("text", why.format("answers"), doubt=doubt)
 
 
-def _boxed(boxes: Sequence[str]) -> Guess:
-    """Worked answers whose boxes hold formulas, which are compared as they are written."""
+def _boxed(boxes: Sequence[str], rows: int) -> Guess:
+    """Worked answers: of numbers where all boxes hold one, else of what the boxes hold as it is."""
+    lacking = f"{rows - len(boxes):,} of {rows:,} answers have no \\boxed{{}}: leave those rows out"
+    notes = [lacking] if len(boxes) < rows else []
     numbers = sum(map(is_number, boxes))
+    if numbers == len(boxes):
+        why = "the answers have a number in \\boxed{}"
+        return Guess("numeric", why, instruction=_BOXED, notes=notes)
     because = (
         "The last \\boxed{} of a reply and of a true answer is what is compared, as it is written: "
         "\\frac12 and \\frac{1}{2} are one answer, 1/2 and 0.5 are others."
@@ -122,7 +126,7 @@ def _boxed(boxes: Sequence[str]) -> Guess:
             "numeric, without answer_pattern, reads the values."
         )
     why = "the answers have \\boxed{}, not always with a plain number"
-    return Guess("text", why, instruction=_BOXED, pattern=BOX, because=because)
+    return Guess("text", why, instruction=_BOXED, pattern=BOX, because=because, notes=notes)
 
 
 def check_file(

@@ -139,6 +139,21 @@ def test_a_nested_field_is_read_by_its_name(tmp_path) -> None:
         ingest(tmp_path / "2", path, path, columns=COLUMNS | {"context": "context"})
 
 
+def test_the_first_of_a_list_inside_a_column_is_an_answer(tmp_path) -> None:
+    answers = [{"text": ["a", "b"], "at": [1, 2]}, {"text": [], "at": []}, {"text": None}, None]
+    path = write_parquet(
+        tmp_path / "l.parquet", {"text": [f"t {i}" for i in range(4)], "label": answers}
+    )
+    unlabeled = write_jsonl(tmp_path / "u.jsonl", {"text": "u"})
+    columns = COLUMNS | {"answer": "label.text.0"}
+    run = ingest(tmp_path, path, unlabeled, columns=columns, task={"kind": "text"})
+    assert run.examples("labeled")["answer"].to_pylist() == ["a"]
+    reasons = run.quarantine()["reason"].to_pylist()
+    assert reasons[0] == "the answer is empty" and "no field 'label.text.0'" in reasons[2]
+    with pytest.raises(UserError, match=r"label: a nested value; .* \(text\.0, at\.0\)"):
+        ingest(tmp_path / "2", path, unlabeled, columns=COLUMNS)
+
+
 def test_a_name_that_no_object_has_is_misspelt(tmp_path, labeled) -> None:
     path = write_jsonl(tmp_path / "u.jsonl", GOOD, GOOD | {"text": "x", "topic": "y"})
     columns = COLUMNS | {"subject": "topic"}
