@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,6 +30,7 @@ _LABELS_A_CLASS = 5
 # Of the corpus only what it has is asked.
 _OF_CORPUS = 1000
 _MOST_NAMED = 20
+_WIDTH = 88
 
 
 def write_config(
@@ -54,7 +56,7 @@ def write_config(
         others["data.test"] = look(test, "--test")
     found, notes = guess_columns(rows, [*others.values()], columns or {})
     guess = guess_task(rows, found)
-    notes += guess.notes
+    notes += [*guess.notes, *([guess.doubt] if guess.doubt else [])]
     for setting, file in others.items():
         notes += check_file(file, setting, found, guess, rows)
     lines = [
@@ -128,12 +130,21 @@ def _task(guess: Guess) -> list[str]:
         ]
     if guess.comma:
         more += [f'decimal_mark: ","   # as in {guess.comma}']
-    if guess.works:
-        instruction = "Answer the question step by step; end with #### and the number."
-        more += [f"instruction: {_quoted(instruction)}"]
+    if guess.instruction:
+        more += [f"instruction: {_quoted(guess.instruction)}"]
+    if guess.pattern:
+        more += [*_comment(guess.because), f"answer_pattern: {_quoted(guess.pattern)}"]
+    if guess.doubt:
+        more += _comment(f"{guess.doubt[0].upper()}{guess.doubt[1:]}.")
+    if guess.scores:
+        more += ["# relative_tolerance: 0.1   # a reply within 10 % of the answer counts"]
     if not more:
         return [f"task: {{kind: {guess.kind}}}   # {guess.why}"]
     return ["task:", *(f"  {line}" for line in (f"kind: {guess.kind}   # {guess.why}", *more))]
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(text, _WIDTH)]
 
 
 def _unused(names: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pytest
 from semievol_ray import Config, load_config, pipeline
 from semievol_ray.cli import main
 from semievol_ray.results import Run
+from semievol_ray.tasks import Task
 from tests.stages.ingesting import write_csv, write_jsonl
 
 ROWS = 40
@@ -71,6 +73,11 @@ def refused(tmp_path, capsys):
         return error
 
     return line
+
+
+def unwrapped(text: str) -> str:
+    """A config without its lines' ends and comments' signs, as one line."""
+    return " ".join(text.replace("#", " ").split())
 
 
 def ingested(config: Config) -> Run:
@@ -237,6 +244,89 @@ def test_answers_that_work_towards_a_number_are_asked_to(init) -> None:
     assert "####" in (config.task.instruction or "")
 
 
+def test_what_is_boxed_is_the_answer_of_a_worked_solution(init) -> None:
+    math = {"problem": "p", "level": "Level", "type": lambda i: "ab"[i % 2]}
+    numbers = init(rows_of(**math, solution=lambda i: rf"As 2 + 2 = 4, it is $\boxed{{{i}}}$."))[0]
+    assert (numbers.task.kind, numbers.data.columns.answer) == ("numeric", "solution")
+    assert "\\boxed{}" in (numbers.task.instruction or "")
+    written = r"So $x = \boxed{{\frac{{\sqrt{{3^{{{}}}}}}}{{2}}}}$, as was to be shown."
+    rows = rows_of(**math, solution=lambda i: written.format(i) if i % 4 else rf"\boxed{{{i}}}")
+    config, text, said = init(rows)
+    assert (config.task.kind, said.partition("wrote")[0]) == ("text", "")
+    assert "# The last \\boxed{}" in text and "plain numbers; of" not in text
+    task = Task.from_config(config.task)
+    gold = pa.array([row["solution"] for row in rows])
+    replies = pa.array([rf"I think it is \boxed{{{i}}}" for i in range(ROWS)])
+    assert task.correct(task.parse(replies), gold).to_pylist() == [i % 4 == 0 for i in range(ROWS)]
+    assert task.correct(task.parse(gold), gold).true_count == ROWS
+    assert task.parse(gold)[1].as_py() == task.parse(pa.array([r"\frac{\sqrt{3^{1}}}2"]))[0].as_py()
+    # One fraction, of which the last number would be taken, makes them no numbers.
+    rows = rows_of(**math, solution=lambda i: rf"\boxed{{{i}}}" if i else r"\boxed{\frac{1}{2}}")
+    config, text, said = init(rows)
+    assert "have no" not in said
+    assert config.task.kind == "text" and "39 of 40 boxes hold plain numbers" in unwrapped(text)
+    for last in (r"\boxed{5}", r"\boxed{x}"):
+        boxed = rows_of(**math, solution=lambda i, b=last: rf"{i}: {b}" if i else r"\boxed 5")
+        assert r"1 of 40 answers have no \boxed{}: leave those rows out" in init(boxed)[2]
+
+
+LONG = "The town council met on Monday to talk about the bridge, number"
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (LONG, "half of the answers have more than 8 words: votes and evaluation compare whole"),
+        (
+            "城市议会星期一开会讨论那座旧桥的修缮问题并决定推迟到明年春天再说此事了",
+            "more than 8 words",
+        ),
+        (lambda i: json.dumps({"city": f"x {i}", "day": "May"}), "the answers are JSON: votes"),
+        (lambda i: f"SELECT a FROM b WHERE c = {i}", "the answers look like code: votes"),
+        (lambda i: f"def add_{i}(x): return x", "the answers look like code"),
+        ("in the old town", ""),
+        (lambda i: f"Mary Smith (born {i})", ""),
+    ],
+)
+def test_open_answers_that_hardly_agree_are_said(init, answer, words) -> None:
+    config, text, said = init(rows_of(question="q", answer=answer))
+    assert config.task.kind == "text"
+    assert words in said and ("whole answers" in said) == bool(words)
+    assert words.removeprefix("half ").removeprefix("the ") in unwrapped(text)
+
+
+def test_answers_of_several_labels_are_said(init) -> None:
+    swapped = ["joy, anger", "anger, joy", "joy", "fear"]
+    config, text, said = init(rows_of(text="t", label=lambda i: swapped[i % 4]))
+    assert config.task.kind == "label"
+    for where in (said, unwrapped(text)):
+        assert "'joy, anger' and 'anger, joy' combine the same labels, and are two ans" in where
+    combined = ["joy|anger", "joy|fear", "anger|fear", "joy|anger|fear"]
+    said = init(rows_of(text="t", label=lambda i: combined[i % 4]))[2]
+    assert "most answers combine some of 3 labels ('joy', 'anger', 'fear')" in said
+    # So many combinations that they are no labels to init.
+    names = [f"n{i}" for i in range(10)]
+    config, _, said = init(rows_of(text="t", label=lambda i: f"{names[i // 10]}; {names[i % 10]}"))
+    assert config.task.kind == "text" and "most answers combine some of 10 labels" in said
+    for plain in (["Restaurants, bars", "Hotels, motels"], ["Sci/Tech", "World"], ["a, b", "A, b"]):
+        said = init(rows_of(text="t", label=lambda i, plain=plain: plain[i % 2]))[2]
+        assert "combine" not in said
+    said = init(rows_of(question="q", answer=lambda i: f"Town {i}, country {i % 30}"))[2]
+    assert "combine" not in said
+
+
+def test_scores_are_said_to_be_compared_as_they_are(init) -> None:
+    pairs = {"sentence1": "a", "sentence2": "b"}
+    config, text, said = init(rows_of(**pairs, score=lambda i: i % 26 / 5))
+    assert (config.task.kind, config.task.relative_tolerance) == ("numeric", None)
+    assert "numbers from 0 to 5 with fractions, as scores are" in said
+    assert "# relative_tolerance: 0.1" in text and "as scores are" in unwrapped(text)
+    german = init(rows_of(**pairs, score=lambda i: f"{i % 5},{i % 10}"))[2]
+    assert "numbers from 0 to 4.9 with" in german
+    for counted in (lambda i: i % 7 + 2.0, lambda i: i * 1.25, lambda i: i % 9 + (i == 3) / 2):
+        assert "as scores are" not in init(rows_of(question="q", answer=counted))[2]
+
+
 def test_a_comma_that_parts_no_thousands_is_a_decimal_mark(init) -> None:
     comma = init(rows_of(question="q", answer=lambda i: ["1.200,75", f"{i},5"][i % 2]))[0]
     thousands = init(rows_of(question="q", answer=lambda i: f"{i + 1},200,300.5"))[0]
@@ -351,6 +441,43 @@ def test_the_user_names_columns(init, refused) -> None:
     assert init(nested, "--question=item.stem")[0].data.columns.question == "item.stem"
 
 
+def test_advice_about_a_nested_answer_is_taken(init, refused) -> None:
+    # SQuAD; one of its second version's questions has no answer.
+    squad = rows_of(
+        question="q", context="c",
+        answers=lambda i: {"text": [f"a {i}", "b"] if i else [], "answer_start": [i]},
+    )  # fmt: skip
+    for named, advice in (
+        ((), "as --answer=answers.text.0; there are answers.text.0, answers.answer_start.0 (0: "),
+        (("--answer=answers.text",), "is a list; a row has one answer: say which with --answer, "),
+    ):
+        assert advice in refused(squad, *named) and "=answers.text.0;" in refused(squad, *named)
+    config = init(squad, "--answer=answers.text.0")[0]
+    run = Run(pipeline.run(config, until="ingest").uri)
+    assert run.examples("labeled")["answer"].to_pylist() == [f"a {i}" for i in range(1, ROWS)]
+    assert run.quarantine()["reason"].to_pylist() == ["the answer is empty"]
+    slots = rows_of(question="q", answer=lambda i: json.dumps({"city": f"x {i}", "day": "May"}))
+    assert init(slots)[0].task.kind == "text"
+
+
+def test_lists_of_aliases_as_texts_are_no_answers(init, refused) -> None:
+    def aliases(i: int) -> str:
+        return json.dumps([f"politician {i}", "political leader"][: 1 + i % 2])
+
+    popqa = {"question": "q", "possible_answers": aliases}
+    advice = "are lists of texts, written as JSON; a row has one answer: write the one that counts"
+    assert advice in (error := refused(rows_of(**popqa)))
+    assert "--answer=possible_answers takes each list as a whole" in error
+    config, _, said = init(rows_of(**popqa), "--answer=possible_answers")
+    assert config.task.kind == "text" and advice in said
+    # What is no such list in every row is an answer as it stands.
+    for odd in ("none", '["a", 1]', '{"a": "b"}', '["a"', "[1, 2]"):
+        rows = rows_of(question="q", answer=lambda i, odd=odd: aliases(i) if i else odd)
+        assert advice not in init(rows)[2]
+    rows = rows_of(question="q", answer=lambda i: json.dumps([f"alone {i}"]))
+    assert advice not in init(rows)[2]
+
+
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
@@ -358,6 +485,12 @@ def test_the_user_names_columns(init, refused) -> None:
         ({"messages": lambda i: [{"role": "user", "content": "x"}]}, "'messages' holds chats"),
         ({"question": lambda i: {"stem": "x"}, "answer": "a"}, "say which with --question"),
         ({"question": "q", "answer": lambda i: {"text": ["x"]}}, "say which with --answer"),
+        (
+            {"question": "q", "answer": lambda i: {"city": "x", "day": None}},
+            "there are answer.city; or write it into a column of its own; an answer of several "
+            "fields is JSON in one text",
+        ),
+        ({"question": "q", "answer": lambda i: []}, "write it into a column of its own, and name"),
         ({"question": "q", "answer": lambda i: None}, "the column 'answer', the answer, is empty"),
         ({"id": "i", "comment_text": "t", "toxic": lambda i: 0}, "name one with --answer"),
     ],

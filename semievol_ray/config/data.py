@@ -76,7 +76,10 @@ class TaskConfig(Section):
 
 
 class Columns(Section):
-    """Which column of the user's files holds what; `context.contexts` is a field inside one."""
+    """Which column of the user's files holds what.
+
+    `context.contexts` is a field inside one, `answers.text.0` the first of a list.
+    """
 
     id: str | None = None
     question: str = "question"

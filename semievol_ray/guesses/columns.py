@@ -6,9 +6,11 @@ What the user names is taken, and the rest is guessed around it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from semievol_ray.errors import UserError
-from semievol_ray.guesses.files import Looked, Named
+from semievol_ray.guesses.answers import is_number
+from semievol_ray.guesses.files import Looked, Named, texts_in
 from semievol_ray.guesses.names import (
     ANSWERS,
     ASKED,
@@ -25,14 +27,15 @@ from semievol_ray.guesses.names import (
     first_of,
     is_data,
 )
-from semievol_ray.guesses.task import are_classes, is_number, names_options
-from semievol_ray.sources import cell_options, cell_text
+from semievol_ray.guesses.task import are_classes, names_options
+from semievol_ray.sources import are_lists_of_texts, cell_options, cell_text
 
 Columns = dict[str, Named]
 
 _ORDER = ("id", "question", "context", "options", "answer")
 # An answer so long that stands in another column was copied there.
 _LONG_ANSWER = 20
+_MOST_SHOWN = 8
 
 
 def guess_columns(
@@ -52,7 +55,7 @@ def guess_columns(
     columns = dict(asked)
     notes = _options_by_name(labeled, columns)
     _question(labeled, columns)
-    _answer(labeled, columns)
+    notes += _answer(labeled, columns)
     _options_of_their_own(labeled, columns)
     if "context" not in columns and (found := _context(labeled, columns)):
         columns["context"] = found
@@ -89,7 +92,9 @@ def _question(labeled: Looked, columns: Columns) -> None:
     _refuse_unreadable(labeled, found, "question")
 
 
-def _answer(labeled: Looked, columns: Columns) -> None:
+def _answer(labeled: Looked, columns: Columns) -> list[str]:
+    """The answer; what is to be said where the user names a column that holds lists as texts."""
+    is_asked = "answer" in columns
     if "answer" not in columns:
         others = [name for name in labeled.names if name not in _taken(columns)]
         known: Sequence[str] = ANSWERS
@@ -101,7 +106,19 @@ def _answer(labeled: Looked, columns: Columns) -> None:
         if found is None:
             raise UserError(f"{labeled.where}: {_nothing_like('answer', labeled)}")
         columns["answer"] = found
-    _refuse_unreadable(labeled, str(columns["answer"]), "answer")
+    name = str(columns["answer"])
+    _refuse_unreadable(labeled, name, "answer")
+    if not are_lists_of_texts(filter(None, labeled.texts(name))):
+        return []
+    said = (
+        f"the answers in {name!r} are lists of texts, written as JSON; a row has one answer: write "
+        "the one that counts into a column of its own, and name that with --answer"
+    )
+    if is_asked:
+        return [f"{said}; as it is, each list as a whole is the answer"]
+    raise UserError(
+        f"{labeled.where}: {said}; --answer={name} takes each list as a whole for the answer"
+    )
 
 
 def _options_by_name(labeled: Looked, columns: Columns) -> list[str]:
@@ -230,15 +247,33 @@ def _refuse_unreadable(labeled: Looked, name: str, key: str) -> None:
     cell = next((cell for cell in labeled.cells(name) if cell not in ("", b"")), None)
     if cell is None:
         raise UserError(f"{labeled.where}: the column {name!r}, the {key}, is empty")
-    if isinstance(cell, list | tuple):
-        raise UserError(
-            f"{labeled.where}: the {key} in {name!r} is a list; a row has one {key}: write it into "
-            f"a column of its own, and name that with --{key}"
-        )
+    if isinstance(cell, list | tuple | Mapping):
+        raise UserError(f"{labeled.where}: {_nested(labeled, cell, name, key)}")
     try:
         cell_text(cell, name)
     except ValueError as error:
         raise UserError(f"{labeled.where}: {error}; say which with --{key}") from None
+
+
+def _nested(labeled: Looked, cell: Any, name: str, key: str) -> str:
+    """What to do about cells that hold other cells, in one line."""
+    found = [text for inner in labeled.cells(name) for text in texts_in(inner, name)]
+    named = [text for text in dict.fromkeys(found) if labeled.says(text)]
+    # SQuAD's answers have where they begin beside them.
+    named.sort(key=lambda text: all(is_number(said) for said in labeled.texts(text) if said))
+    shown = ", ".join(named[:_MOST_SHOWN]) + (", …" if len(named) > _MOST_SHOWN else "")
+    is_list = isinstance(cell, list | tuple)
+    said = f"the {key} in {name!r} is {'a list' if is_list else 'an object'}; a row has one {key}"
+    if not named:
+        return f"{said}: write it into a column of its own, and name that with --{key}"
+    first = " (0: the first of a list)" if any(".0" in text for text in named) else ""
+    whole = (
+        "" if is_list or key != "answer" else "; an answer of several fields is JSON in one text"
+    )
+    return (
+        f"{said}: say which with --{key}, as --{key}={named[0]}; there are {shown}{first}; or "
+        f"write it into a column of its own{whole}"
+    )
 
 
 def _nothing_like(key: str, labeled: Looked) -> str:

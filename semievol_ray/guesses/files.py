@@ -6,7 +6,7 @@ A guess is no place to refuse a row: a cell that cannot be read says nothing.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -97,6 +97,18 @@ def look(location: str, setting: str, most: int = MOST_ROWS) -> Looked:
         because = f"; first: row {bad.number}: {bad.reason}" if bad else ""
         raise UserError(f"{setting}: {location}: no readable row{because}")
     return Looked(location, rows)
+
+
+def texts_in(cell: Any, name: str) -> Iterator[str]:
+    """The names of the cells in a nested one that hold no others; of a list the first."""
+    if isinstance(cell, Mapping):
+        for field, inner in cell.items():
+            yield from texts_in(inner, f"{name}.{field}")
+    elif isinstance(cell, list | tuple):
+        for inner in cell[:1]:
+            yield from texts_in(inner, f"{name}.0")
+    else:
+        yield name
 
 
 def _size(cell: Any) -> int:

@@ -13,6 +13,15 @@ import pyarrow as pa
 
 from semievol_ray.config import Columns, TaskConfig
 from semievol_ray.errors import UserError
+from semievol_ray.guesses.answers import (
+    BOX,
+    box_of,
+    is_number,
+    number_of,
+    of_scores,
+    of_several_labels,
+    of_whole_answers,
+)
 from semievol_ray.guesses.files import Looked, Named
 from semievol_ray.guesses.names import CLASSES, first_of
 from semievol_ray.sources import Options
@@ -23,6 +32,7 @@ _MOST_LABELS = 200
 _ROWS_A_CODE, _ROWS_A_CLASS, _MOST_CODES = 10, 2, 20
 # How GSM8K ends what leads to a number.
 _WORKED = re.compile(r"####\s*\S*\d\S*\s*$")
+_BOXED = "Answer the question step by step; put the final answer in \\boxed{}."
 # A number whose points part thousands.
 _POINTS = re.compile(r"^\D*\d{1,3}(\.\d{3})+(,\d+)?\D*$")
 # A comma that does not part thousands.
@@ -42,11 +52,17 @@ class Guess:
     codes: tuple[str, ...] = ()
     # One spelling of each label, where the file has several.
     labels: tuple[str, ...] = ()
-    # Whether the answers work towards their number, as GSM8K's do.
-    works: bool = False
+    # What the model is told where the answers are worked out, as GSM8K's and MATH's are.
+    instruction: str = ""
+    # What takes the answer out of what is written, and why that is needed.
+    pattern: str = ""
+    because: str = ""
     # A number whose fraction follows a comma.
     comma: str = ""
     notes: list[str] = field(default_factory=list)
+    # What is to be written beside the kind as well, and whether it is that numbers are scores.
+    doubt: str = ""
+    scores: bool = False
 
 
 def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
@@ -65,7 +81,10 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     why = f"{len(counts):,} different {{}} in {labeled.extent}"
     if numbers and not are_classes(answers, name):
         comma, notes = _decimal_comma(answers)
-        return Guess("numeric", "every answer is a number", comma=comma, notes=notes)
+        points = [a.replace(".", "").replace(",", ".") for a in answers] if comma else answers
+        doubt = of_scores([*map(number_of, points)])
+        guess = Guess("numeric", "every answer is a number", comma=comma, notes=notes)
+        return replace(guess, doubt=doubt, scores=bool(doubt))
     if numbers:
         guess = Guess("label", why.format("whole numbers"), codes=_sorted(counts))
         if first_of([name], CLASSES) is None:
@@ -75,10 +94,39 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
             )
         return _labels(guess, counts, labeled)
     if 10 * sum(bool(_WORKED.search(answer)) for answer in answers) >= 9 * len(answers):
-        return Guess("numeric", "every answer ends in #### and a number", works=True)
-    if len(counts) <= min(_MOST_LABELS, len(answers) // 2):
-        return _labels(Guess("label", why.format("answers")), counts, labeled)
-    return Guess("text", why.format("answers"))
+        told = "Answer the question step by step; end with #### and the number."
+        return Guess("numeric", "every answer ends in #### and a number", instruction=told)
+    are_few = len(counts) <= min(_MOST_LABELS, len(answers) // 2)
+    boxes = [box for box in map(box_of, answers) if box]
+    in_boxes = 10 * len(boxes) >= 9 * len(answers)
+    if in_boxes and (all(map(is_number, boxes)) or not are_few):
+        return _boxed(boxes, len(answers))
+    if are_few:
+        doubt = of_several_labels(counts, often=False)
+        return _labels(Guess("label", why.format("answers"), doubt=doubt), counts, labeled)
+    doubt = of_several_labels(counts, often=True) or of_whole_answers(answers)
+    return Guess("text", why.format("answers"), doubt=doubt)
+
+
+def _boxed(boxes: Sequence[str], rows: int) -> Guess:
+    """Worked answers: of numbers where all boxes hold one, else of what the boxes hold as it is."""
+    lacking = f"{rows - len(boxes):,} of {rows:,} answers have no \\boxed{{}}: leave those rows out"
+    notes = [lacking] if len(boxes) < rows else []
+    numbers = sum(map(is_number, boxes))
+    if numbers == len(boxes):
+        why = "the answers have a number in \\boxed{}"
+        return Guess("numeric", why, instruction=_BOXED, notes=notes)
+    because = (
+        "The last \\boxed{} of a reply and of a true answer is what is compared, as it is written: "
+        "\\frac12 and \\frac{1}{2} are one answer, 1/2 and 0.5 are others."
+    )
+    if 2 * numbers > len(boxes):
+        because += (
+            f" {numbers:,} of {len(boxes):,} boxes hold plain numbers; of these rows alone kind: "
+            "numeric, without answer_pattern, reads the values."
+        )
+    why = "the answers have \\boxed{}, not always with a plain number"
+    return Guess("text", why, instruction=_BOXED, pattern=BOX, because=because, notes=notes)
 
 
 def check_file(
@@ -112,22 +160,13 @@ def are_classes(answers: Sequence[str], column: str) -> bool:
 
     In a column that is not called as one they number the classes, from 0 or from 1.
     """
-    if not answers or not all(is_number(x) and _value(x).is_integer() for x in answers):
+    if not answers or not all(is_number(x) and number_of(x).is_integer() for x in answers):
         return False
-    codes = {int(_value(text)) for text in answers}
+    codes = {int(number_of(text)) for text in answers}
     if first_of([column], CLASSES):
         return len(codes) <= min(_MOST_LABELS, len(answers) // _ROWS_A_CLASS)
     few = len(codes) <= min(_MOST_CODES, len(answers) // _ROWS_A_CODE)
     return few and min(codes) in (0, 1) and max(codes) - min(codes) == len(codes) - 1
-
-
-def is_number(text: str) -> bool:
-    """Whether a text is a number, as 12, 1,200, 5.0 or 7 %."""
-    try:
-        _value(text)
-    except ValueError:
-        return False
-    return any(character.isdigit() for character in text)
 
 
 def names_options(answers: Sequence[str], options: Sequence[Options], *, bare: bool) -> bool:
@@ -143,12 +182,8 @@ def names_options(answers: Sequence[str], options: Sequence[Options], *, bare: b
     return named >= 0.9 * sum(map(bool, answers)) > 0
 
 
-def _value(text: str) -> float:
-    return float(text.replace(",", "").removesuffix("%"))
-
-
 def _sorted(codes: Sequence[str] | Counter[str]) -> tuple[str, ...]:
-    return tuple(sorted(codes, key=_value))
+    return tuple(sorted(codes, key=number_of))
 
 
 def _evidence(answers: Sequence[str], options: Sequence[Options]) -> AnswerEvidence:

@@ -4,7 +4,14 @@ from semievol_ray.sources.files import SourceFile, find_files, refuse_overlap
 from semievol_ray.sources.parts import FilePart, cut
 from semievol_ray.sources.reading import read_part, read_rows
 from semievol_ray.sources.rows import BadRow, Row
-from semievol_ray.sources.values import MISSING, Options, cell_options, cell_text, find_cell
+from semievol_ray.sources.values import (
+    MISSING,
+    Options,
+    are_lists_of_texts,
+    cell_options,
+    cell_text,
+    find_cell,
+)
 
 __all__ = [
     "MISSING",
@@ -13,6 +20,7 @@ __all__ = [
     "Options",
     "Row",
     "SourceFile",
+    "are_lists_of_texts",
     "cell_options",
     "cell_text",
     "cut",

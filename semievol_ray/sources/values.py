@@ -10,7 +10,7 @@ import datetime
 import decimal
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -20,11 +20,17 @@ _EXACT = 2.0**53
 
 
 def find_cell(values: Mapping[str, Any], name: str) -> Any:
-    """The cell of a column, or of a field inside one (`context.contexts`); MISSING without it."""
+    """The cell of a column, or of a field inside one (`context.contexts`); MISSING without it.
+
+    Fields of a list are counted: of `answers.text.0` the first, null where the list has none.
+    """
     if name in values:
         return values[name]
     column, dot, field = name.partition(".")
     inner = values.get(column)
+    if isinstance(inner, list | tuple):
+        index = field.partition(".")[0]
+        inner = {index: next(iter(inner[int(index) :]), None)} if index.isdecimal() else None
     return find_cell(inner, field) if dot and isinstance(inner, Mapping) else MISSING
 
 
@@ -44,7 +50,12 @@ def cell_text(value: Any, name: str, *, joined: bool = False) -> str | None:
         lines = [cell_text(line, name) for line in value]
         return "\n".join(line for line in lines if line) or None
     if isinstance(value, Mapping):
-        fields = ", ".join(map(str, value)) or "none"
+        # A list of texts has one reading where it is joined.
+        lists = () if joined else (list, tuple)
+        named = (
+            f"{key}.0" if isinstance(inner, lists) else str(key) for key, inner in value.items()
+        )
+        fields = ", ".join(named) or "none"
         raise ValueError(f"{name}: a nested value; name one of its fields, as {name}.… ({fields})")
     text = value if isinstance(value, str) else _plain(value, name)
     if not text.isascii():
@@ -53,6 +64,25 @@ def cell_text(value: Any, name: str, *, joined: bool = False) -> str | None:
         except UnicodeEncodeError:
             raise ValueError(f"{name}: half a character (a lone surrogate)") from None
     return text.strip() or None
+
+
+def are_lists_of_texts(cells: Iterable[str]) -> bool:
+    """Whether all texts of a column are JSON lists of texts, some with several: other names.
+
+    One such cell may be an answer as it stands; a column of them is a list that was written so.
+    """
+    lengths = set()
+    for cell in cells:
+        if not cell.startswith("["):
+            return False
+        try:
+            members = json.loads(cell)
+        except (ValueError, RecursionError):
+            return False
+        if not all(isinstance(member, str) for member in members):
+            return False
+        lengths.add(len(members))
+    return max(lengths, default=0) > 1
 
 
 @dataclass(frozen=True)

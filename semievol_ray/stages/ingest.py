@@ -275,6 +275,8 @@ class _Ingestion:
             raise UserError(f"data.{split}: {files[0].name}: no usable row; {said}")
         self.context.progress.say("ingest", said)
         self._take(split, reading, written)
+        if split == "labeled" and (line := tally.lists(self.store, split, reading.blocks)):
+            self.context.progress.say("ingest", line)
         if split != "unlabeled" and self.task.kind != "text":
             if self.task.kind == "label":
                 self.context.progress.say("ingest", tally.answers(split, written.answers))

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from semievol_ray.ingestion import Block, Split
+from semievol_ray.sources import are_lists_of_texts
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
 
@@ -35,6 +36,17 @@ def answers(split: str, counts: Mapping[str, int]) -> str:
     if len(ordered) > _SHOWN_ANSWERS:
         shown += f", … {ordered[-1][0]!r} {ordered[-1][1]:,} ({len(ordered)} answers)"
     return f"{split}: {shown}"
+
+
+def lists(run: RunDirectory, split: str, blocks: Sequence[Block]) -> str:
+    """That each answer of a split is a whole list of texts, in one line; nothing where not so."""
+    tables = (run.read_table(block.table, ["answer"]) for block in blocks)
+    if not are_lists_of_texts(answer for table in tables for answer in table["answer"].to_pylist()):
+        return ""
+    return (
+        f"{split}: the answers are JSON lists of texts, and each as a whole is one answer; where a "
+        "list has several ways to say it, write the one that counts into a column of its own"
+    )
 
 
 def contradictions(

@@ -122,6 +122,13 @@ def run(context: Context, _: int) -> Outcome:
         f"learning rate {best.learning_rate:g}, {best.epochs:g} epochs: "
         f"{100 * best.exact_match:.1f} % of {judged} held-out labels right",
     )
+    if not any(found.exact_match for found in tries):
+        context.progress.say(
+            NAME,
+            "no setting has a single held-out label right, and the likeliest is taken: the task is "
+            "not learnt, or answers are too long to be written token for token; look at the rows, "
+            "and at what the answers are",
+        )
     statistics = {
         "chosen": {"learning_rate": best.learning_rate, "epochs": best.epochs},
         "tries": [asdict(found) for found in tries],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray.selection import select
 from semievol_ray.selection.policies import Paper, Upstream
+from tests.conftest import ROOT
 from tests.selection.responses import (
     LETTERS,
     by_id,
@@ -182,3 +185,25 @@ def test_options_outside_the_top_logprobs_leave_no_row_without_a_distribution():
             warnings.simplefilter("ignore" if prior[0] == 0 else "error")
             got = by_id(run(rows, policy="balanced", classes=LETTERS, prior=prior))
         assert all(sum(row["distribution"]) == pytest.approx(1) for row in got.values())
+
+
+def test_the_readmes_programs_run(tmp_path, monkeypatch):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.partition("## Selection as a library")[2].partition("\n## ")[0]
+    selects, in_polars = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    texts = ["It is 1,200.", "1200", "No idea.", "7", None]
+    rows = [
+        response(example, text, [-1.0 - i])
+        for i, (example, text) in enumerate(zip("aaabb", texts, strict=True))
+    ]
+    columns = ["example_id", "text", "tokens", "token_logprobs"]
+    pq.write_table(table(rows).select(columns), tmp_path / "responses.parquet")
+    monkeypatch.chdir(tmp_path)
+    found = {}
+    exec(selects, found)
+    assert by_id(found["table"])["a"]["pseudo_answer_text"] == "1,200"
+    assert found["trusted"]["example_id"].to_pylist() == ["a"]
+    exec(in_polars, found)
+    frame = found["frame"].collect()
+    assert frame["answer"].to_list() == ["1200", "1200", None, "7", None]
+    assert frame["nll"].to_list() == [1.0, 2.0, 3.0, 4.0, 5.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import gzip
+import json
 import math
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from semievol_ray import SemiEvolError, UserError
-from tests.stages.ingesting import ingest, write_csv, write_jsonl, write_parquet
+from tests.stages.ingesting import Heard, ingest, write_csv, write_jsonl, write_parquet
 
 COLUMNS = {"question": "text", "answer": "label"}
 OPTIONS = COLUMNS | {"options": "options"}
@@ -136,6 +137,21 @@ def test_a_nested_field_is_read_by_its_name(tmp_path) -> None:
     assert run.examples("unlabeled")["context"].to_pylist() == ["One passage.\nAnother."]
     with pytest.raises(UserError, match=r"context: a nested value; name one of its fields, as co"):
         ingest(tmp_path / "2", path, path, columns=COLUMNS | {"context": "context"})
+
+
+def test_the_first_of_a_list_inside_a_column_is_an_answer(tmp_path) -> None:
+    answers = [{"text": ["a", "b"], "at": [1, 2]}, {"text": [], "at": []}, {"text": None}, None]
+    path = write_parquet(
+        tmp_path / "l.parquet", {"text": [f"t {i}" for i in range(4)], "label": answers}
+    )
+    unlabeled = write_jsonl(tmp_path / "u.jsonl", {"text": "u"})
+    columns = COLUMNS | {"answer": "label.text.0"}
+    run = ingest(tmp_path, path, unlabeled, columns=columns, task={"kind": "text"})
+    assert run.examples("labeled")["answer"].to_pylist() == ["a"]
+    reasons = run.quarantine()["reason"].to_pylist()
+    assert reasons[0] == "the answer is empty" and "no field 'label.text.0'" in reasons[2]
+    with pytest.raises(UserError, match=r"label: a nested value; .* \(text\.0, at\.0\)"):
+        ingest(tmp_path / "2", path, unlabeled, columns=COLUMNS)
 
 
 def test_a_name_that_no_object_has_is_misspelt(tmp_path, labeled) -> None:
@@ -383,3 +399,16 @@ def test_a_location_is_a_path_or_a_list_of_paths(tmp_path, labeled, value) -> No
     values = {"run_dir": "r", "model": {"name": "m"}, "data": {"labeled": "l", "unlabeled": value}}
     with pytest.raises(UserError, match=r"data\.unlabeled: expected a path, or a list of paths"):
         load_config(values)
+
+
+@pytest.mark.parametrize("first", ['["a", "b"]', "a", '{"a": "b"}'])
+def test_a_column_of_lists_of_texts_is_said_and_taken(tmp_path, first) -> None:
+    answers = [first, *(json.dumps([f"a {i}", "b"]) for i in range(3))]
+    rows = [{"text": f"t {i}", "label": answer} for i, answer in enumerate(answers)]
+    labeled = write_jsonl(tmp_path / "l.jsonl", *rows)
+    unlabeled = write_jsonl(tmp_path / "u.jsonl", {"text": "u"})
+    heard = Heard()
+    run = ingest(tmp_path, labeled, unlabeled, task={"kind": "text"}, progress=heard)
+    said = [line for line in heard.lines if "labeled: the answers are JSON lists of texts" in line]
+    assert len(said) == (first[0] == "[")
+    assert run.examples("labeled")["answer"].to_pylist() == answers

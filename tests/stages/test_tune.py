@@ -21,6 +21,7 @@ from semievol_ray.stages.tune import Try, epochs_of, folds_of, rates_of, search
 from semievol_ray.store import RunDirectory, StageLedger
 from semievol_ray.touches import of_result
 from semievol_ray.training import Diverged
+from tests.stages.ingesting import Heard
 
 AUTO = TrainingConfig(learning_rate="auto", epochs="auto")
 
@@ -195,7 +196,7 @@ def test_labels_that_judge_later_choose_nothing(tmp_path, monkeypatch) -> None:
         return []
 
     monkeypatch.setattr(tune, "write_labeled", write_labeled)
-    monkeypatch.setattr(tune, "search", lambda *_: (Try(1, 3, 0.5, 1.0), []))
+    monkeypatch.setattr(tune, "search", lambda *_: (best := Try(1, 3, 0.5, 1.0), [best]))
     view = view_of(
         tmp_path,
         training={"learning_rate": "auto"},
@@ -213,3 +214,21 @@ def test_labels_that_judge_later_choose_nothing(tmp_path, monkeypatch) -> None:
     assert not any(part & context.held_out for part in learnt)
     trained, judged = learnt[0], learnt[1]
     assert len(trained) == 32 and len(judged) == 8 and not trained & judged
+
+
+@pytest.mark.parametrize("right", [0.0, 0.1])
+def test_a_search_without_a_right_answer_says_so(tmp_path, monkeypatch, right: float) -> None:
+    monkeypatch.setattr(tune, "write_labeled", lambda *_, **__: [])
+    monkeypatch.setattr(
+        tune._Judge, "__call__", lambda _, rate, number: Try(rate, number, right, 1 / number)
+    )
+    view, heard = view_of(tmp_path, training={"epochs": "auto"}), Heard()
+    labeled = pa.table({"example_id": [f"e{i}" for i in range(50)], "answer": ["a"] * 50})
+    context: Any = SimpleNamespace(
+        config=view.config, labeled=labeled, held_out=frozenset(),
+        folder=lambda name: name, progress=heard, run=SimpleNamespace(),
+    )  # fmt: skip
+    outcome = tune.run(context, 1)
+    assert outcome.statistics["chosen"]["epochs"] == 24
+    said = [line for line in heard.lines if "no setting has a single held-out label right" in line]
+    assert len(said) == (right == 0)

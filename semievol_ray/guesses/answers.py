@@ -1,0 +1,123 @@
+"""What the answers of a column look like, whatever they are called."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Collection, Sequence
+
+# What a \boxed{…} holds. A regular expression counts no braces: three deep are enough for formulas
+# as \boxed{\frac{\sqrt{3^{2}}}{2}}.
+BOX = r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"
+
+
+# What prose has not.
+_CODE = re.compile(r"\bdef \w+\(|\bclass \w+[:(]|\bSELECT\b.+\bFROM\b|#include|=>|==|;$|\s--?[a-z]")
+_MOST_WORDS, _CHARACTERS_A_WORD = 8, 4
+# What stands between the labels of a row that has several.
+_BETWEEN = re.compile(r"[,;|]")
+_MOST_SHOWN = 5
+# Where scores lie, and how many of them have a fraction.
+_LARGEST_SCORE, _FRACTIONS = 10, 0.1
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a number, as 12, 1,200, 5.0 or 7 %."""
+    try:
+        number_of(text)
+    except ValueError:
+        return False
+    return any(character.isdigit() for character in text)
+
+
+def number_of(text: str) -> float:
+    """The value of a number. Raises ValueError where a text is none."""
+    return float(text.replace(",", "").removesuffix("%"))
+
+
+def box_of(answer: str) -> str:
+    """What the last box of a worked answer holds; nothing where it has none."""
+    found = re.findall(BOX, answer)
+    return found[-1].strip(" $\\") if found else ""
+
+
+def of_whole_answers(answers: Sequence[str]) -> str:
+    """That such texts are hardly ever the same, in one line; nothing where they may well be."""
+    half = len(answers) / 2
+    if answers and statistics.median(map(_words, answers)) > _MOST_WORDS:
+        what = f"half of the answers have more than {_MOST_WORDS} words"
+    elif answers and sum(map(_is_json, answers)) > half:
+        what = "the answers are JSON"
+    elif answers and sum(bool(_CODE.search(answer)) for answer in answers) > half:
+        what = "the answers look like code"
+    else:
+        return ""
+    return (
+        f"{what}: votes and evaluation compare whole answers, case, articles and punctuation "
+        "aside, and of such answers hardly two agree; better is a column of short ones, a "
+        "task.answer_pattern that takes the part that counts, or a closed task"
+    )
+
+
+def of_several_labels(answers: Collection[str], *, often: bool) -> str:
+    """That answers combine several labels, in one line; nothing where they do not.
+
+    `often`: only where most do, and have far fewer parts than there are combinations, as open
+    answers with commas have not.
+    """
+    parts = {answer.casefold(): _parts(answer) for answer in answers}
+    spelled: dict[tuple[str, ...], list[str]] = {}
+    for answer in answers:
+        spelled.setdefault(tuple(sorted(_parts(answer))), []).append(answer)
+    several = [found for found in parts.values() if len(found) > 1]
+    names = list(dict.fromkeys(part for found in parts.values() for part in found))
+    few = (2 if often else 1) * len(names) < len(parts)
+    same = [a for key, a in spelled.items() if len(key) > 1 and len({*map(str.casefold, a)}) > 1]
+    if 2 * len(several) > len(parts) and few:
+        shown = ", ".join(map(repr, names[:_MOST_SHOWN])) + ", …" * (len(names) > _MOST_SHOWN)
+        what = f"most answers combine some of {len(names):,} labels ({shown})"
+        if same:
+            what += f", and in several ways, as {same[0][0]!r} and {same[0][1]!r}"
+    elif same and not often:
+        what = f"{same[0][0]!r} and {same[0][1]!r} combine the same labels, and are two answers"
+    else:
+        return ""
+    return (
+        f"{what}; a row has one answer, and each combination is one of its own: keep one label of "
+        "each row, or ask for one label (has it, or not) at a time; kind: text, with the labels "
+        "sorted, counts only those that are all right"
+    )
+
+
+def of_scores(values: Sequence[float]) -> str:
+    """That numbers are scores on a scale, in one line; nothing where they may be counts."""
+    fractions = sum(not value.is_integer() for value in values)
+    if not values or fractions < _FRACTIONS * len(values):
+        return ""
+    if max(map(abs, values)) > _LARGEST_SCORE:
+        return ""
+    return (
+        f"the answers are numbers from {min(values):g} to {max(values):g} with fractions, as "
+        "scores are; a reply counts only where it is equal, or within task.relative_tolerance (a "
+        "share of the larger number), and no correlation is measured"
+    )
+
+
+def _words(text: str) -> float:
+    """How many words a text has; not everybody writes blanks between them."""
+    return max(len(text.split()), sum(not c.isascii() for c in text) / _CHARACTERS_A_WORD)
+
+
+def _is_json(text: str) -> bool:
+    if text[:1] not in ("{", "["):
+        return False
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _parts(answer: str) -> tuple[str, ...]:
+    return tuple(part for x in _BETWEEN.split(answer.casefold()) if (part := x.strip()))
