@@ -44,7 +44,7 @@ GENERATION = pa.schema(
 # In the fingerprint of every stage that asks an engine: whoever changes what a row of GENERATION or
 # SCORES holds for the same request raises it. (Not for `Batch.negligible`: it moves no
 # probability by more than 1e-4, and answers that are paid for would be bought again.)
-REPLIES_VERSION = 4
+REPLIES_VERSION = 3
 
 SCORES = pa.list_(pa.float32())
 
