@@ -1,15 +1,14 @@
 """Chat requests to an OpenAI-compatible endpoint, through its official client.
 
 The client obeys Retry-After and backs off with jitter; how many requests are in flight and how fast
-they follow is bounded here. What a request comes to all the same is the reply's JSON, or the reason
-why there is none: that costs its row. Only where so many fail in a row that the endpoint must be
+they follow is bounded here. What a request comes to all the same is the reply, or the reason why
+there is none: that costs its row. Only where so many fail in a row that the endpoint must be
 down, or so many are refused for one reason and a plain question is too, is it an error.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from semievol_ray.credentials import resolve
 from semievol_ray.engines.negotiation import Negotiation
 from semievol_ray.engines.pace import Pace
 from semievol_ray.engines.protocol import PASSING, EngineOptions, Message
+from semievol_ray.engines.reply import NoReply, Reply, read_reply
 from semievol_ray.errors import SemiEvolError, UserError
 
 _RETRIES = 6
@@ -66,10 +66,8 @@ class Endpoint:
         # What a plain question came to that was asked in doubt.
         self._refuses_all = False
 
-    async def ask(
-        self, messages: list[Message], parameters: Mapping[str, Any]
-    ) -> dict[str, Any] | Failure:
-        """One reply with at least one choice, or why there is none.
+    async def ask(self, messages: list[Message], parameters: Mapping[str, Any]) -> Reply | Failure:
+        """One reply, or why there is none.
 
         Raises UserError for what no request will get past, and SemiEvolError where the endpoint is
         down.
@@ -101,10 +99,8 @@ class Endpoint:
                 return self._failed("the endpoint does not answer")
             except openai.APIStatusError as error:
                 return self._failed(f"HTTP {error.status_code} after retries")
-            except (openai.OpenAIError, json.JSONDecodeError) as error:
+            except (openai.OpenAIError, NoReply) as error:
                 return self._failed(" ".join(str(error).split())[:200])
-            if not reply.get("choices"):
-                return self._failed("a reply without choices")
             self._failed_in_a_row = self._refused_in_a_row = 0
             self.negotiation.took(sent)
             return reply
@@ -113,7 +109,7 @@ class Endpoint:
         """Close the connections."""
         await self._client.close()
 
-    async def _send(self, messages: list[Message], sent: Mapping[str, Any]) -> dict[str, Any]:
+    async def _send(self, messages: list[Message], sent: Mapping[str, Any]) -> Reply:
         options = dict(self._options)
         body = {**sent, **options.pop("extra_body", {})}
         asked: Any = messages
@@ -123,9 +119,12 @@ class Endpoint:
                 model=self.name, messages=asked, extra_body=body, **options
             )
             self.replies += 1
-        reply: Any = raw.http_response.json()
-        reply = reply if isinstance(reply, dict) else {}
-        self._pace.heard(raw.headers, (reply.get("usage") or {}).get("total_tokens") or 0)
+        tokens = 0
+        try:
+            reply = read_reply(raw.http_response.content)
+            tokens = (reply.prompt_tokens or 0) + (reply.response_tokens or 0)
+        finally:
+            self._pace.heard(raw.headers, tokens)
         return reply
 
     def _learns(self, sent: Mapping[str, Any], error: Any) -> bool:
@@ -160,7 +159,7 @@ class Endpoint:
         if not self._refuses_all:
             try:
                 await self._send(_PLAIN_QUESTION, sent)
-            except (openai.OpenAIError, json.JSONDecodeError):
+            except (openai.OpenAIError, NoReply):
                 self._refuses_all = True
         return not self._refuses_all
 

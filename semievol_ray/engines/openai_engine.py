@@ -28,6 +28,7 @@ from semievol_ray.engines.protocol import (
     Sampling,
     failed_generation,
 )
+from semievol_ray.engines.reply import Reply, Token
 from semievol_ray.engines.spellings import option_scores
 from semievol_ray.engines.thoughts import Parted, last_within, part
 from semievol_ray.errors import UserError
@@ -36,8 +37,8 @@ _TOP: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
 # So many replies without logprobs, and none with them: the endpoint gives none.
 _MUTE_REPLIES = 3
 
-_Reply = dict[str, Any] | Failure
-_Tokens = list[dict[str, Any]]
+_Reply = Reply | Failure
+_Tokens = Sequence[Token]
 
 
 class OpenAIEngine(Engine):
@@ -68,7 +69,7 @@ class OpenAIEngine(Engine):
         if batch.candidates is not None:
             if self._is_mute:
                 raise self._no_scores()
-            scores = pa.array(list(map(_scores, tokens, batch.candidates)), SCORES)
+            scores = pa.array(list(map(_scores, replies, batch.candidates)), SCORES)
         return Replies(generated, scores)
 
     def pulse(self) -> int:
@@ -112,10 +113,10 @@ class OpenAIEngine(Engine):
         self.answered += 1
         return reply
 
-    def _check_guided(self, reply: dict[str, Any], choices: Sequence[str]) -> None:
+    def _check_guided(self, reply: Reply, choices: Sequence[str]) -> None:
         """Raise UserError for a server that passes over what it does not know."""
-        text, ended = _text(reply).strip(), reply["choices"][0].get("finish_reason") == "stop"
-        if ended and text not in {choice.strip() for choice in choices}:
+        text, ended = reply.content.strip(), reply.finish_reason == "stop"
+        if ended and text and text not in {choice.strip() for choice in choices}:
             raise UserError(
                 f"{self._who} answers {text[:40]!r}, which is none of the options: it knows no "
                 "structured_outputs; set guided: false for the collaborators that it answers for"
@@ -125,10 +126,9 @@ class OpenAIEngine(Engine):
         """A reply's tokens with their logprobs; null where it has none."""
         if isinstance(reply, Failure):
             return None
-        found = (reply["choices"][0].get("logprobs") or {}).get("content")
-        if found or not _text(reply):
-            self._mute_replies = None if found else self._mute_replies
-            return found or []
+        if reply.tokens or not reply.content:
+            self._mute_replies = None if reply.tokens else self._mute_replies
+            return reply.tokens or ()
         if self._mute_replies is not None:
             self._mute_replies += 1
         return None
@@ -152,34 +152,30 @@ def _row(reply: _Reply, tokens: _Tokens | None) -> dict[str, Any]:
     """The GENERATION row of a reply, or of a request without one."""
     if isinstance(reply, Failure):
         return failed_generation(str(reply))
-    choice, usage = reply["choices"][0], reply.get("usage") or {}
-    reason = choice.get("finish_reason") or "stop"
-    parted = _parted(choice.get("message") or {})
+    parted = _parted(reply)
     answer = parted.answer
     if tokens and answer is not None:
         tokens = _until_its_end(answer, tokens)
     # Null, and not a guess, where the server gives none: selection says what it needs.
-    taken = [token["logprob"] for token in tokens or ()]
-    first = None if tokens is None else _first([t["token"] for t in tokens], parted)
+    taken = [token.logprob for token in tokens or ()]
+    first = None if tokens is None else _first([token.text for token in tokens], parted)
     known = first is not None
     return {
         "text": answer,
-        "finish_reason": reason,
-        "prompt_tokens": usage.get("prompt_tokens") or 0,
-        "tokens": usage.get("completion_tokens") or 0,
+        "finish_reason": reply.finish_reason or "stop",
+        "prompt_tokens": reply.prompt_tokens or 0,
+        "tokens": reply.response_tokens or 0,
         "token_logprobs": taken[first:] if known and answer is not None else None,
         "rationale": parted.thought,
         "rationale_logprobs": taken[:first] if known and parted.thought is not None else None,
     }
 
 
-def _parted(message: dict[str, Any]) -> Parted:
-    """The thought and the answer: as the server parted them, under the names that there are."""
-    said = message.get("content") or ""
-    for name in ("reasoning_content", "reasoning"):
-        if thought := message.get(name):
-            return Parted(str(thought).strip(), said.lstrip() or None, 0)
-    return part(said)
+def _parted(reply: Reply) -> Parted:
+    """The thought and the answer: as the server parted them, or as they are marked."""
+    if reply.thought is None:
+        return part(reply.content)
+    return Parted(reply.thought.strip(), reply.content.lstrip() or None, 0)
 
 
 def _first(tokens: list[str], parted: Parted) -> int | None:
@@ -202,18 +198,15 @@ def _first(tokens: list[str], parted: Parted) -> int | None:
     return last_within(ends.__getitem__, len(tokens), start)
 
 
-def _scores(tokens: _Tokens | None, candidates: Sequence[str]) -> list[float] | None:
-    top = tokens[0].get("top_logprobs") if tokens else None
-    return option_scores([(t["token"], t["logprob"]) for t in top], candidates) if top else None
-
-
-def _text(reply: dict[str, Any]) -> str:
-    return (reply["choices"][0].get("message") or {}).get("content") or ""
+def _scores(reply: _Reply, candidates: Sequence[str]) -> list[float] | None:
+    if isinstance(reply, Failure) or not reply.top:
+        return None
+    return option_scores(reply.top, candidates)
 
 
 def _until_its_end(answer: str, tokens: _Tokens) -> _Tokens:
     """The tokens up to the end of an answer: some servers list what ends the turn as well."""
-    parts = [bytes(t["bytes"]) if t.get("bytes") else t["token"].encode() for t in tokens]
+    parts = [token.raw for token in tokens]
     whole, said = b"".join(parts), answer.encode()
     at = 0
     if not whole.startswith(said):

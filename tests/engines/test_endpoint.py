@@ -6,10 +6,11 @@ import asyncio
 import itertools
 import time
 
+import pyarrow as pa
 import pytest
 
 from semievol_ray import UserError
-from semievol_ray.engines import Batch, Request, Sampling
+from semievol_ray.engines import GENERATION, Batch, Request, Sampling
 from semievol_ray.engines.openai_engine import OpenAIEngine
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.store import RunDirectory
@@ -136,9 +137,17 @@ def test_refusals_that_differ_cost_their_rows(model) -> None:
         (lambda r: r["choices"][0].pop("logprobs"), "stop"),
         (lambda r: r["choices"][0].pop("message"), "stop"),
         (lambda r: r["choices"][0]["logprobs"]["content"][0].pop("top_logprobs"), "stop"),
+        (lambda r: r.update(choices=[None]), "request_failed"),
+        (lambda r: r.update(usage=[1]), "stop"),
+        (lambda r: r.update(usage={"prompt_tokens": "7", "completion_tokens": 10**30}), "stop"),
+        (lambda r: r["choices"][0].update(logprobs=[-0.1]), "stop"),
+        (lambda r: r["choices"][0].update(finish_reason=3), "stop"),
+        (lambda r: r["choices"][0]["message"].update(content={"text": "B"}), "request_failed"),
+        (lambda r: r["choices"][0]["message"].update(content="\ud83d B"), "stop"),
+        (lambda r: r["choices"][0]["logprobs"]["content"][1].update(token="\ud83d"), "stop"),
     ],
 )
-def test_what_one_reply_lacks_costs_its_row_at_most(model, change, reason) -> None:
+def test_what_is_odd_in_one_reply_costs_its_row_at_most(model, change, reason, tmp_path) -> None:
     def script(body):
         question = body["messages"][0]["content"]
         reply = Handler.completion(body, question)
@@ -149,6 +158,25 @@ def test_what_one_reply_lacks_costs_its_row_at_most(model, change, reason) -> No
     Handler.script = script
     rows, _ = ask(model, 5, scored=True)
     assert [row["finish_reason"] for row in rows] == ["stop", reason, "stop", "stop", "stop"]
+    table = pa.Table.from_pylist(rows, GENERATION)
+    RunDirectory(str(tmp_path)).write_table("rows.parquet", table)
+
+
+@pytest.mark.parametrize("logprob", [0.5, float("nan"), "-0.5", None])
+def test_a_row_with_a_logprob_that_is_none_has_none(model, logprob) -> None:
+    """What cannot be computed with is found before the next row is paid for."""
+
+    def script(body):
+        question = body["messages"][0]["content"]
+        reply = Handler.completion(body, question)
+        if question == "q1":
+            reply["choices"][0]["logprobs"]["content"][1]["logprob"] = logprob
+        return 200, reply, {}
+
+    Handler.script = script
+    rows, notes = ask(model)
+    assert [row["token_logprobs"] is None for row in rows] == [False, True, False]
+    assert [row["text"] for row in rows] == ["B q0", "B q1", "B q2"] and notes == []
 
 
 def test_an_answer_that_is_no_json_costs_its_row(model) -> None:
