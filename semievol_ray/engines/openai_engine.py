@@ -117,8 +117,9 @@ class OpenAIEngine(Engine):
         """Raise UserError for a server that passes over what it does not know."""
         text, ended = reply.content.strip(), reply.finish_reason == "stop"
         if ended and text and text not in {choice.strip() for choice in choices}:
+            said = self.endpoint.said(text)[:40]
             raise UserError(
-                f"{self._who} answers {text[:40]!r}, which is none of the options: it knows no "
+                f"{self._who} answers {said!r}, which is none of the options: it knows no "
                 "structured_outputs; set guided: false for the collaborators that it answers for"
             )
 
