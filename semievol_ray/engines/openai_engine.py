@@ -23,6 +23,7 @@ from semievol_ray.engines.protocol import (
     Batch,
     Engine,
     EngineOptions,
+    Message,
     Replies,
     Request,
     Sampling,
@@ -36,6 +37,10 @@ from semievol_ray.errors import UserError
 _TOP: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
 # So many replies without logprobs, and none with them: the endpoint gives none.
 _MUTE_REPLIES = 3
+# Where a server does not count its tokens, so many bytes of UTF-8 are taken for one: English has
+# about four characters a token, scripts of longer characters have fewer. A budget then holds
+# roughly, and not at all for thoughts that are not shown.
+_BYTES_A_TOKEN = 4
 
 _Reply = Reply | Failure
 _Tokens = Sequence[Token]
@@ -51,6 +56,7 @@ class OpenAIEngine(Engine):
         self.endpoint = Endpoint(model, options)
         self.max_model_len = model.max_model_len or 2**20
         self._mute_replies: int | None = 0  # null once there was one with logprobs
+        self._estimates = False
 
     async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer: one request a row, whose first token gives the scores as well.
@@ -64,7 +70,8 @@ class OpenAIEngine(Engine):
         tokens = [self._tokens(reply) for reply in replies]
         generated, scores = None, None
         if batch.sampling is not None:
-            rows = map(_row, replies, tokens)
+            self._estimates |= any(map(_is_uncounted, replies))
+            rows = map(_row, batch.requests, replies, tokens)
             generated = pa.Table.from_pylist(list(rows), GENERATION)
         if batch.candidates is not None:
             if self._is_mute:
@@ -78,8 +85,15 @@ class OpenAIEngine(Engine):
 
     def notes(self) -> tuple[str, ...]:
         """See Engine.notes."""
-        said = f"{self._who} returns no logprobs: its responses have no entropy"
-        return (*self.endpoint.negotiation.notes, *([said] if self._is_mute else []))
+        notes = list(self.endpoint.negotiation.notes)
+        if self._is_mute:
+            notes.append(f"{self._who} returns no logprobs: its responses have no entropy")
+        if self._estimates:
+            notes.append(
+                f"{self._who} does not say how many tokens it reads and writes (usage): tokens and "
+                f"cost are estimates, a token for {_BYTES_A_TOKEN} characters"
+            )
+        return tuple(notes)
 
     async def close(self) -> None:
         """See Engine.close."""
@@ -104,8 +118,7 @@ class OpenAIEngine(Engine):
         if request.options:
             # As vLLM's server and others take them.
             parameters["chat_template_kwargs"] = dict(request.options)
-        messages = list(request.messages) or [{"role": "user", "content": request.prompt}]
-        reply = await self.endpoint.ask(messages, parameters)
+        reply = await self.endpoint.ask(_messages(request), parameters)
         if batch.candidates is not None and self.endpoint.negotiation.lacks(_TOP):
             raise self._no_scores()
         if choices is not None and not isinstance(reply, Failure):
@@ -149,7 +162,11 @@ class OpenAIEngine(Engine):
         return f"{self.endpoint.where}: {self.endpoint.name}"
 
 
-def _row(reply: _Reply, tokens: _Tokens | None) -> dict[str, Any]:
+def _messages(request: Request) -> list[Message]:
+    return list(request.messages) or [{"role": "user", "content": request.prompt}]
+
+
+def _row(request: Request, reply: _Reply, tokens: _Tokens | None) -> dict[str, Any]:
     """The GENERATION row of a reply, or of a request without one."""
     if isinstance(reply, Failure):
         return failed_generation(str(reply))
@@ -161,15 +178,28 @@ def _row(reply: _Reply, tokens: _Tokens | None) -> dict[str, Any]:
     taken = [token.logprob for token in tokens or ()]
     first = None if tokens is None else _first([token.text for token in tokens], parted)
     known = first is not None
+    asked = (message["content"] for message in _messages(request))
     return {
         "text": answer,
         "finish_reason": reply.finish_reason or "stop",
-        "prompt_tokens": reply.prompt_tokens or 0,
-        "tokens": reply.response_tokens or 0,
+        "prompt_tokens": reply.prompt_tokens or _estimated(*asked),
+        "tokens": reply.response_tokens or _estimated(reply.thought or "", reply.content),
         "token_logprobs": taken[first:] if known and answer is not None else None,
         "rationale": parted.thought,
         "rationale_logprobs": taken[:first] if known and parted.thought is not None else None,
     }
+
+
+def _is_uncounted(reply: _Reply) -> bool:
+    """Whether a reply comes without the numbers of its tokens; no prompt has none."""
+    return not isinstance(reply, Failure) and not (
+        reply.prompt_tokens and (reply.response_tokens or not reply.content)
+    )
+
+
+def _estimated(*texts: str) -> int:
+    """Tokens of some texts, about."""
+    return -(-sum(len(text.encode()) for text in texts) // _BYTES_A_TOKEN)
 
 
 def _parted(reply: Reply) -> Parted:

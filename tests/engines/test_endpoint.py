@@ -181,6 +181,20 @@ def test_a_row_with_a_logprob_that_is_none_has_none(model, logprob) -> None:
     assert [row["text"] for row in rows] == ["B q0", "B q1", "B q2"] and notes == []
 
 
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 0, "completion_tokens": 0}, "many"])
+def test_tokens_that_an_endpoint_does_not_count_are_estimated_and_said_to_be(model, usage) -> None:
+    """A budget of tokens or of money goes by them: at 0 it would never be reached."""
+
+    def script(body):
+        reply = Handler.completion(body, "is what it must be")
+        return 200, reply | {"usage": usage}, {}
+
+    Handler.script = script
+    rows, notes = ask(model)
+    assert [(row["prompt_tokens"], row["tokens"]) for row in rows] == [(1, 5)] * 3
+    assert len(notes) == 1 and "tokens and cost are estimates" in notes[0]
+
+
 def test_an_answer_that_is_no_json_costs_its_row(model) -> None:
     Handler.script = lambda body: (
         (200, b"<html>", {}) if body["messages"][0]["content"] == "q1" else None
