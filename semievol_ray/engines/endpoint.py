@@ -176,7 +176,7 @@ class Endpoint:
         if status == 401 or (status == 403 and not await self._is_one(sent)):
             what = "the endpoint refuses the API key"
         elif status == 405 or (status == 404 and not _is_of_the_api(error.body)):
-            what = f"HTTP {status}: {_NO_API}"
+            what, words = f"HTTP {status} ({words or 'no words'}): {_NO_API}", ""
         elif status == 404:
             what = f"the endpoint has no model {self.name!r}"
         elif status == 402 or is_out_of_quota(error):

@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 # A probability of 1 comes out above it by rounding; more than this is no logprob.
 _ROUNDING = 1e-3
+# No token is drawn that has no probability; less than this no float32 holds either.
+_LEAST = -3e38
 _MOST_TOKENS = 2**31 - 1
 _DIGITS = re.compile(r"[0-9]{1,10}")
 
@@ -79,13 +81,16 @@ def read_reply(body: bytes) -> Reply:
         raise NoReply("a message whose content is no text")
     thoughts = [_thought(message.get(name)) for name in ("reasoning_content", "reasoning")]
     usage, reason = _mapping(reply.get("usage")), choice.get("finish_reason")
-    tokens = _mapping(choice.get("logprobs")).get("content")
+    if not content and choice.get("error"):
+        raise NoReply("an error in the place of an answer", choice["error"])
+    written = _mapping(choice.get("logprobs")).get("content")
+    tokens = _tokens(written)
     return Reply(
         content,
         next(filter(None, thoughts), None) or _thought_in(message.get("content")),
         utf8(reason) if isinstance(reason, str) else None,
-        _tokens(tokens),
-        _top(tokens),
+        tokens if tokens and all(token.logprob > _LEAST for token in tokens) else None,
+        _top(written),
         _count(usage.get("prompt_tokens")),
         _count(usage.get("completion_tokens")),
     )

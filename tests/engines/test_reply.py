@@ -57,6 +57,9 @@ def test_an_error_in_the_place_of_a_reply_is_kept_as_what_it_says() -> None:
     with pytest.raises(NoReply) as caught:
         read_reply(b'{"error": {"message": "provider returned 502"}}')
     assert caught.value.words == {"message": "provider returned 502"}
+    with pytest.raises(NoReply) as caught:
+        read_reply(body({"content": ""}, finish_reason="error", error={"message": "lost"}))
+    assert caught.value.words == {"message": "lost"}
     with pytest.raises(NotTheApi):
         read_reply(b"\n<!doctype html><html>log in</html>")
 
@@ -88,6 +91,15 @@ def test_a_token_without_a_logprob_leaves_a_reply_without_any(logprob) -> None:
 )  # fmt: skip
 def test_logprobs_in_another_shape_are_none(sent) -> None:
     assert read_reply(body(logprobs=sent)).tokens is None
+
+
+def test_no_token_is_drawn_without_a_probability() -> None:
+    """One among the most probable may have none."""
+    never = {"token": "A", "logprob": -math.inf}
+    assert read_reply(body(logprobs=logprobs(never))).tokens is None
+    drawn = {"token": "B", "logprob": 0, "top_logprobs": [never]}
+    found = read_reply(body(logprobs=logprobs(drawn)))
+    assert found.tokens is not None and found.top == (("A", -math.inf),)
 
 
 def test_a_logprob_that_rounding_put_above_0_is_0() -> None:
