@@ -85,6 +85,12 @@ def resolve(value: Any, where: str) -> Any:
     return value
 
 
+def values_referred(value: Any) -> list[str]:
+    """The values of the variables that are referred to in a value, however deep."""
+    names = {name for _, text in _leaves({"": value}) for name in _REFERENCE.findall(text)}
+    return [os.environ[name] for name in sorted(names) if name in os.environ]
+
+
 def referred(value: str) -> str | None:
     """The name that a whole value refers to."""
     found = _REFERENCE.fullmatch(value)

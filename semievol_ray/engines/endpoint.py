@@ -1,35 +1,45 @@
 """Chat requests to an OpenAI-compatible endpoint, through its official client.
 
-The client obeys Retry-After and backs off with jitter; how many requests are in flight and how fast
-they follow is bounded here. What a request comes to all the same is the reply's JSON, or the reason
-why there is none: that costs its row. Only where so many fail in a row that the endpoint must be
-down, or so many are refused for one reason and a plain question is too, is it an error.
+How many requests are in flight, how fast they follow and how often each is tried is bounded here.
+What a request comes to all the same is the reply, or the reason why there is none: that costs its
+row. Only where so many fail in a row, or are refused in the same words, and a plain question has no
+answer either, is it an error. What an endpoint says is shown in one line, without our secrets.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from semievol_ray.config import ModelConfig
-from semievol_ray.credentials import resolve
+from semievol_ray.credentials import redact, resolve, values_referred
 from semievol_ray.engines.negotiation import Negotiation
 from semievol_ray.engines.pace import Pace
 from semievol_ray.engines.protocol import PASSING, EngineOptions, Message
+from semievol_ray.engines.reply import NoReply, NotTheApi, Reply, read_reply
+from semievol_ray.engines.retries import Retries, is_out_of_quota, passes
 from semievol_ray.errors import SemiEvolError, UserError
 
-_RETRIES = 6
-# So many requests without an answer, and none with one between them: the endpoint is down.
+# So many requests without an answer, and none with one between them: is the endpoint down? It may
+# be the rows that it fails at, which come to their end after all others.
 _FAILURES_IN_A_ROW = 16
 # So many refusals in the same words, and no reply between them: is it the rows' fault? A filter of
 # contents may have met its rows one after another, or an account may be empty.
 _REFUSALS_IN_A_ROW = 16
 _PLAIN_QUESTION: list[Message] = [{"role": "user", "content": "Say OK."}]
 
+# What an endpoint may refuse for a parameter's sake.
+_NEGOTIABLE = (400, 403, 422)
+_NO_API = "it does not speak the API; is base_url right (…/v1)?"
+_KEPT = "what was answered is kept: run again to go on"
+
+# What is shorter hides nothing, and is in many words.
+_SHORTEST_SECRET = 4
+_LONGEST_WORDS = 300
+_MARKUP = re.compile(r"<[^>]*>")
 _TOO_LONG = re.compile(r"context[ _](length|window)|too long|input tokens", re.IGNORECASE)
 
 
@@ -49,27 +59,32 @@ class Endpoint:
         self.where = model.base_url
         self.negotiation = Negotiation(f"{self.where}: {self.name}")
         self.replies = 0
+        key = os.environ.get(model.api_key_env)
+        secrets = {key or "", *values_referred(model.engine_options)}
+        # One may begin with another.
+        self._secrets = sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len)[::-1]
         self._client = openai.AsyncOpenAI(
             base_url=model.base_url,
             # Local servers ask for no key, but the client insists on one.
-            api_key=os.environ.get(model.api_key_env) or "none",
-            max_retries=_RETRIES,
+            api_key=key or "none",
+            max_retries=0,
             timeout=options.request_timeout_seconds,
         )
+        self._timeout_seconds = options.request_timeout_seconds
         self._options = resolve(model.engine_options, "model.engine_options")
         self._slots = asyncio.Semaphore(options.max_concurrency)
         self._pace = Pace(options.requests_per_minute)
         self._failed_in_a_row = 0
         self._refused_in_a_row = 0
         self._refusal = ""
+        # Whether anything has been answered, and whether a request of the run's own has.
+        self._is_known = self._has_answered = False
         self._doubt = asyncio.Lock()
         # What a plain question came to that was asked in doubt.
         self._refuses_all = False
 
-    async def ask(
-        self, messages: list[Message], parameters: Mapping[str, Any]
-    ) -> dict[str, Any] | Failure:
-        """One reply with at least one choice, or why there is none.
+    async def ask(self, messages: list[Message], parameters: Mapping[str, Any]) -> Reply | Failure:
+        """One reply, or why there is none.
 
         Raises UserError for what no request will get past, and SemiEvolError where the endpoint is
         down.
@@ -81,56 +96,94 @@ class Endpoint:
             sent = self.negotiation.agreed(wanted)
             try:
                 reply = await self._send(messages, sent)
-            except openai.AuthenticationError:
-                raise UserError(f"{self.where}: the endpoint refuses the API key") from None
-            except openai.NotFoundError:
-                raise UserError(f"{self.where}: the endpoint has no model {self.name!r}") from None
-            except (
-                openai.BadRequestError,
-                openai.UnprocessableEntityError,
-                openai.PermissionDeniedError,
-            ) as error:
-                # Others may have learned meanwhile what this request did not know.
-                if self.negotiation.agreed(wanted) != sent or self._learns(sent, error):
-                    continue
-                forbidden = isinstance(error, openai.PermissionDeniedError)
-                if forbidden and not await self._takes_the_key(sent):
-                    raise UserError(f"{self.where}: the endpoint refuses the API key") from None
-                return await self._refused(_words(error), sent)
+            except openai.APITimeoutError:
+                return await self._late(sent)
             except openai.APIConnectionError:
-                return self._failed("the endpoint does not answer")
+                return await self._failed(sent, "the endpoint does not answer")
             except openai.APIStatusError as error:
-                return self._failed(f"HTTP {error.status_code} after retries")
-            except (openai.OpenAIError, json.JSONDecodeError) as error:
-                return self._failed(" ".join(str(error).split())[:200])
-            if not reply.get("choices"):
-                return self._failed("a reply without choices")
+                if error.status_code in _NEGOTIABLE and (
+                    # Others may have learned meanwhile what this request did not know.
+                    self.negotiation.agreed(wanted) != sent or self._learns(sent, error)
+                ):
+                    continue
+                return await self._turned_down(error, sent)
+            except NotTheApi as error:
+                if not await self._is_one(sent):
+                    raise UserError(f"{self.where}: {_NO_API}") from None
+                return await self._failed(sent, str(error))
+            except NoReply as error:
+                return await self._failed(sent, str(error), self.said(error.words))
+            except openai.OpenAIError as error:
+                return await self._failed(sent, "no reply", self.said(str(error)))
+            self._has_answered = True
             self._failed_in_a_row = self._refused_in_a_row = 0
             self.negotiation.took(sent)
             return reply
+
+    def said(self, found: Any) -> str:
+        """What an endpoint says, or is found to, in one line and without secrets."""
+        words = found.get("message") if isinstance(found, Mapping) else None
+        text = redact(str(words or found or ""), self._secrets)
+        if text.lstrip().startswith("<"):
+            text = _MARKUP.sub(" ", text)
+        shown = "".join(mark if mark.isprintable() else " " for mark in text)
+        return " ".join(shown.split())[:_LONGEST_WORDS]
 
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
 
-    async def _send(self, messages: list[Message], sent: Mapping[str, Any]) -> dict[str, Any]:
+    async def _send(self, messages: list[Message], sent: Mapping[str, Any]) -> Reply:
+        import openai
+
         options = dict(self._options)
         body = {**sent, **options.pop("extra_body", {})}
         asked: Any = messages
+        retries = Retries()
         async with self._slots:
-            await self._pace.turn()
-            raw = await self._client.chat.completions.with_raw_response.create(
-                model=self.name, messages=asked, extra_body=body, **options
-            )
+            while True:
+                await self._pace.turn()
+                try:
+                    raw = await self._client.chat.completions.with_raw_response.create(
+                        model=self.name, messages=asked, extra_body=body, **options
+                    )
+                    break
+                except openai.APIError as error:
+                    wait = retries.wait_after(error)
+                    if wait is None:
+                        raise
+                await asyncio.sleep(wait)
             self.replies += 1
-        reply: Any = raw.http_response.json()
-        reply = reply if isinstance(reply, dict) else {}
-        self._pace.heard(raw.headers, (reply.get("usage") or {}).get("total_tokens") or 0)
+        tokens = 0
+        try:
+            reply = read_reply(raw.http_response.content)
+            self._is_known = True
+            tokens = (reply.prompt_tokens or 0) + (reply.response_tokens or 0)
+        finally:
+            self._pace.heard(raw.headers, tokens)
         return reply
 
     def _learns(self, sent: Mapping[str, Any], error: Any) -> bool:
         blamed = error.body.get("param") if isinstance(error.body, dict) else None
-        return self.negotiation.refused(sent, blamed, _words(error)) is not None
+        return self.negotiation.refused(sent, blamed, self.said(error.body)) is not None
+
+    async def _turned_down(self, error: Any, sent: Mapping[str, Any]) -> Failure:
+        """What an error of HTTP costs. Raises UserError for one that all requests will meet."""
+        status, words = error.status_code, self.said(error.body)
+        if passes(error):
+            return await self._failed(sent, f"HTTP {status} after retries", words)
+        what = None
+        if status == 401 or (status == 403 and not await self._is_one(sent)):
+            what = "the endpoint refuses the API key"
+        elif status == 405 or (status == 404 and not _is_of_the_api(error.body)):
+            what, words = f"HTTP {status} ({words or 'no words'}): {_NO_API}", ""
+        elif status == 404:
+            what = f"the endpoint has no model {self.name!r}"
+        elif status == 402 or is_out_of_quota(error):
+            what = f"HTTP {status}: the account is empty"
+        if what is not None:
+            raise UserError(f"{self.where}: {what}{_quoted(words)}") from None
+        return await self._refused(words or f"HTTP {status}", sent)
 
     async def _refused(self, words: str, sent: Mapping[str, Any]) -> Failure:
         if _TOO_LONG.search(words):
@@ -149,9 +202,10 @@ class Endpoint:
                 self._refused_in_a_row = 0
         return Failure("engine_error")
 
-    async def _takes_the_key(self, sent: Mapping[str, Any]) -> bool:
+    async def _is_one(self, sent: Mapping[str, Any]) -> bool:
+        """Whether it is an endpoint at all, and ours: one that has answered something is."""
         async with self._doubt:
-            return self.replies > 0 or await self._answers_a_plain_question(sent)
+            return self._is_known or await self._answers_a_plain_question(sent)
 
     async def _answers_a_plain_question(self, sent: Mapping[str, Any]) -> bool:
         """Whether some questions are refused, and not all that is asked with these parameters."""
@@ -160,22 +214,42 @@ class Endpoint:
         if not self._refuses_all:
             try:
                 await self._send(_PLAIN_QUESTION, sent)
-            except (openai.OpenAIError, json.JSONDecodeError):
+            except (openai.OpenAIError, NoReply):
                 self._refuses_all = True
         return not self._refuses_all
 
-    def _failed(self, reason: str) -> Failure:
+    async def _late(self, sent: Mapping[str, Any]) -> Failure:
+        reason = (
+            f"no answer within generation.request_timeout_seconds ({self._timeout_seconds:g}; "
+            "raise it where answers take longer)"
+        )
+        # Each is paid for: where all are late, that a short answer is not acquits nobody.
+        return await self._failed(sent, reason, may_be_the_rows=self._has_answered)
+
+    async def _failed(
+        self,
+        sent: Mapping[str, Any],
+        reason: str,
+        words: str = "",
+        *,
+        may_be_the_rows: bool = True,
+    ) -> Failure:
         self._failed_in_a_row += 1
-        if self._failed_in_a_row >= _FAILURES_IN_A_ROW:
-            raise SemiEvolError(
-                f"{self.where}: {reason}, {self._failed_in_a_row} times in a row; what was "
-                "answered is kept: run again to go on"
-            )
+        async with self._doubt:
+            count = self._failed_in_a_row
+            if count >= _FAILURES_IN_A_ROW:
+                if not (may_be_the_rows and await self._answers_a_plain_question(sent)):
+                    raise SemiEvolError(
+                        f"{self.where}: {reason}, {count} times in a row{_quoted(words)}; {_KEPT}"
+                    )
+                self._failed_in_a_row = 0
         return Failure(PASSING)
 
 
-def _words(error: Any) -> str:
-    """What an endpoint says of a request that it refuses, in one line."""
-    body = error.body
-    said = body.get("message") if isinstance(body, dict) else None
-    return " ".join(str(said or body or error.message).split())[:300]
+def _is_of_the_api(body: Any) -> bool:
+    """Whether it is the API that says so: web servers have no message, or another shape."""
+    return isinstance(body, Mapping) and bool(body.get("message"))
+
+
+def _quoted(words: str) -> str:
+    return f", and says: {words}" if words else ""

@@ -23,11 +23,13 @@ from semievol_ray.engines.protocol import (
     Batch,
     Engine,
     EngineOptions,
+    Message,
     Replies,
     Request,
     Sampling,
     failed_generation,
 )
+from semievol_ray.engines.reply import Reply, Token
 from semievol_ray.engines.spellings import option_scores
 from semievol_ray.engines.thoughts import Parted, last_within, part
 from semievol_ray.errors import UserError
@@ -35,9 +37,13 @@ from semievol_ray.errors import UserError
 _TOP: dict[str, Any] = {"logprobs": True, "top_logprobs": 20}
 # So many replies without logprobs, and none with them: the endpoint gives none.
 _MUTE_REPLIES = 3
+# Where a server does not count its tokens, so many bytes of UTF-8 are taken for one: English has
+# about four characters a token, scripts of longer characters have fewer. A budget then holds
+# roughly, and not at all for thoughts that are not shown.
+_BYTES_A_TOKEN = 4
 
-_Reply = dict[str, Any] | Failure
-_Tokens = list[dict[str, Any]]
+_Reply = Reply | Failure
+_Tokens = Sequence[Token]
 
 
 class OpenAIEngine(Engine):
@@ -50,6 +56,7 @@ class OpenAIEngine(Engine):
         self.endpoint = Endpoint(model, options)
         self.max_model_len = model.max_model_len or 2**20
         self._mute_replies: int | None = 0  # null once there was one with logprobs
+        self._estimates = False
 
     async def answer(self, batch: Batch) -> Replies:
         """See Engine.answer: one request a row, whose first token gives the scores as well.
@@ -63,12 +70,13 @@ class OpenAIEngine(Engine):
         tokens = [self._tokens(reply) for reply in replies]
         generated, scores = None, None
         if batch.sampling is not None:
-            rows = map(_row, replies, tokens)
+            self._estimates |= any(map(_is_uncounted, replies))
+            rows = map(_row, batch.requests, replies, tokens)
             generated = pa.Table.from_pylist(list(rows), GENERATION)
         if batch.candidates is not None:
             if self._is_mute:
                 raise self._no_scores()
-            scores = pa.array(list(map(_scores, tokens, batch.candidates)), SCORES)
+            scores = pa.array(list(map(_scores, replies, batch.candidates)), SCORES)
         return Replies(generated, scores)
 
     def pulse(self) -> int:
@@ -77,8 +85,15 @@ class OpenAIEngine(Engine):
 
     def notes(self) -> tuple[str, ...]:
         """See Engine.notes."""
-        said = f"{self._who} returns no logprobs: its responses have no entropy"
-        return (*self.endpoint.negotiation.notes, *([said] if self._is_mute else []))
+        notes = list(self.endpoint.negotiation.notes)
+        if self._is_mute:
+            notes.append(f"{self._who} returns no logprobs: its responses have no entropy")
+        if self._estimates:
+            notes.append(
+                f"{self._who} does not say how many tokens it reads and writes (usage): tokens and "
+                f"cost are estimates, a token for {_BYTES_A_TOKEN} characters"
+            )
+        return tuple(notes)
 
     async def close(self) -> None:
         """See Engine.close."""
@@ -103,8 +118,7 @@ class OpenAIEngine(Engine):
         if request.options:
             # As vLLM's server and others take them.
             parameters["chat_template_kwargs"] = dict(request.options)
-        messages = list(request.messages) or [{"role": "user", "content": request.prompt}]
-        reply = await self.endpoint.ask(messages, parameters)
+        reply = await self.endpoint.ask(_messages(request), parameters)
         if batch.candidates is not None and self.endpoint.negotiation.lacks(_TOP):
             raise self._no_scores()
         if choices is not None and not isinstance(reply, Failure):
@@ -112,12 +126,13 @@ class OpenAIEngine(Engine):
         self.answered += 1
         return reply
 
-    def _check_guided(self, reply: dict[str, Any], choices: Sequence[str]) -> None:
+    def _check_guided(self, reply: Reply, choices: Sequence[str]) -> None:
         """Raise UserError for a server that passes over what it does not know."""
-        text, ended = _text(reply).strip(), reply["choices"][0].get("finish_reason") == "stop"
-        if ended and text not in {choice.strip() for choice in choices}:
+        text, ended = reply.content.strip(), reply.finish_reason == "stop"
+        if ended and text and text not in {choice.strip() for choice in choices}:
+            said = self.endpoint.said(text)[:40]
             raise UserError(
-                f"{self._who} answers {text[:40]!r}, which is none of the options: it knows no "
+                f"{self._who} answers {said!r}, which is none of the options: it knows no "
                 "structured_outputs; set guided: false for the collaborators that it answers for"
             )
 
@@ -125,10 +140,9 @@ class OpenAIEngine(Engine):
         """A reply's tokens with their logprobs; null where it has none."""
         if isinstance(reply, Failure):
             return None
-        found = (reply["choices"][0].get("logprobs") or {}).get("content")
-        if found or not _text(reply):
-            self._mute_replies = None if found else self._mute_replies
-            return found or []
+        if reply.tokens or not reply.content:
+            self._mute_replies = None if reply.tokens else self._mute_replies
+            return reply.tokens or ()
         if self._mute_replies is not None:
             self._mute_replies += 1
         return None
@@ -148,38 +162,51 @@ class OpenAIEngine(Engine):
         return f"{self.endpoint.where}: {self.endpoint.name}"
 
 
-def _row(reply: _Reply, tokens: _Tokens | None) -> dict[str, Any]:
+def _messages(request: Request) -> list[Message]:
+    return list(request.messages) or [{"role": "user", "content": request.prompt}]
+
+
+def _row(request: Request, reply: _Reply, tokens: _Tokens | None) -> dict[str, Any]:
     """The GENERATION row of a reply, or of a request without one."""
     if isinstance(reply, Failure):
         return failed_generation(str(reply))
-    choice, usage = reply["choices"][0], reply.get("usage") or {}
-    reason = choice.get("finish_reason") or "stop"
-    parted = _parted(choice.get("message") or {})
+    parted = _parted(reply)
     answer = parted.answer
     if tokens and answer is not None:
         tokens = _until_its_end(answer, tokens)
     # Null, and not a guess, where the server gives none: selection says what it needs.
-    taken = [token["logprob"] for token in tokens or ()]
-    first = None if tokens is None else _first([t["token"] for t in tokens], parted)
+    taken = [token.logprob for token in tokens or ()]
+    first = None if tokens is None else _first([token.text for token in tokens], parted)
     known = first is not None
+    asked = (message["content"] for message in _messages(request))
     return {
         "text": answer,
-        "finish_reason": reason,
-        "prompt_tokens": usage.get("prompt_tokens") or 0,
-        "tokens": usage.get("completion_tokens") or 0,
+        "finish_reason": reply.finish_reason or "stop",
+        "prompt_tokens": reply.prompt_tokens or _estimated(*asked),
+        "tokens": reply.response_tokens or _estimated(reply.thought or "", reply.content),
         "token_logprobs": taken[first:] if known and answer is not None else None,
         "rationale": parted.thought,
         "rationale_logprobs": taken[:first] if known and parted.thought is not None else None,
     }
 
 
-def _parted(message: dict[str, Any]) -> Parted:
-    """The thought and the answer: as the server parted them, under the names that there are."""
-    said = message.get("content") or ""
-    for name in ("reasoning_content", "reasoning"):
-        if thought := message.get(name):
-            return Parted(str(thought).strip(), said.lstrip() or None, 0)
-    return part(said)
+def _is_uncounted(reply: _Reply) -> bool:
+    """Whether a reply comes without the numbers of its tokens; no prompt has none."""
+    return not isinstance(reply, Failure) and not (
+        reply.prompt_tokens and (reply.response_tokens or not reply.content)
+    )
+
+
+def _estimated(*texts: str) -> int:
+    """Tokens of some texts, about."""
+    return -(-sum(len(text.encode()) for text in texts) // _BYTES_A_TOKEN)
+
+
+def _parted(reply: Reply) -> Parted:
+    """The thought and the answer: as the server parted them, or as they are marked."""
+    if reply.thought is None:
+        return part(reply.content)
+    return Parted(reply.thought.strip(), reply.content.lstrip() or None, 0)
 
 
 def _first(tokens: list[str], parted: Parted) -> int | None:
@@ -202,18 +229,15 @@ def _first(tokens: list[str], parted: Parted) -> int | None:
     return last_within(ends.__getitem__, len(tokens), start)
 
 
-def _scores(tokens: _Tokens | None, candidates: Sequence[str]) -> list[float] | None:
-    top = tokens[0].get("top_logprobs") if tokens else None
-    return option_scores([(t["token"], t["logprob"]) for t in top], candidates) if top else None
-
-
-def _text(reply: dict[str, Any]) -> str:
-    return (reply["choices"][0].get("message") or {}).get("content") or ""
+def _scores(reply: _Reply, candidates: Sequence[str]) -> list[float] | None:
+    if isinstance(reply, Failure) or not reply.top:
+        return None
+    return option_scores(reply.top, candidates)
 
 
 def _until_its_end(answer: str, tokens: _Tokens) -> _Tokens:
     """The tokens up to the end of an answer: some servers list what ends the turn as well."""
-    parts = [bytes(t["bytes"]) if t.get("bytes") else t["token"].encode() for t in tokens]
+    parts = [token.raw for token in tokens]
     whole, said = b"".join(parts), answer.encode()
     at = 0
     if not whole.startswith(said):

@@ -63,7 +63,7 @@ class Pace:
         for kind, left in self._left.items():
             remaining = headers.get(f"x-ratelimit-remaining-{kind}", "")
             reset = seconds_of(headers.get(f"x-ratelimit-reset-{kind}", ""))
-            if remaining.isdigit() and reset is not None:
+            if remaining.isdecimal() and reset is not None:
                 left.count, left.until = float(remaining), now + min(reset, _LONGEST_WAIT)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semievol_ray.config import ModelConfig, RetrievalConfig
+from semievol_ray.credentials import redact
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.model_files import check_model_exists, load_tokenizer
 from semievol_ray.ray_session import has_gpu
@@ -148,7 +149,8 @@ class OpenAIEmbedder:
             where = self.config.base_url
             raise UserError(f"{where}: the endpoint has no model {self.config.model!r}") from None
         except openai.OpenAIError as error:
-            raise SemiEvolError(f"{self.config.base_url}: no embeddings: {error}") from None
+            said = redact(" ".join(str(error).split()), [key] if key != "none" else [])
+            raise SemiEvolError(f"{self.config.base_url}: no embeddings: {said}") from None
 
     def _embed(self, client: Any, texts: list[str]) -> Vectors:
         """The vectors of texts that may be more, or longer, than the endpoint takes at once."""

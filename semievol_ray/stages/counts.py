@@ -13,6 +13,8 @@ from semievol_ray.progress import Progress
 
 # More responses than this share were ended by their limit: the user should know.
 _LARGEST_SHARE_CUT_OFF = 0.01
+# The same of replies in which no answer is found.
+_LARGEST_SHARE_UNPARSED = 0.1
 
 COUNTED = ["collaborator", "finish_reason", "tokens", "prompt_tokens", "answer"]
 
@@ -74,3 +76,21 @@ def tell_cut_off(progress: Progress, stage: str, counts: Counts, setting: str) -
             f"warning: {counts.cut_off / counts.rows:.1%} of the responses were cut off by their "
             f"limit, and hold no open answer; raise {setting}",
         )
+
+
+def may_be_lost(counts: Counts, voters: int) -> bool:
+    """Whether there is something to tell of one of these voters, by the counts of all of them."""
+    return counts.failed > 0 or counts.unparsed * voters > _LARGEST_SHARE_UNPARSED * counts.rows
+
+
+def tell_lost(progress: Progress, stage: str, counts: Counts, voter: str | None = None) -> None:
+    """Warn where requests of a stage, or of a voter in it, failed or many replies are unread."""
+    found = []
+    if counts.failed:
+        found.append(f"{counts.failed:,} of {counts.rows:,} requests stayed without an answer")
+    if counts.unparsed > _LARGEST_SHARE_UNPARSED * counts.rows:
+        share = counts.unparsed / counts.rows
+        found.append(f"{share:.1%} of the replies hold no answer that can be read")
+    if found:
+        who = "" if voter is None else f"{voter}: "
+        progress.finish(stage, f"warning: {who}{', and '.join(found)}")

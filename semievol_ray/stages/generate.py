@@ -24,8 +24,10 @@ from semievol_ray.stages.counts import (
     COUNTED,
     Counts,
     count_responses,
+    may_be_lost,
     of_collaborators,
     tell_cut_off,
+    tell_lost,
 )
 from semievol_ray.stages.limits import response_tokens
 from semievol_ray.stages.run_view import ModelRef, labeller
@@ -69,6 +71,10 @@ def run(context: Context, round_number: int) -> Outcome:
         for number in range(len(pooled)):
             context.run.delete_owned(f"{folder}/part-{number}", (), ("*",))
     tell_cut_off(context.progress, "generate", total, "generation.max_tokens")
+    if may_be_lost(total, len(asked)):
+        for voter in asked:
+            found = _counts_of(context.run, outputs, {voter.name})
+            tell_lost(context.progress, "generate", found, voter.name)
     who = {"collaborators": [voter.name for voter in asked]}
     return Outcome(outputs, who | total.as_dict() | budget.spent_here)
 

@@ -22,7 +22,7 @@ from semievol_ray.stages.answering import (
 )
 from semievol_ray.stages.budget import Budget
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off
+from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off, tell_lost
 from semievol_ray.stages.limits import response_tokens
 from semievol_ray.stages.rendering import make_request
 from semievol_ray.stages.shards import TALLIES, Shards
@@ -98,6 +98,7 @@ def run(context: Context, round_number: int) -> Outcome:
     budget.check(shards.missing)
     total, outputs = shards.total, shards.outputs()
     tell_cut_off(context.progress, "justify", total, "justify.max_tokens")
+    tell_lost(context.progress, "justify", total)
     if context.config.selection.percentile_over == "labeled":
         outputs |= _answer_labeled(context, planned)
     return Outcome(outputs, total.as_dict() | budget.spent_here)
@@ -138,6 +139,7 @@ def _answer_labeled(context: Context, planned: Justification) -> dict[str, int]:
     work = context.map("justify", planned.base, answer_shard, shards.missing, planned.job)
     for _ in shards.recording(work):
         pass
+    tell_lost(context.progress, "justify", shards.total, "the labelled set")
     return shards.outputs()
 
 

@@ -23,7 +23,7 @@ from semievol_ray.stages.answering import (
 )
 from semievol_ray.stages.content_free import without_their_priors
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off
+from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off, tell_lost
 from semievol_ray.stages.rendering import scored
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.shards import Shards
@@ -66,6 +66,7 @@ def predict(
     for counts in shards.recording(work):
         context.progress.advance(stage, counts.rows, counts.tokens)
     tell_cut_off(context.progress, f"{stage} {name}", shards.total, "evaluation.max_tokens")
+    tell_lost(context.progress, f"{stage} {name}", shards.total)
     return {target: context.run.read_table(target) for target in shards.outputs()}
 
 
@@ -102,7 +103,7 @@ async def predict_shard(
             best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
             names = [None if index is None else task.candidates(row)[index] for index, row in best]
             texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())
-            counts = Counts(rows=len(rows))
+            counts = Counts(rows=len(rows), unparsed=answers.null_count)
         else:
             generated, scores = await ask(asked, job, voter, rows, requests)
             responses = respond(task, examples, voter.name, requests, generated, scores)

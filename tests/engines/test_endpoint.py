@@ -6,10 +6,11 @@ import asyncio
 import itertools
 import time
 
+import pyarrow as pa
 import pytest
 
-from semievol_ray import UserError
-from semievol_ray.engines import Batch, Request, Sampling
+from semievol_ray import SemiEvolError, UserError
+from semievol_ray.engines import GENERATION, Batch, Request, Sampling
 from semievol_ray.engines.openai_engine import OpenAIEngine
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.store import RunDirectory
@@ -17,11 +18,13 @@ from tests.engines.asking import options
 from tests.engines.server import Handler
 
 
-def ask(model, count: int = 3, sampling=None, scored: bool = False) -> tuple[list[dict], list[str]]:
+def ask(
+    model, count: int = 3, sampling=None, scored: bool = False, **settings
+) -> tuple[list[dict], list[str]]:
     """The rows of some requests, and what the engine has to say of them."""
 
     async def run():
-        engine = OpenAIEngine(model, options(max_concurrency=4))
+        engine = OpenAIEngine(model, options(**{"max_concurrency": 4} | settings))
         requests = [Request(f"q{i}", i) for i in range(count)]
         candidates = [["A", "B"]] * count if scored else None
         try:
@@ -136,9 +139,17 @@ def test_refusals_that_differ_cost_their_rows(model) -> None:
         (lambda r: r["choices"][0].pop("logprobs"), "stop"),
         (lambda r: r["choices"][0].pop("message"), "stop"),
         (lambda r: r["choices"][0]["logprobs"]["content"][0].pop("top_logprobs"), "stop"),
+        (lambda r: r.update(choices=[None]), "request_failed"),
+        (lambda r: r.update(usage=[1]), "stop"),
+        (lambda r: r.update(usage={"prompt_tokens": "7", "completion_tokens": 10**30}), "stop"),
+        (lambda r: r["choices"][0].update(logprobs=[-0.1]), "stop"),
+        (lambda r: r["choices"][0].update(finish_reason=3), "stop"),
+        (lambda r: r["choices"][0]["message"].update(content={"text": "B"}), "request_failed"),
+        (lambda r: r["choices"][0]["message"].update(content="\ud83d B"), "stop"),
+        (lambda r: r["choices"][0]["logprobs"]["content"][1].update(token="\ud83d"), "stop"),
     ],
 )
-def test_what_one_reply_lacks_costs_its_row_at_most(model, change, reason) -> None:
+def test_what_is_odd_in_one_reply_costs_its_row_at_most(model, change, reason, tmp_path) -> None:
     def script(body):
         question = body["messages"][0]["content"]
         reply = Handler.completion(body, question)
@@ -149,6 +160,39 @@ def test_what_one_reply_lacks_costs_its_row_at_most(model, change, reason) -> No
     Handler.script = script
     rows, _ = ask(model, 5, scored=True)
     assert [row["finish_reason"] for row in rows] == ["stop", reason, "stop", "stop", "stop"]
+    table = pa.Table.from_pylist(rows, GENERATION)
+    RunDirectory(str(tmp_path)).write_table("rows.parquet", table)
+
+
+@pytest.mark.parametrize("logprob", [0.5, float("nan"), "-0.5", None])
+def test_a_row_with_a_logprob_that_is_none_has_none(model, logprob) -> None:
+    """What cannot be computed with is found before the next row is paid for."""
+
+    def script(body):
+        question = body["messages"][0]["content"]
+        reply = Handler.completion(body, question)
+        if question == "q1":
+            reply["choices"][0]["logprobs"]["content"][1]["logprob"] = logprob
+        return 200, reply, {}
+
+    Handler.script = script
+    rows, notes = ask(model)
+    assert [row["token_logprobs"] is None for row in rows] == [False, True, False]
+    assert [row["text"] for row in rows] == ["B q0", "B q1", "B q2"] and notes == []
+
+
+@pytest.mark.parametrize("usage", [None, {"prompt_tokens": 0, "completion_tokens": 0}, "many"])
+def test_tokens_that_an_endpoint_does_not_count_are_estimated_and_said_to_be(model, usage) -> None:
+    """A budget of tokens or of money goes by them: at 0 it would never be reached."""
+
+    def script(body):
+        reply = Handler.completion(body, "is what it must be")
+        return 200, reply | {"usage": usage}, {}
+
+    Handler.script = script
+    rows, notes = ask(model)
+    assert [(row["prompt_tokens"], row["tokens"]) for row in rows] == [(1, 5)] * 3
+    assert len(notes) == 1 and "tokens and cost are estimates" in notes[0]
 
 
 def test_an_answer_that_is_no_json_costs_its_row(model) -> None:
@@ -157,6 +201,103 @@ def test_an_answer_that_is_no_json_costs_its_row(model) -> None:
     )
     rows, _ = ask(model)
     assert [row["finish_reason"] for row in rows] == ["stop", "request_failed", "stop"]
+
+
+def in_place(status: int, body: object) -> None:
+    Handler.script = lambda _: (status, body, {})
+
+
+def test_rows_that_an_endpoint_fails_at_cost_themselves_alone(model) -> None:
+    """They are the last of a shard: each comes after all its tries, and none is between them."""
+    down = (500, {"error": {"message": "boom"}}, {"x-should-retry": "false"})
+    Handler.script = lambda body: down if body["messages"][0]["content"] != "Say OK." else None
+    rows, _ = ask(model, 40)
+    assert {row["finish_reason"] for row in rows} == {"request_failed"}
+    asked = [body["messages"][0]["content"] for body in Handler.seen]
+    assert len(asked) == 40 + asked.count("Say OK.") and 1 <= asked.count("Say OK.") <= 4
+
+
+def test_what_is_late_is_asked_once_more_and_the_setting_is_named(model) -> None:
+    """Each try is billed, though nobody waits for its end."""
+
+    def script(body):
+        if body["messages"][0]["content"] != "q0" and body["seed"] < 100:
+            time.sleep(1)
+        return None
+
+    Handler.script = script
+    rows, _ = ask(model, 3, request_timeout_seconds=0.3)
+    assert [r["finish_reason"] for r in rows] == ["stop", "request_failed", "request_failed"]
+    tries = [body["messages"][0]["content"] for body in Handler.seen]
+    assert [tries.count(f"q{i}") for i in range(3)] == [1, 2, 2]
+    Handler.script = lambda body: time.sleep(1)
+    with pytest.raises(
+        SemiEvolError, match=r"generation\.request_timeout_seconds \(0\.1;.*16 times"
+    ):
+        ask(model, 16, request_timeout_seconds=0.1, max_concurrency=16)
+
+
+def test_secrets_are_not_repeated_after_an_endpoint(model, monkeypatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-12345")
+    monkeypatch.setenv("TENANT", "tenant-67890")
+    headers = {"extra_headers": {"X-Tenant": "${TENANT}"}}
+    model = model.model_copy(update={"engine_options": headers})
+    repeats = "bad token Bearer sk-secret-12345\n\x1b[31mof tenant-67890"
+    for status in (400, 401, 402, 403, 404, 413):
+        Handler.script = lambda _, status=status: refusal(repeats, status=status)
+        with pytest.raises(UserError) as caught:
+            ask(model, 20)
+        assert "bad token Bearer *** [31mof ***" in str(caught.value)
+        assert "12345" not in str(caught.value) and "67890" not in str(caught.value)
+    in_place(200, {"error": {"message": repeats}})
+    with pytest.raises(SemiEvolError, match=r"without choices, 16 times.*bad token Bearer \*\*\* "):
+        ask(model, 20)
+
+
+@pytest.mark.parametrize("message", ["You exceeded your quota", "Insufficient Balance"])
+def test_an_empty_account_ends_the_run_in_the_endpoints_words(model, message) -> None:
+    if message == "Insufficient Balance":
+        in_place(402, {"error": {"message": message}})
+    else:
+        in_place(429, {"error": {"message": message, "code": "insufficient_quota"}})
+    with pytest.raises(UserError, match=f"the account is empty, and says: {message}"):
+        ask(model, 1)
+    assert len(Handler.seen) == 1
+
+
+def test_a_key_that_is_refused_for_a_reason_is_refused_with_it(model) -> None:
+    for status, message in ((401, "expired"), (403, "forbidden region")):
+        in_place(status, {"error": {"message": message}})
+        with pytest.raises(UserError, match=f"refuses the API key, and says: {message}"):
+            ask(model, 1)
+
+
+def test_one_body_that_is_too_large_costs_its_row(model) -> None:
+    large = refusal("too large", status=413)
+    Handler.script = lambda body: large if body["messages"][0]["content"] == "q1" else None
+    rows, _ = ask(model)
+    assert [row["finish_reason"] for row in rows] == ["stop", "engine_error", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (200, b"<html>log in</html>"),
+        (404, b"<html><h1>Not Found</h1></html>"),
+        (404, {"detail": "Not Found"}),
+        (405, {"detail": "Method Not Allowed"}),
+    ],
+)
+def test_an_address_without_the_api_is_said_to_be_one(model, status, body) -> None:
+    in_place(status, body)
+    with pytest.raises(UserError, match=r"does not speak the API; is base_url right \(…/v1\)\?"):
+        ask(model, 1)
+
+
+def test_a_model_that_is_not_there_is_named(model) -> None:
+    in_place(404, {"error": {"message": "The model `m` does not exist"}})
+    with pytest.raises(UserError, match="has no model 'm', and says: The model `m` does not"):
+        ask(model, 1)
 
 
 def test_limits_in_the_headers_are_kept_to(model) -> None:

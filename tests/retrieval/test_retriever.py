@@ -106,12 +106,14 @@ def test_missing_models_are_one_line(tiny_model) -> None:
 
 def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
     """An OpenAI-compatible server on loopback; its vectors count letters."""
-    locked: list[bool] = []
+    locked: list[int] = []
+    monkeypatch.setenv("OPENAI_API_KEY", "sesame")
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             if locked:
-                self.send_error(401)
+                said = {"error": {"message": f"not with {self.headers['Authorization']}"}}
+                self.answer(locked[-1], said)
                 return
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if len(body["input"]) > 3 or max(map(len, body["input"])) > 1000:
@@ -123,8 +125,11 @@ def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
             ]
             usage = {"prompt_tokens": 1, "total_tokens": 1}
             reply = {"object": "list", "data": data, "model": body["model"], "usage": usage}
+            self.answer(200, reply)
+
+        def answer(self, status: int, reply: dict) -> None:
             content = json.dumps(reply).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -145,8 +150,11 @@ def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
     vectors = retriever.embedder.embed([*TEXTS, "a" * 5000, "e"])
     assert vectors.shape == (6, 6) and vectors[4].tolist() == [1, 0, 0, 0, 0, 0]
     assert np.array_equal(vectors[:3], retriever.embedder.embed(TEXTS[:3]))
-    locked.append(True)
+    locked.append(401)
     with pytest.raises(UserError, match="refuses the API key"):
+        Retriever.build(examples(TEXTS), config, model)
+    locked.append(402)
+    with pytest.raises(SemiEvolError, match=r"no embeddings: .*not with Bearer \*\*\*"):
         Retriever.build(examples(TEXTS), config, model)
     server.shutdown()
     monkeypatch.setattr(embedders, "_RETRIES", 1)

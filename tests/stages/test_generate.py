@@ -13,6 +13,7 @@ from semievol_ray.stages import generate, ingest, justify
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.stage import Outcome
 from semievol_ray.store import RunDirectory, StageLedger
+from tests.stages.test_limits import Told
 
 pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("ray_session")]
 
@@ -122,6 +123,19 @@ def test_a_budget_ends_the_work_and_keeps_what_is_paid(new_context) -> None:
     outcomes = run_both(again)
     assert tables(again) == tables(whole)
     assert sum(outcome.statistics["spent_tokens"] for outcome in outcomes) == spent
+
+
+def test_requests_without_an_answer_are_said_of_each_voter(new_context) -> None:
+    model = {"name": "sim", "engine": "simulated", "engine_options": {"failure_rate": 0.3}}
+    context = new_context(model=model)
+    context.progress = told = Told()
+    outcome = answer(context)
+    assert outcome.statistics["failed"] > 0
+    lost = [line for line in told.lines if "stayed without an answer" in line]
+    assert [line.split(":")[2].strip() for line in lost] == outcome.statistics["collaborators"]
+    counts = [int(line.split(":")[3].split(" of ")[0]) for line in lost]
+    assert sum(counts) == outcome.statistics["failed"]
+    assert all(f"of {ROWS} requests" in line for line in lost)
 
 
 def test_money_is_counted_at_the_models_price(new_context) -> None:

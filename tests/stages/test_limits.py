@@ -13,7 +13,7 @@ from semievol_ray.engines import Sampling
 from semievol_ray.progress import Silent
 from semievol_ray.stages import ingest
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.counts import Counts, tell_cut_off
+from semievol_ray.stages.counts import Counts, may_be_lost, tell_cut_off, tell_lost
 from semievol_ray.stages.limits import fit_window, response_tokens
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory, StageLedger
@@ -82,3 +82,25 @@ def test_many_responses_that_are_cut_off_are_said(tmp_path, cut_off, warned) -> 
     said = [line for line in context.progress.lines if "2.0%" in line and "generation.max" in line]
     assert len(said) == len(context.progress.lines) == warned
     tell_cut_off(context.progress, "generate", Counts(), "generation.max_tokens")
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        (Counts(rows=1000, unparsed=100), []),
+        (Counts(rows=1000, failed=1), ["1 of 1,000 requests stayed without an answer"]),
+        (Counts(rows=1000, unparsed=101), ["10.1% of the replies hold no answer"]),
+        (Counts(rows=10, failed=5, unparsed=2), ["5 of 10 requests", "20.0% of the replies"]),
+        (Counts(), []),
+    ],
+)
+def test_answers_that_are_lost_are_said(counts, said) -> None:
+    told = Told()
+    tell_lost(told, "generate", counts, "warm")
+    assert len(told.lines) == bool(said)
+    assert all(part in told.lines[0] for part in ["generate: warning: warm: ", *said] if said)
+
+
+def test_a_voter_that_loses_its_answers_is_not_hidden_by_the_others() -> None:
+    assert may_be_lost(Counts(rows=400, unparsed=11), voters=4)
+    assert not may_be_lost(Counts(rows=400, unparsed=10), voters=4)
