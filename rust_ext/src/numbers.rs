@@ -75,11 +75,7 @@ pub fn locate(text: &str, mark: DecimalMark) -> (Reading, Range<usize>) {
         return within(&part, only_of(&bytes[part.clone()], mark));
     }
     if let Some(part) = statement(text) {
-        let found = if has_formula(&bytes[part.clone()]) {
-            (Reading::Ambiguous, 0..0)
-        } else {
-            last_of(&bytes[part.clone()], mark, false)
-        };
+        let found = last_of(&bytes[part.clone()], mark, false);
         if found.0 != Reading::None {
             return within(&part, found);
         }
@@ -87,23 +83,44 @@ pub fn locate(text: &str, mark: DecimalMark) -> (Reading, Range<usize>) {
     last_of(bytes, mark, matches!(bytes.trim_ascii(), [b'(', .., b')']))
 }
 
+/// The number of a box that says nothing else: behind its last `=` or `≈`, where one stands there.
+fn only_of(part: &[u8], mark: DecimalMark) -> (Reading, Range<usize>) {
+    let signs: [&[u8]; 3] = [b"=", "≈".as_bytes(), b"\\approx"];
+    let equations = part.iter().filter(|b| **b == b'=').count();
+    let several: [&[u8]; 3] = [b",", b"or", b"and"];
+    if equations > 1 && several.iter().any(|sign| contains(part, sign)) {
+        return (Reading::Ambiguous, 0..part.len()); // "x = 1 or x = 2"
+    }
+    let behind = signs.iter().filter_map(|sign| {
+        part.windows(sign.len()).rposition(|found| found == *sign).map(|at| at + sign.len())
+    });
+    let start = behind.max().filter(|&at| last_of(&part[at..], mark, false).0 != Reading::None);
+    let start = start.unwrap_or(0);
+    let (reading, number) = last_of(&part[start..], mark, false);
+    let (before, _) = last_of(&part[start..start + number.start], mark, false);
+    let clear = before == Reading::None && !has_formula(&part[start..]);
+    let reading = if clear { reading } else { Reading::Ambiguous };
+    (reading, start + number.start..start + number.end)
+}
+
 /// Commands of LaTeX that make another number of those beside them.
-const FORMULAE: [&[u8]; 9] =
-    [b"frac", b"sqrt", b"\\pi", b"\\log", b"\\ln", b"\\binom", b"\\infty", b"\\pm", b"\\mp"];
+const FORMULAE: [&[u8]; 7] = [b"\\sqrt", b"\\pi", b"\\log", b"\\ln", b"\\infty", b"\\pm", b"\\mp"];
+/// Above a line or each other; letters there are units.
+const STACKED: [&[u8]; 4] = [b"\\frac", b"\\dfrac", b"\\tfrac", b"\\binom"];
 
 fn has_formula(bytes: &[u8]) -> bool {
     bytes.contains(&b'\\')
-        && FORMULAE.iter().any(|name| bytes.windows(name.len()).any(|found| found == *name))
+        && (FORMULAE.iter().any(|name| contains(bytes, name))
+            || STACKED.iter().any(|name| {
+                bytes.windows(name.len()).enumerate().any(|(at, found)| {
+                    let upper = bytes[at + name.len()..].iter().find(|b| !b" {-".contains(b));
+                    found == *name && upper.is_some_and(u8::is_ascii_digit)
+                })
+            }))
 }
 
-/// The number of a part that says nothing else: behind its last `=`, if it has one.
-fn only_of(part: &[u8], mark: DecimalMark) -> (Reading, Range<usize>) {
-    let start = part.iter().rposition(|&b| b == b'=').map_or(0, |at| at + 1);
-    let (reading, number) = last_of(&part[start..], mark, false);
-    let (before, _) = last_of(&part[start..start + number.start], mark, false);
-    let clear = before == Reading::None && !has_formula(part);
-    let reading = if clear { reading } else { Reading::Ambiguous };
-    (reading, start + number.start..start + number.end)
+fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
+    bytes.windows(wanted.len()).any(|found| found == wanted)
 }
 
 /// The last number of some bytes. `lone`: they are nothing but what stands in parentheses.
@@ -238,16 +255,21 @@ impl<'a> Token<'a> {
         let negative = match sign {
             Sign::Minus => true,
             Sign::Parenthesis => {
-                let accounts = hundredths > 0
-                    || begin + 1 < start
-                    || digits.iter().any(|b| !b.is_ascii_digit())
-                    || restates(&bytes[..begin], &digits);
-                bytes.get(closing) == Some(&b')') && (lone || accounts)
+                bytes.get(closing) == Some(&b')')
+                    && (lone
+                        || hundredths > 0
+                        || begin + 1 < start
+                        || digits.iter().any(|b| !b.is_ascii_digit())
+                        || is_of_accounts(&bytes[..begin], &digits, &bytes[closing + 1..]))
             }
             Sign::None => false,
         };
         let whole = match sign {
-            Sign::Parenthesis if negative => begin..closing + 1,
+            Sign::Parenthesis if negative => {
+                let (hundredths, after) = percent(bytes, closing + 1);
+                decimal.exponent -= hundredths;
+                begin..after
+            }
             Sign::Minus => begin..end,
             _ => begin_of_currency(bytes, start)..end,
         };
@@ -255,6 +277,9 @@ impl<'a> Token<'a> {
         (reading.map_or(Reading::None, Reading::Number), whole)
     }
 }
+
+/// How far before a number is looked for what it is part of.
+const NEAR: usize = 48;
 
 /// How LaTeX parts thousands: "1{,}000", "1,\!000", "10\,000"; and what it stands for.
 const LATEX_SEPARATORS: [(&[u8], u8); 3] = [(b"{,}", b','), (b",\\!", b','), (b"\\,", b'\'')];
@@ -282,19 +307,42 @@ fn with_plain_separators(token: &[u8]) -> Cow<'_, [u8]> {
 /// Whether digits are only a part of what is meant: below a fraction's line, under a root, or the
 /// thousands of "1 000".
 fn is_part(bytes: &[u8], start: usize, digits: &[u8]) -> bool {
+    let run = |of: &[u8]| of.iter().rev().take_while(|b| b.is_ascii_digit()).count();
     match &bytes[..start] {
-        [.., b, b'/'] => b.is_ascii_digit(),
-        [.., b'}' | b']', b'{'] => true,
-        [.., b, b' '] if b.is_ascii_digit() => {
-            digits.len() >= 3 && digits[0] == b'0' && digits[..3].iter().all(u8::is_ascii_digit)
+        [.., b, b'/'] | [.., b, b' ', b'/', b' '] => b.is_ascii_digit(),
+        [above @ .., b'}' | b']', b'{'] => {
+            // "\frac{1}{2}" and "\sqrt[3]{8}", but "\color{red}{8}".
+            let near = &above[above.len().saturating_sub(NEAR)..];
+            let name =
+                near.iter().rposition(|b| matches!(b, b'{' | b'[')).map_or(near, |at| &near[..at]);
+            [&b"frac"[..], b"binom", b"sqrt"].iter().any(|part| name.ends_with(part))
         }
-        before => before.ends_with("\u{2044}".as_bytes()) || before.ends_with(b"sqrt{"),
+        [before @ .., b' '] if (1..=3).contains(&run(before)) => {
+            digits.len() >= 3
+                && digits[..3].iter().all(u8::is_ascii_digit)
+                && digits.get(3).is_none_or(|b| !b.is_ascii_digit())
+        }
+        before => {
+            before.ends_with("\u{2044}".as_bytes())
+                || before.ends_with("√".as_bytes())
+                || before.ends_with(b"sqrt{")
+        }
     }
 }
 
-/// Whether a negative number stands before its parentheses: "-3 ( 3 )".
-fn restates(before: &[u8], digits: &[u8]) -> bool {
-    before.trim_ascii_end().strip_suffix(digits).is_some_and(|rest| rest.ends_with(b"-"))
+/// Whether a whole number in parentheses is a loss: "$(5)", "(5) million", "(5)%", "-3 ( 3 )".
+fn is_of_accounts(before: &[u8], digits: &[u8], behind: &[u8]) -> bool {
+    let before = before.trim_ascii_end();
+    let restated = before.strip_suffix(digits).is_some_and(|rest| {
+        without_currency(rest).unwrap_or(rest).trim_ascii_end().ends_with(b"-")
+    });
+    let behind = behind.trim_ascii_start();
+    let unit = [&b"%"[..], b"\\%", b"percent", b"thousand", b"million", b"billion"];
+    restated
+        || without_currency(before).is_some()
+        || unit
+            .iter()
+            .any(|unit| behind.get(..unit.len()).is_some_and(|b| b.eq_ignore_ascii_case(unit)))
 }
 
 /// A token's digits by its separators; none where these are not those of one number.
@@ -344,7 +392,13 @@ fn exponent(bytes: &[u8], at: usize) -> (i64, usize) {
 
 /// By how many powers of ten a percent or permille sign divides, and where it ends.
 fn percent(bytes: &[u8], at: usize) -> (i64, usize) {
-    let rest = bytes[at..].trim_ascii_start();
+    let mut rest = bytes[at..].trim_ascii_start();
+    while let Some(next) = [&b"\\,"[..], b"\\;", b"\\ ", b"~", b"\\text{"]
+        .iter()
+        .find_map(|space| rest.strip_prefix(*space))
+    {
+        rest = next.trim_ascii_start();
+    }
     let after = |length: usize| bytes.len() - rest.len() + length;
     for (mark, tens) in
         [("%", 2), ("\\%", 2), ("percent", 2), ("per cent", 2), ("pct", 2), ("‰", 3)]
@@ -407,16 +461,16 @@ fn sign_before(bytes: &[u8], start: usize) -> (Sign, usize) {
     (sign, before.len().saturating_sub(1))
 }
 
-/// Where "minus" or "negative" begins at the end of a text, unless it is to be subtracted.
+/// Where "minus" or "negative" begins at the end of a text, where nothing is there to subtract from.
 fn minus_word(before: &[u8]) -> Option<usize> {
     ["minus", "negative"].iter().find_map(|word| {
         let begin = before.len().checked_sub(word.len())?;
         let (rest, found) = before.split_at(begin);
-        let alone = match rest {
-            [.., b, b' '] => !b.is_ascii_digit(),
-            [.., b] => !b.is_ascii_alphanumeric(),
-            [] => true,
-        };
+        let rest = rest.trim_ascii_end();
+        let says = ["is", "was", "be", "equals", "of", "to", "by", "at"];
+        let last = rest.rsplit(|b| !b.is_ascii_alphabetic()).next().unwrap_or(rest);
+        let alone = rest.last().is_none_or(|b| b":,(=*.".contains(b))
+            || says.iter().any(|word| last.eq_ignore_ascii_case(word.as_bytes()));
         (alone && found.eq_ignore_ascii_case(word.as_bytes())).then_some(begin)
     })
 }

@@ -85,8 +85,7 @@ fn words(text: &str) -> String {
         match c {
             '.' | ':' if previous.is_ascii_digit() && next_is_digit => out.push(c),
             ',' if previous.is_ascii_digit() && next_is_digit => {
-                let group = chars.clone().take(4).take_while(char::is_ascii_digit).count();
-                if group != 3 {
+                if !thousands_follow(&mut chars.clone()) {
                     out.push(',');
                 }
             }
@@ -100,6 +99,22 @@ fn words(text: &str) -> String {
         previous = c;
     }
     out
+}
+
+const LONGEST_NUMBER: usize = 40;
+
+/// Whether digits behind a comma are thousands: "234", "234,567", India's "34,567".
+fn thousands_follow(chars: &mut impl Iterator<Item = char>) -> bool {
+    let (mut group, mut whole) = (0, 0);
+    // No number that is written so is longer.
+    for c in chars.take(LONGEST_NUMBER) {
+        match c {
+            '0'..='9' => group += 1,
+            ',' if group == 2 || group == 3 => (group, whole) = (0, group),
+            _ => break,
+        }
+    }
+    group == 3 || group == 0 && whole == 3
 }
 
 fn is_punctuation(c: char) -> bool {
@@ -129,6 +144,9 @@ mod tests {
             ("1,5", "1,5"),
             ("[1,2]", "1,2"),
             ("1,23'4", "1234"),
+            ("12,34,567", "1234567"),
+            ("1,234, and 5", "1234 and 5"),
+            ("1,23, and 5", "1,23 and 5"),
             ("10:30", "10:30"),
             ("Ratio: 3:2.", "ratio 3:2"),
             ("-5", "-5"),

@@ -1,8 +1,8 @@
 """Thoughts and answers told apart, for every engine by the same rule.
 
 An answer is what follows the last closing mark. A thought that is not closed has no answer behind
-it, whatever options and numbers it names. A response without a mark is an answer as it is, and one
-whose only mark opens amid a line does but speak of it.
+it, whatever options and numbers it names. A response without a mark is an answer as it is. Where it
+begins with a mark, marks of other kinds are words of it.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 # How models mark a thought: Qwen3, R1 and most; Magistral; Seed-OSS; Kimi; OpenThinker; Command A;
-# what prompts ask for; gpt-oss (harmony), whose answer is what it says in the final channel.
-_PLAIN_MARKS = (
+# gpt-oss (harmony), whose answer is what it says in the final channel.
+_MARKS = (
     ("<think>", "</think>"),
     ("[THINK]", "[/THINK]"),
     ("<seed:think>", "</seed:think>"),
     ("◁think▷", "◁/think▷"),
     ("<|begin_of_thought|>", "<|end_of_thought|>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+# What prompts ask for: a thought where the response begins so, and elsewhere an explanation.
+_PROMPTED = (
     ("<thinking>", "</thinking>"),
     ("<thought>", "</thought>"),
     ("<reasoning>", "</reasoning>"),
 )
-_HARMONY = ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>")
-_MARKS = (*_PLAIN_MARKS, _HARMONY)
-_TOKENS = (*(mark for pair in _PLAIN_MARKS for mark in pair), "<|channel|>")
+_TOKENS = (*(mark for pair in (*_MARKS, *_PROMPTED) for mark in pair), "<|channel|>")
 # What harmony writes between the end of a thought and the mark of the answer.
 _END_OF_MESSAGE = "<|end|>"
 
@@ -47,8 +49,9 @@ def opens_thought(prompt: str) -> bool:
 
 def part(text: str, *, opened: bool = False) -> Parted:
     """The thought and the answer of a raw text; `opened`: its prompt opened the thought."""
-    at, closing = max((text.rfind(closing), closing) for _, closing in _MARKS)
-    starts = [_last_opening(text, opening, anywhere=at >= 0) for opening, _ in _MARKS]
+    marks = _marks_of(text)
+    at, closing = max((text.rfind(closing), closing) for _, closing in marks)
+    starts = [text.rfind(opening) for opening, _ in marks]
     if at < 0 and max(starts) < 0 and not opened:
         return Parted(None, text, 0)
     if max(starts) > at or at < 0:
@@ -58,17 +61,17 @@ def part(text: str, *, opened: bool = False) -> Parted:
     return Parted(_bare(text[:at]), text[start:], start)
 
 
-def _last_opening(text: str, opening: str, *, anywhere: bool) -> int:
-    """Where a thought is last opened, at the beginning of a line or anywhere; −1 where none is."""
-    anywhere = anywhere or opening == _HARMONY[0]
-    at = text.rfind(opening)
-    while at >= 0 and not anywhere and any(map(str.isalnum, text[:at].rpartition("\n")[2])):
-        at = text.rfind(opening, 0, at)
-    return at
+def _marks_of(text: str) -> Sequence[tuple[str, str]]:
+    """The marks that count in a response: those that it begins with, or all that models have."""
+    begun = text.lstrip()
+    for pair in (*_MARKS, *_PROMPTED):
+        if begun.startswith(pair[0]):
+            return (pair,)
+    return _MARKS
 
 
 def _bare(thought: str) -> str:
-    for opening, _ in _MARKS:
+    for opening, _ in _marks_of(thought):
         thought = thought.replace(opening, "", 1)
     return thought.partition(_END_OF_MESSAGE)[0].strip()
 
