@@ -40,7 +40,11 @@ _KEPT = "what was answered is kept: run again to go on"
 _SHORTEST_SECRET = 4
 _LONGEST_WORDS = 300
 _MARKUP = re.compile(r"<[^>]*>")
-_TOO_LONG = re.compile(r"context[ _](length|window)|too long|input tokens", re.IGNORECASE)
+# Statuses that one machine of many may answer with amid others that are well.
+_ODD = (401, 404, 405)
+# The number of a request in what is said of it.
+_NUMBER = re.compile(r"\b(?=[\w-]*\d)[\w-]{8,}\b")
+_TOO_LONG = re.compile(r"context[ _](length|window|size)|too long|input tokens", re.IGNORECASE)
 
 
 class Failure(str):
@@ -59,8 +63,10 @@ class Endpoint:
         self.where = model.base_url
         self.negotiation = Negotiation(f"{self.where}: {self.name}")
         self.replies = 0
-        key = os.environ.get(model.api_key_env)
-        secrets = {key or "", *values_referred(model.engine_options)}
+        key = (os.environ.get(model.api_key_env) or "").strip()
+        if not (key.isascii() and key.isprintable()):
+            raise UserError(f"{model.api_key_env}: holds what no key does (another kind of quote?)")
+        secrets = {key, *values_referred(model.engine_options)}
         # One may begin with another.
         self._secrets = sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len)[::-1]
         self._client = openai.AsyncOpenAI(
@@ -77,8 +83,11 @@ class Endpoint:
         self._failed_in_a_row = 0
         self._refused_in_a_row = 0
         self._refusal = ""
-        # Whether anything has been answered, and whether a request of the run's own has.
-        self._is_known = self._has_answered = False
+        # Whether anything has been answered; how many of the run's own requests, and how many late.
+        self._is_known = False
+        self._answers = self._late_answers = 0
+        # Why no more is asked.
+        self._end: SemiEvolError | None = None
         self._doubt = asyncio.Lock()
         # What a plain question came to that was asked in doubt.
         self._refuses_all = False
@@ -87,8 +96,19 @@ class Endpoint:
         """One reply, or why there is none.
 
         Raises UserError for what no request will get past, and SemiEvolError where the endpoint is
-        down.
+        down; then for all that come later, too.
         """
+        if self._end is None:
+            try:
+                return await self._asked(messages, parameters)
+            except SemiEvolError as error:
+                self._end = self._end or error
+        # Not within the block: what the client raised may hold the key.
+        raise type(self._end)(str(self._end))
+
+    async def _asked(
+        self, messages: list[Message], parameters: Mapping[str, Any]
+    ) -> Reply | Failure:
         import openai
 
         wanted = {k: v for k, v in parameters.items() if k not in self._options}
@@ -96,7 +116,7 @@ class Endpoint:
             sent = self.negotiation.agreed(wanted)
             try:
                 reply = await self._send(messages, sent)
-            except openai.APITimeoutError:
+            except (openai.APITimeoutError, TimeoutError):
                 return await self._late(sent)
             except openai.APIConnectionError:
                 return await self._failed(sent, "the endpoint does not answer")
@@ -115,15 +135,14 @@ class Endpoint:
                 return await self._failed(sent, str(error), self.said(error.words))
             except openai.OpenAIError as error:
                 return await self._failed(sent, "no reply", self.said(str(error)))
-            self._has_answered = True
+            self._answers += 1
             self._failed_in_a_row = self._refused_in_a_row = 0
             self.negotiation.took(sent)
             return reply
 
     def said(self, found: Any) -> str:
         """What an endpoint says, or is found to, in one line and without secrets."""
-        words = found.get("message") if isinstance(found, Mapping) else None
-        text = redact(str(words or found or ""), self._secrets)
+        text = redact(_words_of(found) or str(found or ""), self._secrets)
         if text.lstrip().startswith("<"):
             text = _MARKUP.sub(" ", text)
         shown = "".join(mark if mark.isprintable() else " " for mark in text)
@@ -143,17 +162,27 @@ class Endpoint:
         async with self._slots:
             while True:
                 await self._pace.turn()
+                if self._end is not None:
+                    raise self._end
                 try:
-                    raw = await self._client.chat.completions.with_raw_response.create(
-                        model=self.name, messages=asked, extra_body=body, **options
-                    )
-                    break
-                except openai.APIError as error:
+                    # The client's own timeout begins anew with every byte.
+                    async with asyncio.timeout(self._timeout_seconds):
+                        raw = await self._client.chat.completions.with_raw_response.create(
+                            model=self.name, messages=asked, extra_body=body, **options
+                        )
+                    self.replies += 1
+                    return self._read(raw)
+                except NotTheApi:
+                    raise
+                except (openai.APIError, TimeoutError, NoReply) as error:
                     wait = retries.wait_after(error)
                     if wait is None:
                         raise
+                    if getattr(error, "status_code", None) == 429:
+                        self._pace.pause(wait)
                 await asyncio.sleep(wait)
-            self.replies += 1
+
+    def _read(self, raw: Any) -> Reply:
         tokens = 0
         try:
             reply = read_reply(raw.http_response.content)
@@ -173,9 +202,11 @@ class Endpoint:
         if passes(error):
             return await self._failed(sent, f"HTTP {status} after retries", words)
         what = None
+        if status in _ODD and self._answers and await self._answers_in_doubt(sent):
+            return await self._refused(words or f"HTTP {status}", sent)
         if status == 401 or (status == 403 and not await self._is_one(sent)):
             what = "the endpoint refuses the API key"
-        elif status == 405 or (status == 404 and not _is_of_the_api(error.body)):
+        elif status == 405 or (status == 404 and not _is_of_the_api(error)):
             what, words = f"HTTP {status} ({words or 'no words'}): {_NO_API}", ""
         elif status == 404:
             what = f"the endpoint has no model {self.name!r}"
@@ -189,8 +220,10 @@ class Endpoint:
         if _TOO_LONG.search(words):
             # The row's own fault, however many of a shard have it and are told so in one wording.
             return Failure("prompt_too_long")
-        self._refused_in_a_row = self._refused_in_a_row + 1 if words == self._refusal else 1
-        self._refusal = words
+        # The same but for the request's own number.
+        wording = _NUMBER.sub("#", words)
+        self._refused_in_a_row = self._refused_in_a_row + 1 if wording == self._refusal else 1
+        self._refusal = wording
         async with self._doubt:
             # Those that waited here for the question's end may have been acquitted by it.
             if self._refused_in_a_row >= _REFUSALS_IN_A_ROW:
@@ -207,6 +240,10 @@ class Endpoint:
         async with self._doubt:
             return self._is_known or await self._answers_a_plain_question(sent)
 
+    async def _answers_in_doubt(self, sent: Mapping[str, Any]) -> bool:
+        async with self._doubt:
+            return await self._answers_a_plain_question(sent)
+
     async def _answers_a_plain_question(self, sent: Mapping[str, Any]) -> bool:
         """Whether some questions are refused, and not all that is asked with these parameters."""
         import openai
@@ -214,7 +251,7 @@ class Endpoint:
         if not self._refuses_all:
             try:
                 await self._send(_PLAIN_QUESTION, sent)
-            except (openai.OpenAIError, NoReply):
+            except (openai.OpenAIError, TimeoutError, NoReply):
                 self._refuses_all = True
         return not self._refuses_all
 
@@ -223,8 +260,10 @@ class Endpoint:
             f"no answer within generation.request_timeout_seconds ({self._timeout_seconds:g}; "
             "raise it where answers take longer)"
         )
-        # Each is paid for: where all are late, that a short answer is not acquits nobody.
-        return await self._failed(sent, reason, may_be_the_rows=self._has_answered)
+        # Each is paid for: where most are late, that a short answer is not acquits nobody.
+        self._late_answers += 1
+        few = self._late_answers <= self._answers
+        return await self._failed(sent, reason, may_be_the_rows=few)
 
     async def _failed(
         self,
@@ -246,9 +285,21 @@ class Endpoint:
         return Failure(PASSING)
 
 
-def _is_of_the_api(body: Any) -> bool:
-    """Whether it is the API that says so: web servers have no message, or another shape."""
-    return isinstance(body, Mapping) and bool(body.get("message"))
+def _is_of_the_api(error: Any) -> bool:
+    """Whether it is the API that says so: web servers send a page, or their own default."""
+    said = error.body if isinstance(error.body, str) else _words_of(error.body)
+    is_json = "json" in error.response.headers.get("content-type", "") and said[:1] != "<"
+    return is_json and said.strip().casefold() not in ("", "not found", "method not allowed")
+
+
+def _words_of(body: Any) -> str:
+    """What an error says: OpenAI's `message`, FastAPI's `detail`, Google's list of errors."""
+    if isinstance(body, list):
+        return next(filter(None, map(_words_of, body)), "")
+    if isinstance(body, Mapping):
+        said = (body.get(name) for name in ("message", "error", "detail"))
+        return next(filter(None, (s if isinstance(s, str) else _words_of(s) for s in said)), "")
+    return ""
 
 
 def _quoted(words: str) -> str:

@@ -36,7 +36,7 @@ class Pace:
 
     def __init__(self, requests_per_minute: float | None) -> None:
         self._gap = 60 / requests_per_minute if requests_per_minute else 0.0
-        self._next_at = 0.0
+        self._next_at = self._paused_until = 0.0
         self._left = {"requests": _Left(), "tokens": _Left()}
         # Of the largest request until now, its reply included.
         self._tokens = 0
@@ -54,7 +54,13 @@ class Pace:
         await asyncio.sleep(self._next_at - self._gap - now)
 
     def _seconds(self, need: Mapping[str, float], now: float) -> float:
-        return max(left.seconds(need[kind], now) for kind, left in self._left.items())
+        waits = (left.seconds(need[kind], now) for kind, left in self._left.items())
+        return max(*waits, self._paused_until - now)
+
+    def pause(self, seconds: float) -> None:
+        """The endpoint is too busy: no request goes to it for so long."""
+        until = asyncio.get_running_loop().time() + min(seconds, _LONGEST_WAIT)
+        self._paused_until = max(self._paused_until, until)
 
     def heard(self, headers: Mapping[str, str], tokens: int) -> None:
         """What came with a reply, and what it used."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -63,7 +62,6 @@ class PaidReplies(Engine):
         self._engine, self._run, self._folder = engine, run, folder
         self._known: dict[str, Row] = {}
         self._new: list[dict[str, Any]] = []
-        self._written = time.monotonic()
         for name in run.files(folder, ".parquet"):
             for row in run.read_table(name).to_pylist():
                 self._known[row.pop("key")] = (row, row.pop("scores"))
@@ -81,7 +79,11 @@ class PaidReplies(Engine):
 
         # One call a row, and all of them come to their end: one that fails costs no other's reply.
         missing = [i for i, key in enumerate(keys) if key not in self._known]
-        ends = await asyncio.gather(*map(call, missing), return_exceptions=True)
+        writing = asyncio.create_task(self._write_now_and_then())
+        try:
+            ends = await asyncio.gather(*map(call, missing), return_exceptions=True)
+        finally:
+            writing.cancel()
         for end in ends:
             if isinstance(end, BaseException):
                 raise end
@@ -97,7 +99,6 @@ class PaidReplies(Engine):
             part = pa.Table.from_pylist(self._new, schema=_PART)
             self._run.write_table(f"{self._folder}/part-{uuid.uuid4().hex}.parquet", part)
             self._new = []
-        self._written = time.monotonic()
 
     def remove(self) -> None:
         """The shard is committed: its parts are of no more use."""
@@ -110,7 +111,11 @@ class PaidReplies(Engine):
         # A refusal costs nothing, and may be otherwise under another configuration.
         if generated is None or generated["finish_reason"] not in FAILED:
             self._new.append({"key": key, "scores": scores} | (generated or _NOTHING))
-        if time.monotonic() - self._written > _PART_EVERY_SECONDS:
+
+    async def _write_now_and_then(self) -> None:
+        # Not only as replies come: the endpoint may have stalled.
+        while True:
+            await asyncio.sleep(_PART_EVERY_SECONDS)
             self.write()
 
 

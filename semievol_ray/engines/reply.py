@@ -21,6 +21,11 @@ _MOST_TOKENS = 2**31 - 1
 _DIGITS = re.compile(r"[0-9]{1,10}")
 
 
+# What others call "length"; and what ends an answer before its end.
+_CUT_OFF = {"model_length": "length", "max_tokens": "length"}
+_BROKEN_OFF = ("error", "abort", "cancelled", "content_filter", "insufficient_system_resource")
+
+
 class NoReply(Exception):
     """There is no answer in what came. `words`: what the endpoint says instead."""
 
@@ -60,7 +65,7 @@ class Reply:
 
 def read_reply(body: bytes) -> Reply:
     """The reply in the body of a response. Raises NoReply, and nothing else."""
-    text = body.decode("utf-8", "replace").strip()
+    text = body.decode("utf-8-sig", "replace").strip()
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
@@ -81,18 +86,25 @@ def read_reply(body: bytes) -> Reply:
         raise NoReply("a message whose content is no text")
     thoughts = [_thought(message.get(name)) for name in ("reasoning_content", "reasoning")]
     usage, reason = _mapping(reply.get("usage")), choice.get("finish_reason")
-    if not content and choice.get("error"):
+    if choice.get("error"):
         raise NoReply("an error in the place of an answer", choice["error"])
+    reason = _CUT_OFF.get(reason, reason) if isinstance(reason, str) else None
+    if reason in _BROKEN_OFF:
+        raise NoReply(f"an answer that was broken off ({reason})")
+    prompt_tokens, whole = _count(usage.get("prompt_tokens")), _count(usage.get("total_tokens"))
+    # Some leave the tokens of thoughts out of those of the completion.
+    beside = max(whole - prompt_tokens, 0) if whole is not None and prompt_tokens else None
+    counts = [n for n in (_count(usage.get("completion_tokens")), beside) if n is not None]
     written = _mapping(choice.get("logprobs")).get("content")
     tokens = _tokens(written)
     return Reply(
         content,
         next(filter(None, thoughts), None) or _thought_in(message.get("content")),
-        utf8(reason) if isinstance(reason, str) else None,
+        utf8(reason) if reason is not None else None,
         tokens if tokens and all(token.logprob > _LEAST for token in tokens) else None,
         _top(written),
-        _count(usage.get("prompt_tokens")),
-        _count(usage.get("completion_tokens")),
+        prompt_tokens,
+        max(counts, default=None),
     )
 
 

@@ -1,7 +1,8 @@
 """Whether a request to an endpoint that came to nothing is made once more, and when.
 
-An endpoint may have worked on a request whose answer came too late, and bills it: that is tried
-once more, and no oftener. What is refused for good is not tried again at all.
+An endpoint may have worked on a request whose answer came too late, or cannot be read, and bills
+it: that is tried once more, and no oftener. One that is too busy is waited for, however often it
+says so. What is refused for good is not tried again at all.
 """
 
 from __future__ import annotations
@@ -13,28 +14,44 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from semievol_ray.engines.reply import NoReply
+
 _RETRIES = 6
-_RETRIES_AFTER_TIMEOUTS = 1
+_RETRIES_AFTER_BILLED = 1
+# Limits are by the minute, and many requests may share one.
+_PATIENCE_SECONDS = 300.0
 # Who asks for more patience than this does not mean this request.
 _LONGEST_RETRY_AFTER = 120.0
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 8.0
 # Too busy, a conflict, too many: with all from 500 on these pass.
 _PASSING = (408, 409, 425, 429)
+# A gateway that did not wait for the answer.
+_LATE = (408, 504, 524)
 
 
 class Retries:
     """Those of one request."""
 
     def __init__(self) -> None:
-        self._tries = self._timeouts = 0
+        self._tries = self._waits = self._billed = 0
+        self._waited = 0.0
 
     def wait_after(self, error: Any) -> float | None:
-        """Seconds until the request is made again after an error of the client; null: never."""
+        """Seconds until the request is made again after an error of the client; null: never.
+
+        A TimeoutError is an answer that is late, and a NoReply one that cannot be read.
+        """
         import openai
 
-        self._tries += 1
-        self._timeouts += isinstance(error, openai.APITimeoutError)
-        if self._tries > _RETRIES or self._timeouts > _RETRIES_AFTER_TIMEOUTS:
+        status = error.status_code if isinstance(error, openai.APIStatusError) else None
+        self._billed += (
+            isinstance(error, openai.APITimeoutError | TimeoutError | NoReply) or status in _LATE
+        )
+        if self._billed > _RETRIES_AFTER_BILLED:
+            return None
+        is_busy = status == 429
+        self._tries += not is_busy
+        if self._tries > _RETRIES or self._waited > _PATIENCE_SECONDS:
             return None
         asked = None
         if isinstance(error, openai.APIStatusError):
@@ -45,10 +62,13 @@ class Retries:
                 return None
             if asked is not None and asked > _LONGEST_RETRY_AFTER:
                 return None
-        elif not isinstance(error, openai.APIConnectionError):
+        elif not isinstance(error, openai.APIConnectionError | TimeoutError | NoReply):
             return None
-        wait: float = min(_FIRST_WAIT * 2 ** (self._tries - 1), _LONGEST_WAIT)
-        return asked or wait * random.uniform(0.75, 1)
+        self._waits += 1
+        wait: float = min(_FIRST_WAIT * 2 ** (self._waits - 1), _LONGEST_WAIT)
+        wait = max(asked or 0.0, wait) * random.uniform(1, 1.25)
+        self._waited += wait
+        return wait
 
 
 def passes(error: Any) -> bool:

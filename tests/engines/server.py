@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 
@@ -81,7 +83,14 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if not (headers or {}).get("X-Trickle"):
+            self.wfile.write(content)
+            return
+        with contextlib.suppress(OSError):
+            for at in range(len(content)):
+                self.wfile.write(content[at : at + 1])
+                self.wfile.flush()
+                time.sleep(0.1)
 
     def log_message(self, *_) -> None:
         pass

@@ -376,3 +376,84 @@ def test_a_shard_of_over_long_prompts_costs_its_rows_alone(model) -> None:
     rows, _ = ask(model, 42)
     reasons = [row["finish_reason"] for row in rows]
     assert reasons == ["prompt_too_long"] * 40 + ["stop"] * 2
+
+
+def test_a_limit_by_the_minute_costs_time_and_no_row(model, monkeypatch) -> None:
+    """Of a server that takes a few at a time, without a word of when it takes more."""
+    monkeypatch.setattr("semievol_ray.engines.retries._FIRST_WAIT", 0.05)
+    monkeypatch.setattr("semievol_ray.engines.retries._LONGEST_WAIT", 0.2)
+    taken = {"window": 0.0, "count": 0}
+
+    def limited(body):
+        if time.monotonic() - taken["window"] > 0.5:
+            taken.update(window=time.monotonic(), count=0)
+        taken["count"] += 1
+        return refusal("Rate limit reached", status=429) if taken["count"] > 6 else None
+
+    Handler.script = limited
+    rows, _ = ask(model, 40, max_concurrency=16)
+    assert {row["finish_reason"] for row in rows} == {"stop"}
+    # One that is refused holds the others back, which would be refused as well.
+    assert len(Handler.seen) < 40 + 150
+
+
+def test_where_the_endpoint_is_given_up_no_more_is_asked(model, tmp_path) -> None:
+    Handler.script = lambda body: refusal("Incorrect API key provided", status=401)
+    run, batch = RunDirectory(str(tmp_path)), [Request(f"q{i}", i) for i in range(200)]
+
+    async def work():
+        engine = OpenAIEngine(model, options(max_concurrency=4))
+        with keeping_paid_replies(engine, run, "g/shard.parquet") as paid:
+            await paid.answer(Batch(batch, Sampling(0, 1, 5)))
+
+    with pytest.raises(UserError, match="refuses the API key") as caught:
+        asyncio.run(work())
+    assert len(Handler.seen) <= 8
+    # What the client raised may hold the key.
+    assert caught.value.__context__ is None and caught.value.__cause__ is None
+
+
+def test_one_odd_status_amid_answers_costs_its_row(model) -> None:
+    def odd(body):
+        asked = body["messages"][0]["content"]
+        return refusal("no endpoints found", status=404) if asked == "q30" else None
+
+    Handler.script = odd
+    rows, _ = ask(model, 40, max_concurrency=1)
+    assert [i for i, row in enumerate(rows) if row["finish_reason"] != "stop"] == [30]
+
+
+def test_an_answer_that_trickles_is_late(model) -> None:
+    Handler.script = lambda body: (200, b" " * 50, {"X-Trickle": "1"})
+    begun = time.monotonic()
+    with pytest.raises(SemiEvolError, match=r"request_timeout_seconds \(0.4"):
+        ask(model, 16, max_concurrency=16, request_timeout_seconds=0.4)
+    assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("key", ["sk-“quoted”", "sk-a\tb"])
+def test_a_key_that_is_none_is_one_line(model, monkeypatch, key) -> None:
+    monkeypatch.setenv(model.api_key_env, key)
+    with pytest.raises(UserError, match=f"{model.api_key_env}: holds what no key does") as caught:
+        ask(model)
+    assert "sk-" not in str(caught.value)
+
+
+def test_blanks_around_a_key_are_no_part_of_it(model, monkeypatch) -> None:
+    monkeypatch.setenv(model.api_key_env, " sk-plain\n")
+    rows, _ = ask(model)
+    assert {row["finish_reason"] for row in rows} == {"stop"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"detail": "Model not found"},
+        {"error": "model 'm' not found, try pulling it first"},
+        [{"error": {"message": "models/m is not found"}}],
+    ],
+)
+def test_a_missing_model_is_said_whatever_the_servers_words(model, body) -> None:
+    Handler.script = lambda _: (404, body, {})
+    with pytest.raises(UserError, match="has no model 'm', and says: .*not found"):
+        ask(model)

@@ -149,3 +149,22 @@ def test_nothing_else_comes_of_anything(content, logprobs, usage, reason) -> Non
             continue
         assert isinstance(found.content.encode(), bytes)
         assert all(token.logprob <= 0 for token in found.tokens or ())
+
+
+@pytest.mark.parametrize("reason", ["error", "abort", "content_filter"])
+def test_an_answer_that_was_broken_off_is_none(reason) -> None:
+    with pytest.raises(NoReply, match=f"broken off \\({reason}\\)"):
+        read_reply(body({"content": "The answer is 12"}, finish_reason=reason))
+
+
+@pytest.mark.parametrize("reason", ["length", "max_tokens", "model_length"])
+def test_an_answer_that_was_cut_off_says_so(reason) -> None:
+    found = read_reply(body({"content": "The answer is 12"}, finish_reason=reason))
+    assert found.finish_reason == "length"
+
+
+def test_tokens_of_thoughts_are_counted_where_they_stand_beside() -> None:
+    usage = {"prompt_tokens": 30, "completion_tokens": 1, "total_tokens": 531}
+    sent = json.loads(body({"content": "B"}))
+    found = read_reply(b"\xef\xbb\xbf" + json.dumps(sent | {"usage": usage}).encode())
+    assert (found.prompt_tokens, found.response_tokens) == (30, 501)
