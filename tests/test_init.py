@@ -315,6 +315,42 @@ def test_answers_of_several_labels_are_said(init) -> None:
     assert "combine" not in said
 
 
+@pytest.mark.parametrize("column", ["labels", "label"])
+@pytest.mark.parametrize("mark", [",", ", ", ";", "|"])
+def test_several_codes_in_a_cell_are_no_numbers(init, column, mark) -> None:
+    codes = ["1,4", "2", "1,4,7", "7", "2,7", "4"]
+    label = {column: lambda i: codes[i % 6].replace(",", mark)}
+    config, text, said = init(rows_of(text="t", **label))
+    assert (config.task.kind, config.task.decimal_mark) == ("label", ".")
+    shown = "1,4,7".replace(",", mark)
+    for where in (said, unwrapped(text)):
+        assert f"look like several labels in a cell, as {shown!r}; a row has one an" in where
+    assert "scores" not in said and "decimal" not in said
+    # So many that they are no labels to init.
+    config, _, said = init(rows_of(text="t", labels=lambda i: f"{i % 9},{i // 9 + 1},{i % 5}"))
+    assert config.task.kind == "text" and "several labels in a cell" in said
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda i: f"{i},5",
+        lambda i: f"{i % 5},{i % 10}" if i % 3 else i % 5,
+        lambda i: f"{i + 1},200,300",
+        lambda i: f"{i + 10},34,567",
+        lambda i: f"{i % 7}, {i % 5}",
+        lambda i: f"{i},5" if i else "1,2,3,4",
+    ],
+)
+def test_decimal_commas_thousands_and_pairs_are_no_codes(init, answer) -> None:
+    rows = rows_of(question="q", answer=answer)
+    if rows[0]["answer"] != "1,2,3,4":
+        assert "several labels" not in init(rows)[2]
+    else:
+        # One slip among many.
+        assert "several labels" not in init([*rows[1:] * 5, rows[0]])[2]
+
+
 def test_scores_are_said_to_be_compared_as_they_are(init) -> None:
     pairs = {"sentence1": "a", "sentence2": "b"}
     config, text, said = init(rows_of(**pairs, score=lambda i: i % 26 / 5))

@@ -18,6 +18,13 @@ _MOST_WORDS, _CHARACTERS_A_WORD = 8, 4
 # What stands between the labels of a row that has several.
 _BETWEEN = re.compile(r"[,;|]")
 _MOST_SHOWN = 5
+# Codes of labels, as 1,4,7; and what may be one number: its thousands, as they are parted anywhere.
+_CODES = re.compile(r"\d{1,3}(?:\s*[,;|]\s*\d{1,3})*")
+_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})*,\d{3}")
+# How many of the answers are codes at least, have several, and, of these, three or more.
+_CODED, _SEVERAL, _LISTS = 0.9, 0.1, 0.01
+# More different parts than these are no codes or labels.
+_MOST_PARTS = 50
 # Where scores lie, and how many of them have a fraction.
 _LARGEST_SCORE, _FRACTIONS = 10, 0.1
 
@@ -83,11 +90,28 @@ def of_several_labels(answers: Collection[str], *, often: bool) -> str:
         what = f"{same[0][0]!r} and {same[0][1]!r} combine the same labels, and are two answers"
     else:
         return ""
-    return (
-        f"{what}; a row has one answer, and each combination is one of its own: keep one label of "
-        "each row, or ask for one label (has it, or not) at a time; kind: text, with the labels "
-        "sorted, counts only those that are all right"
-    )
+    return _combined(what)
+
+
+def of_several_codes(answers: Sequence[str]) -> str:
+    """That answers are several codes of labels each, as 1,4,7; nothing where they are numbers.
+
+    A comma between two may be a decimal one. Only three or more tell, or other signs and blanks.
+    """
+    coded = [answer for answer in answers if _CODES.fullmatch(answer)]
+    several = [a for a in coded if _BETWEEN.search(a) and not _THOUSANDS.fullmatch(a)]
+    if len(coded) < _CODED * len(answers) or len(several) < max(2, _SEVERAL * len(answers)):
+        return ""
+    apart = [answer for answer in several if not is_number(answer)]
+    lists = [answer for answer in several if answer.count(",") > 1 and answer not in apart]
+    if len(lists) < max(1, _LISTS * len(several)):
+        found = {_parts(answer) for answer in coded}
+        few = len({part for parts in found for part in parts}) <= _MOST_PARTS
+        differ = len({*map(len, found)}) > 1
+        if 2 * len(apart) < len(several) or not (few and differ and _is_unordered(found)):
+            return ""
+    shown = max(several, key=len)
+    return _combined(f"the answers look like several labels in a cell, as {shown!r}")
 
 
 def of_scores(values: Sequence[float]) -> str:
@@ -117,6 +141,24 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
+
+
+def _combined(what: str) -> str:
+    return (
+        f"{what}; a row has one answer, and each combination is one of its own: keep one label of "
+        "each row, or ask for one label (has it, or not) at a time; kind: text, with the labels "
+        "sorted, counts only those that are all right"
+    )
+
+
+def _is_unordered(answers: Collection[tuple[str, ...]]) -> bool:
+    """Whether half of what stands behind another part stands first, or alone, elsewhere.
+
+    In names of places, in dates and in pairs of an aspect and a label it does not.
+    """
+    first = {parts[0] for parts in answers if parts}
+    behind = {part for parts in answers for part in parts[1:]}
+    return 2 * len(behind & first) >= len(behind) > 0
 
 
 def _parts(answer: str) -> tuple[str, ...]:
