@@ -305,14 +305,52 @@ def test_answers_of_several_labels_are_said(init) -> None:
     said = init(rows_of(text="t", label=lambda i: combined[i % 4]))[2]
     assert "most answers combine some of 3 labels ('joy', 'anger', 'fear')" in said
     # So many combinations that they are no labels to init.
-    names = [f"n{i}" for i in range(10)]
-    config, _, said = init(rows_of(text="t", label=lambda i: f"{names[i // 10]}; {names[i % 10]}"))
+    names = [*"abcdefghij"]
+    config, _, said = init(
+        rows_of(text="t", label=lambda i: f"{names[i % 10]}; {names[(i + i // 10 + 1) % 10]}")
+    )
     assert config.task.kind == "text" and "most answers combine some of 10 labels" in said
     for plain in (["Restaurants, bars", "Hotels, motels"], ["Sci/Tech", "World"], ["a, b", "A, b"]):
         said = init(rows_of(text="t", label=lambda i, plain=plain: plain[i % 2]))[2]
         assert "combine" not in said
     said = init(rows_of(question="q", answer=lambda i: f"Town {i}, country {i % 30}"))[2]
     assert "combine" not in said
+
+
+MONTHS, NAMES = ["March", "April", "May", "June"], ["Ann", "Bob", "Cid", "Dee", "Eve", "Flo"]
+
+STATES, ASPECTS = ["OR", "MA", "WA", "TX", "ME", "NY"], ["food", "staff", "price"]
+OPINIONS = ["good", "bad", "mixed", "none"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("text", lambda i: f"{MONTHS[i // 10]} 19, 200{i % 10}"),
+        ("text", lambda i: f"{'GHIJKLM'[i // 6]}ill, {NAMES[i % 6]}"),
+        ("text", lambda i: f"({i // 7}, {i % 7})"),
+        ("text", lambda i: f"The {NAMES[i // 8]} House, Part {i % 8}"),
+        ("text", lambda i: f"{i // 7 + 1}:00, {i % 7 + 1}:00"),
+        ("text", lambda i: f"{'GHIJKLM'[i // 6]}ville, {STATES[i % 6]}"),
+        ("label", lambda i: f"{ASPECTS[i % 3]},{OPINIONS[i % 12 // 3]}"),
+        ("label", lambda i: ["Art", "Art, Film", "Art, Film, Noir", "Art, Song", "Art, Song, Lied",
+                             "Art, Song, Lied, Alt"][i % 6]),
+    ],
+)  # fmt: skip
+def test_what_stands_in_an_order_is_not_several_labels(init, kind, answer) -> None:
+    config, text, said = init(rows_of(question="q", answer=answer))
+    assert config.task.kind == kind
+    assert "combine" not in said and "combine" not in text
+
+
+def test_many_parts_are_no_labels(init) -> None:
+    names = [f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"]
+    rows = [
+        {"question": f"q {i}", "answer": f"{names[i % 64]}, {names[(i + i // 64 + 1) % 64]}"}
+        for i in range(200)
+    ]
+    config, _, said = init(rows)
+    assert config.task.kind == "text" and "combine" not in said
 
 
 @pytest.mark.parametrize("column", ["labels", "label"])

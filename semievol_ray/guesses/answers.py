@@ -17,13 +17,14 @@ _CODE = re.compile(r"\bdef \w+\(|\bclass \w+[:(]|\bSELECT\b.+\bFROM\b|#include|=
 _MOST_WORDS, _CHARACTERS_A_WORD = 8, 4
 # What stands between the labels of a row that has several.
 _BETWEEN = re.compile(r"[,;|]")
+_DIGIT = re.compile(r"\d")
 _MOST_SHOWN = 5
 # Codes of labels, as 1,4,7; and what may be one number: its thousands, as they are parted anywhere.
 _CODES = re.compile(r"\d{1,3}(?:\s*[,;|]\s*\d{1,3})*")
 _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})*,\d{3}")
 # How many of the answers are codes at least, have several, and, of these, three or more.
 _CODED, _SEVERAL, _LISTS = 0.9, 0.1, 0.01
-# More different parts than these are no codes or labels.
+# More different parts than these are no codes, and in open answers no labels.
 _MOST_PARTS = 50
 # Where scores lie, and how many of them have a fraction.
 _LARGEST_SCORE, _FRACTIONS = 10, 0.1
@@ -71,17 +72,20 @@ def of_several_labels(answers: Collection[str], *, often: bool) -> str:
     """That answers combine several labels, in one line; nothing where they do not.
 
     `often`: only where most do, and have far fewer parts than there are combinations, as open
-    answers with commas have not.
+    answers with commas have not. What has a digit is no label: dates, points, titles, times.
     """
     parts = {answer.casefold(): _parts(answer) for answer in answers}
     spelled: dict[tuple[str, ...], list[str]] = {}
     for answer in answers:
-        spelled.setdefault(tuple(sorted(_parts(answer))), []).append(answer)
-    several = [found for found in parts.values() if len(found) > 1]
+        if not _DIGIT.search(answer):
+            spelled.setdefault(tuple(sorted(_parts(answer))), []).append(answer)
+    several = [x for a, x in parts.items() if len(x) > 1 and not _DIGIT.search(a)]
     names = list(dict.fromkeys(part for found in parts.values() for part in found))
     few = (2 if often else 1) * len(names) < len(parts)
+    if often and len(names) > _MOST_PARTS:
+        few = False
     same = [a for key, a in spelled.items() if len(key) > 1 and len({*map(str.casefold, a)}) > 1]
-    if 2 * len(several) > len(parts) and few:
+    if 2 * len(several) > len(parts) and few and _is_unordered(parts.values()):
         shown = ", ".join(map(repr, names[:_MOST_SHOWN])) + ", …" * (len(names) > _MOST_SHOWN)
         what = f"most answers combine some of {len(names):,} labels ({shown})"
         if same:
