@@ -15,6 +15,10 @@ BOX = r"\\boxed\{((?:[^{}]|\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})*)\}"
 # What prose has not.
 _CODE = re.compile(r"\bdef \w+\(|\bclass \w+[:(]|\bSELECT\b.+\bFROM\b|#include|=>|==|;$|\s--?[a-z]")
 _MOST_WORDS, _CHARACTERS_A_WORD = 8, 4
+# Thai, Lao, Tibetan, Burmese and Khmer; kana and Chinese.
+_UNBLANKED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
 # What stands between the labels of a row that has several.
 _BETWEEN = re.compile(r"[,;|]")
 _DIGIT = re.compile(r"\d")
@@ -133,8 +137,8 @@ def of_scores(values: Sequence[float]) -> str:
 
 
 def _words(text: str) -> float:
-    """How many words a text has; not everybody writes blanks between them."""
-    return max(len(text.split()), sum(not c.isascii() for c in text) / _CHARACTERS_A_WORD)
+    """How many words a text has; Chinese, Japanese and Thai have no blanks between them."""
+    return max(len(text.split()), len(_UNBLANKED.findall(text)) / _CHARACTERS_A_WORD)
 
 
 def _is_json(text: str) -> bool:
