@@ -398,12 +398,24 @@ def test_decimal_commas_thousands_and_pairs_are_no_codes(init, answer) -> None:
 
 def test_scores_are_said_to_be_compared_as_they_are(init) -> None:
     pairs = {"sentence1": "a", "sentence2": "b"}
-    config, text, said = init(rows_of(**pairs, score=lambda i: i % 26 / 5))
+    config, text, said = init(rows_of(**pairs, score=lambda i: i % 11 / 2))
     assert (config.task.kind, config.task.relative_tolerance) == ("numeric", None)
     assert "numbers from 0 to 5 with fractions, as scores are" in said
     assert "# relative_tolerance: 0.1" in text and "as scores are" in unwrapped(text)
     german = init(rows_of(**pairs, score=lambda i: f"{i % 5},{i % 10}"))[2]
     assert "numbers from 0 to 4.9 with" in german
+    for scale in (
+        lambda i: i % 9 / 2 + 1, lambda i: i % 8 / 10 + 0.1, lambda i: i % 9 * 12.5,
+        lambda i: i % 5 / 2 - 1,
+    ):  # fmt: skip
+        assert "as scores are" in init(rows_of(**pairs, score=scale))[2]
+    # Prices, what is calculated, and temperatures.
+    for measured in (
+        lambda i: i % 8 + 0.99, lambda i: i * 0.125, lambda i: i % 5 * 7.3 - 12,
+        lambda i: [0.5, 1.25, 3.75, 2.0][i % 4],
+    ):  # fmt: skip
+        assert "as scores are" not in (found := init(rows_of(question="q", answer=measured)))[2]
+        assert "relative_tolerance" not in found[1]
     for counted in (lambda i: i % 7 + 2.0, lambda i: i * 1.25, lambda i: i % 9 + (i == 3) / 2):
         assert "as scores are" not in init(rows_of(question="q", answer=counted))[2]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 # What a \boxed{…} holds. A regular expression counts no braces: three deep are enough for formulas
@@ -30,8 +31,10 @@ _THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+|\d{1,2}(?:,\d{2})*,\d{3}")
 _CODED, _SEVERAL, _LISTS = 0.9, 0.1, 0.01
 # More different parts than these are no codes, and in open answers no labels.
 _MOST_PARTS = 50
-# Where scores lie, and how many of them have a fraction.
-_LARGEST_SCORE, _FRACTIONS = 10, 0.1
+# Where scales end, how many scores have a fraction, how often they repeat, and how many differ
+# among most of them.
+_SCALES, _FRACTIONS, _ROWS_A_SCORE = (1, 5, 10, 100), 0.1, 3
+_MOST_SCORES, _MOST_ROWS = 60, 0.9
 
 
 def is_number(text: str) -> bool:
@@ -123,17 +126,32 @@ def of_several_codes(answers: Sequence[str]) -> str:
 
 
 def of_scores(values: Sequence[float]) -> str:
-    """That numbers are scores on a scale, in one line; nothing where they may be counts."""
+    """That numbers are scores on a scale, in one line; nothing where they are not.
+
+    Those are few, and come again; prices, measures and what is calculated do not, or end nowhere.
+    """
     fractions = sum(not value.is_integer() for value in values)
     if not values or fractions < _FRACTIONS * len(values):
         return ""
-    if max(map(abs, values)) > _LARGEST_SCORE:
+    counts = Counter(values)
+    most = sum(count for _, count in counts.most_common(_MOST_SCORES))
+    if _ROWS_A_SCORE * len(counts) > len(values) or most < _MOST_ROWS * len(values):
+        return ""
+    if not _are_on_a_scale(min(values), max(values)):
         return ""
     return (
         f"the answers are numbers from {min(values):g} to {max(values):g} with fractions, as "
         "scores are; a reply counts only where it is equal, or within task.relative_tolerance (a "
         "share of the larger number), and no correlation is measured"
     )
+
+
+def _are_on_a_scale(low: float, high: float) -> bool:
+    """Whether numbers from one to another may be all of a scale, as 0 to 5 or -1 to 1."""
+    if low < 0:
+        return low == -high and high in _SCALES
+    end = next((end for end in _SCALES if high <= end), None)
+    return end is not None and (end in (1, high) or (low in (0, 1) and 2 * high > end))
 
 
 def _words(text: str) -> float:
