@@ -563,6 +563,21 @@ def test_lists_of_aliases_as_texts_are_no_answers(init, refused) -> None:
     assert "--answer=possible_answers takes each list as a whole" in error
     config, _, said = init(rows_of(**popqa), "--answer=possible_answers")
     assert config.task.kind == "text" and advice in said
+    # Another column is the answer, unless it holds such lists as well, or the lists name options.
+    config, _, said = init(rows_of(**popqa, labels=aliases, target="t"))
+    assert (config.data.columns.answer, config.task.kind) == ("target", "text")
+    assert advice not in said and "passed over" not in said
+    config, _, said = init(rows_of(question="q", answer=aliases, labels=aliases, target="t"))
+    assert config.data.columns.answer == "target"
+    assert "passed over for the answer: 'answer', whose answers are lists of texts" in said
+    config, _, said = init(rows_of(question="q", answer=aliases, label=aliases, target="t"))
+    assert "passed over for the answer: 'answer', 'label', whose answers are lists" in said
+    assert advice in refused(rows_of(question="q", answer=aliases, label=aliases))
+    marks = {"answer": lambda i: json.dumps(["A", "B"][: 1 + i % 2]), "category": "c"}
+    for several in (
+        {"options": lambda i: ["x", "y"]}, {"A": "x", "B": "y"}, {"option1": "x", "option2": "y"},
+    ):  # fmt: skip
+        assert advice in refused(rows_of(question="q", **several, **marks))
     # What is no such list in every row is an answer as it stands.
     for odd in ("none", '["a", 1]', '{"a": "b"}', '["a"', "[1, 2]"):
         rows = rows_of(question="q", answer=lambda i, odd=odd: aliases(i) if i else odd)
