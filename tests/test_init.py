@@ -284,7 +284,14 @@ LONG = "The town council met on Monday to talk about the bridge, number"
         (lambda i: json.dumps({"city": f"x {i}", "day": "May"}), "the answers are JSON: votes"),
         (lambda i: f"SELECT a FROM b WHERE c = {i}", "the answers look like code: votes"),
         (lambda i: f"def add_{i}(x): return x", "the answers look like code"),
+        ("เทศบาลประชุมวันจันทร์เรื่องการซ่อมสะพานเก่า", "more than 8 words"),
         ("in the old town", ""),
+        ("Государственный исторический музей Москвы", ""),
+        ("Εθνικό Αρχαιολογικό Μουσείο Θεσσαλονίκης", ""),
+        ("المتحف الوطني السعودي في الرياض", ""),
+        ("राष्ट्रीय संग्रहालय नई दिल्ली भारत", ""),
+        ("서울특별시 종로구에 있는 국립고궁박물관 전시실에서 열린 특별전시회", ""),
+        ("Городской совет собрался в понедельник и говорил о старом мосте", "more than 8 words"),
         (lambda i: f"Mary Smith (born {i})", ""),
     ],
 )
@@ -305,8 +312,10 @@ def test_answers_of_several_labels_are_said(init) -> None:
     said = init(rows_of(text="t", label=lambda i: combined[i % 4]))[2]
     assert "most answers combine some of 3 labels ('joy', 'anger', 'fear')" in said
     # So many combinations that they are no labels to init.
-    names = [f"n{i}" for i in range(10)]
-    config, _, said = init(rows_of(text="t", label=lambda i: f"{names[i // 10]}; {names[i % 10]}"))
+    names = [*"abcdefghij"]
+    config, _, said = init(
+        rows_of(text="t", label=lambda i: f"{names[i % 10]}; {names[(i + i // 10 + 1) % 10]}")
+    )
     assert config.task.kind == "text" and "most answers combine some of 10 labels" in said
     for plain in (["Restaurants, bars", "Hotels, motels"], ["Sci/Tech", "World"], ["a, b", "A, b"]):
         said = init(rows_of(text="t", label=lambda i, plain=plain: plain[i % 2]))[2]
@@ -315,14 +324,98 @@ def test_answers_of_several_labels_are_said(init) -> None:
     assert "combine" not in said
 
 
+MONTHS, NAMES = ["March", "April", "May", "June"], ["Ann", "Bob", "Cid", "Dee", "Eve", "Flo"]
+
+STATES, ASPECTS = ["OR", "MA", "WA", "TX", "ME", "NY"], ["food", "staff", "price"]
+OPINIONS = ["good", "bad", "mixed", "none"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("text", lambda i: f"{MONTHS[i // 10]} 19, 200{i % 10}"),
+        ("text", lambda i: f"{'GHIJKLM'[i // 6]}ill, {NAMES[i % 6]}"),
+        ("text", lambda i: f"({i // 7}, {i % 7})"),
+        ("text", lambda i: f"The {NAMES[i // 8]} House, Part {i % 8}"),
+        ("text", lambda i: f"{i // 7 + 1}:00, {i % 7 + 1}:00"),
+        ("text", lambda i: f"{'GHIJKLM'[i // 6]}ville, {STATES[i % 6]}"),
+        ("label", lambda i: f"{ASPECTS[i % 3]},{OPINIONS[i % 12 // 3]}"),
+        ("label", lambda i: ["Art", "Art, Film", "Art, Film, Noir", "Art, Song", "Art, Song, Lied",
+                             "Art, Song, Lied, Alt"][i % 6]),
+    ],
+)  # fmt: skip
+def test_what_stands_in_an_order_is_not_several_labels(init, kind, answer) -> None:
+    config, text, said = init(rows_of(question="q", answer=answer))
+    assert config.task.kind == kind
+    assert "combine" not in said and "combine" not in text
+
+
+def test_many_parts_are_no_labels(init) -> None:
+    names = [f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"]
+    rows = [
+        {"question": f"q {i}", "answer": f"{names[i % 64]}, {names[(i + i // 64 + 1) % 64]}"}
+        for i in range(200)
+    ]
+    config, _, said = init(rows)
+    assert config.task.kind == "text" and "combine" not in said
+
+
+@pytest.mark.parametrize("column", ["labels", "label"])
+@pytest.mark.parametrize("mark", [",", ", ", ";", "|"])
+def test_several_codes_in_a_cell_are_no_numbers(init, column, mark) -> None:
+    codes = ["1,4", "2", "1,4,7", "7", "2,7", "4"]
+    label = {column: lambda i: codes[i % 6].replace(",", mark)}
+    config, text, said = init(rows_of(text="t", **label))
+    assert (config.task.kind, config.task.decimal_mark) == ("label", ".")
+    shown = "1,4,7".replace(",", mark)
+    for where in (said, unwrapped(text)):
+        assert f"look like several labels in a cell, as {shown!r}; a row has one an" in where
+    assert "scores" not in said and "decimal" not in said
+    # So many that they are no labels to init.
+    config, _, said = init(rows_of(text="t", labels=lambda i: f"{i % 9},{i // 9 + 1},{i % 5}"))
+    assert config.task.kind == "text" and "several labels in a cell" in said
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda i: f"{i},5",
+        lambda i: f"{i % 5},{i % 10}" if i % 3 else i % 5,
+        lambda i: f"{i + 1},200,300",
+        lambda i: f"{i + 10},34,567",
+        lambda i: f"{i % 7}, {i % 5}",
+        lambda i: f"{i},5" if i else "1,2,3,4",
+    ],
+)
+def test_decimal_commas_thousands_and_pairs_are_no_codes(init, answer) -> None:
+    rows = rows_of(question="q", answer=answer)
+    if rows[0]["answer"] != "1,2,3,4":
+        assert "several labels" not in init(rows)[2]
+    else:
+        # One slip among many.
+        assert "several labels" not in init([*rows[1:] * 5, rows[0]])[2]
+
+
 def test_scores_are_said_to_be_compared_as_they_are(init) -> None:
     pairs = {"sentence1": "a", "sentence2": "b"}
-    config, text, said = init(rows_of(**pairs, score=lambda i: i % 26 / 5))
+    config, text, said = init(rows_of(**pairs, score=lambda i: i % 11 / 2))
     assert (config.task.kind, config.task.relative_tolerance) == ("numeric", None)
     assert "numbers from 0 to 5 with fractions, as scores are" in said
     assert "# relative_tolerance: 0.1" in text and "as scores are" in unwrapped(text)
     german = init(rows_of(**pairs, score=lambda i: f"{i % 5},{i % 10}"))[2]
     assert "numbers from 0 to 4.9 with" in german
+    for scale in (
+        lambda i: i % 9 / 2 + 1, lambda i: i % 8 / 10 + 0.1, lambda i: i % 9 * 12.5,
+        lambda i: i % 5 / 2 - 1,
+    ):  # fmt: skip
+        assert "as scores are" in init(rows_of(**pairs, score=scale))[2]
+    # Prices, what is calculated, and temperatures.
+    for measured in (
+        lambda i: i % 8 + 0.99, lambda i: i * 0.125, lambda i: i % 5 * 7.3 - 12,
+        lambda i: [0.5, 1.25, 3.75, 2.0][i % 4],
+    ):  # fmt: skip
+        assert "as scores are" not in (found := init(rows_of(question="q", answer=measured)))[2]
+        assert "relative_tolerance" not in found[1]
     for counted in (lambda i: i % 7 + 2.0, lambda i: i * 1.25, lambda i: i % 9 + (i == 3) / 2):
         assert "as scores are" not in init(rows_of(question="q", answer=counted))[2]
 
@@ -470,6 +563,21 @@ def test_lists_of_aliases_as_texts_are_no_answers(init, refused) -> None:
     assert "--answer=possible_answers takes each list as a whole" in error
     config, _, said = init(rows_of(**popqa), "--answer=possible_answers")
     assert config.task.kind == "text" and advice in said
+    # Another column is the answer, unless it holds such lists as well, or the lists name options.
+    config, _, said = init(rows_of(**popqa, labels=aliases, target="t"))
+    assert (config.data.columns.answer, config.task.kind) == ("target", "text")
+    assert advice not in said and "passed over" not in said
+    config, _, said = init(rows_of(question="q", answer=aliases, labels=aliases, target="t"))
+    assert config.data.columns.answer == "target"
+    assert "passed over for the answer: 'answer', whose answers are lists of texts" in said
+    config, _, said = init(rows_of(question="q", answer=aliases, label=aliases, target="t"))
+    assert "passed over for the answer: 'answer', 'label', whose answers are lists" in said
+    assert advice in refused(rows_of(question="q", answer=aliases, label=aliases))
+    marks = {"answer": lambda i: json.dumps(["A", "B"][: 1 + i % 2]), "category": "c"}
+    for several in (
+        {"options": lambda i: ["x", "y"]}, {"A": "x", "B": "y"}, {"option1": "x", "option2": "y"},
+    ):  # fmt: skip
+        assert advice in refused(rows_of(question="q", **several, **marks))
     # What is no such list in every row is an answer as it stands.
     for odd in ("none", '["a", 1]', '{"a": "b"}', '["a"', "[1, 2]"):
         rows = rows_of(question="q", answer=lambda i, odd=odd: aliases(i) if i else odd)

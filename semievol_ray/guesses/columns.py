@@ -5,6 +5,7 @@ What the user names is taken, and the rest is guessed around it.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,22 +94,12 @@ def _question(labeled: Looked, columns: Columns) -> None:
 
 
 def _answer(labeled: Looked, columns: Columns) -> list[str]:
-    """The answer; what is to be said where the user names a column that holds lists as texts."""
+    """The answer; what is to be said where a column holds lists as texts."""
     is_asked = "answer" in columns
-    if "answer" not in columns:
-        others = [name for name in labeled.names if name not in _taken(columns)]
-        known: Sequence[str] = ANSWERS
-        if first_of([str(columns["question"])], TOLD, exact=True):
-            # What is told to be done is answered at length, and classified beside.
-            at = ANSWERS.index("cop")
-            known = (*ANSWERS[:at], *WRITTEN, *ANSWERS[at:])
-        found = first_of(_free(labeled, columns), known) or first_of(others, known)
-        if found is None:
-            raise UserError(f"{labeled.where}: {_nothing_like('answer', labeled)}")
-        columns["answer"] = found
-    name = str(columns["answer"])
+    name = str(columns["answer"]) if is_asked else _called_as_answer(labeled, columns)
     _refuse_unreadable(labeled, name, "answer")
-    if not are_lists_of_texts(filter(None, labeled.texts(name))):
+    columns["answer"] = name
+    if not _are_lists(labeled, name):
         return []
     said = (
         f"the answers in {name!r} are lists of texts, written as JSON; a row has one answer: write "
@@ -116,9 +107,59 @@ def _answer(labeled: Looked, columns: Columns) -> list[str]:
     )
     if is_asked:
         return [f"{said}; as it is, each list as a whole is the answer"]
+    # Beside options they are several right ones, which no other column tells.
+    passed = [name]
+    if not _lists_name_options(labeled, columns):
+        while other := _answer_that_says(labeled, columns, passed):
+            if not _are_lists(labeled, other):
+                columns["answer"] = other
+                shown = ", ".join(map(repr, passed))
+                return [
+                    f"passed over for the answer: {shown}, whose answers are lists of texts, "
+                    f"written as JSON; {other!r} is taken; --answer={name} takes each list as a "
+                    "whole"
+                ]
+            passed.append(other)
     raise UserError(
         f"{labeled.where}: {said}; --answer={name} takes each list as a whole for the answer"
     )
+
+
+def _called_as_answer(labeled: Looked, columns: Columns) -> str:
+    others = [name for name in labeled.names if name not in _taken(columns)]
+    known = _known_answers(columns)
+    found = _answer_that_says(labeled, columns, ()) or first_of(others, known)
+    if found is None:
+        raise UserError(f"{labeled.where}: {_nothing_like('answer', labeled)}")
+    return found
+
+
+def _answer_that_says(labeled: Looked, columns: Columns, passed: Sequence[str]) -> str | None:
+    """A column that is called as answers are and holds texts, beside those passed over."""
+    free = [name for name in _free(labeled, columns) if name not in passed]
+    return first_of(free, _known_answers(columns))
+
+
+def _known_answers(columns: Columns) -> Sequence[str]:
+    if first_of([str(columns["question"])], TOLD, exact=True):
+        # What is told to be done is answered at length, and classified beside.
+        at = ANSWERS.index("cop")
+        return (*ANSWERS[:at], *WRITTEN, *ANSWERS[at:])
+    return ANSWERS
+
+
+def _are_lists(labeled: Looked, name: str) -> bool:
+    return are_lists_of_texts(filter(None, labeled.texts(name)))
+
+
+def _lists_name_options(labeled: Looked, columns: Columns) -> bool:
+    """Whether there are options, by their column's name or as what the lists begin with."""
+    if "options" in columns:
+        return True
+    lists = [json.loads(text) if text else [] for text in labeled.texts(str(columns["answer"]))]
+    firsts = [members[0] if members else "" for members in lists]
+    runs = families(_free(labeled, columns))
+    return any(names_options(firsts, labeled.options(run), bare=False) for run in runs)
 
 
 def _options_by_name(labeled: Looked, columns: Columns) -> list[str]:

@@ -19,6 +19,7 @@ from semievol_ray.guesses.answers import (
     is_number,
     number_of,
     of_scores,
+    of_several_codes,
     of_several_labels,
     of_whole_answers,
 )
@@ -77,7 +78,8 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     # A blank more is no other label.
     answers = [" ".join(text.split()) for text in labeled.texts(name) if text]
     counts = Counter(answers)
-    numbers = all(map(is_number, answers))
+    codes = of_several_codes(answers)
+    numbers = not codes and all(map(is_number, answers))
     why = f"{len(counts):,} different {{}} in {labeled.extent}"
     if numbers and not are_classes(answers, name):
         comma, notes = _decimal_comma(answers)
@@ -102,9 +104,9 @@ def guess_task(labeled: Looked, columns: Mapping[str, Named]) -> Guess:
     if in_boxes and (all(map(is_number, boxes)) or not are_few):
         return _boxed(boxes, len(answers))
     if are_few:
-        doubt = of_several_labels(counts, often=False)
+        doubt = codes or of_several_labels(counts, often=False)
         return _labels(Guess("label", why.format("answers"), doubt=doubt), counts, labeled)
-    doubt = of_several_labels(counts, often=True) or of_whole_answers(answers)
+    doubt = codes or of_several_labels(counts, often=True) or of_whole_answers(answers)
     return Guess("text", why.format("answers"), doubt=doubt)
 
 
