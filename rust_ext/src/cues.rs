@@ -140,7 +140,11 @@ pub const LEADS: &[&str] = &["so", "therefore", "thus", "hence"];
 pub const DOUBTS: &[&str] = &["wait", "actually", "correction", "sorry", "mistake", "hmm", "oops"];
 
 /// Words that what is said behind a statement turns away from it with.
-pub const TURNED: &[&str] = &["however", "recheck", "but"];
+#[rustfmt::skip]
+pub const TURNED: &[&str] = &[
+    "however", "but", "recheck", "double", "check", "verify", "incorrect", "wrong", "revised",
+    "corrected", "rounded", "rounding", "converted",
+];
 
 /// Of the denials those that may be labels, and deny wherever they are none.
 #[rustfmt::skip]

@@ -75,12 +75,21 @@ pub fn locate(text: &str, mark: DecimalMark) -> (Reading, Range<usize>) {
         return within(&part, only_of(&bytes[part.clone()], mark));
     }
     if let Some(part) = statement(text) {
-        let found = last_of(&bytes[part.clone()], mark, false);
+        let found = last_of(&bytes[part.clone()], mark, is_lone(&bytes[part.clone()]));
         if found.0 != Reading::None {
             return within(&part, found);
         }
     }
-    last_of(bytes, mark, matches!(bytes.trim_ascii(), [b'(', .., b')']))
+    let found = last_of(bytes, mark, is_lone(bytes));
+    // A short text that is a formula: "2\pi".
+    let is_formula = bytes.len() <= NEAR
+        && has_formula(&bytes[bytes.iter().rposition(|&b| b == b'=').map_or(0, |at| at + 1)..]);
+    if is_formula && found.0 != Reading::None { (Reading::Ambiguous, found.1) } else { found }
+}
+
+/// Whether it is a number in parentheses, and nothing else.
+fn is_lone(bytes: &[u8]) -> bool {
+    matches!(bytes.trim_ascii(), [b'(', .., b')'] | [b'(', .., b')', b'.'])
 }
 
 /// The number of a box that says nothing else: behind its last `=` or `≈`, where one stands there.
@@ -98,7 +107,7 @@ fn only_of(part: &[u8], mark: DecimalMark) -> (Reading, Range<usize>) {
     let start = start.unwrap_or(0);
     let (reading, number) = last_of(&part[start..], mark, false);
     let (before, _) = last_of(&part[start..start + number.start], mark, false);
-    let clear = before == Reading::None && !has_formula(&part[start..]);
+    let clear = (before == Reading::None || before == reading) && !has_formula(&part[start..]);
     let reading = if clear { reading } else { Reading::Ambiguous };
     (reading, start + number.start..start + number.end)
 }
@@ -181,7 +190,7 @@ fn starts_number(bytes: &[u8], at: usize, mark: DecimalMark) -> bool {
         [.., b'^'] | [.., b'^', b'{' | b'-'] | [.., b'^', b'{', b'-'] => false,
         [.., b, b'_'] => !b.is_ascii_alphanumeric(),
         // The argument of a function: "f(5)", "sqrt(16)", "\sqrt{16}".
-        [.., b, b'('] => !b.is_ascii_alphabetic(),
+        [.., b, b'('] => !b.is_ascii_alphabetic() || before.ends_with(b"\\left("),
         _ if point => !matches!(before, [.., b'.' | b',']),
         _ => true,
     }
@@ -338,7 +347,10 @@ fn is_of_accounts(before: &[u8], digits: &[u8], behind: &[u8]) -> bool {
     });
     let behind = behind.trim_ascii_start();
     let unit = [&b"%"[..], b"\\%", b"percent", b"thousand", b"million", b"billion"];
+    let word = before.rsplit(|b| !b.is_ascii_alphabetic()).next().unwrap_or(before);
     restated
+        || before.last().is_some_and(|b| b":|".contains(b))
+        || [&b"of"[..], b"loss"].iter().any(|of| word.eq_ignore_ascii_case(of))
         || without_currency(before).is_some()
         || unit
             .iter()

@@ -11,10 +11,13 @@ const NEAR: usize = 48;
 const LONGEST_LINE: usize = 400;
 /// Of a unit behind a number.
 const MOST_WORDS: usize = 3;
+/// What headings count.
+const STEPS: &[&[u8]] =
+    &[b"step", b"part", b"problem", b"question", b"example", b"case", b"section", b"option"];
 /// Marks around an answer that are no part of it.
 const MARKUP: &[u8] = b" \t*_\"'`:#$";
-/// What begins below an answer that was given first.
-const EXPLANATIONS: &[&[u8]] = &[
+/// What remarks below an answer begin with, and what a model that runs on writes there.
+const REMARKS: &[&[u8]] = &[
     b"explanation",
     b"reasoning",
     b"reason",
@@ -24,6 +27,15 @@ const EXPLANATIONS: &[&[u8]] = &[
     b"q",
     b"user",
     b"human",
+    b"let",
+    b"i",
+    b"please",
+    b"feel",
+    b"confidence",
+    b"reference",
+    b"references",
+    b"source",
+    b"sources",
 ];
 
 /// What the last `\boxed{…}` holds.
@@ -43,8 +55,8 @@ pub(crate) fn boxed_range(text: &str) -> Option<Range<usize>> {
     None
 }
 
-/// Where the text states the number that is its answer, and nothing beside it; none where it takes
-/// that back, or goes on in the same line.
+/// Where the text states the number that is its answer, and nothing beside it; none where it goes
+/// on to say more than a remark, or takes that back.
 ///
 /// The last of: a line after `####` that begins with a number, or is the text's last; a number and
 /// at most a few words right behind "the answer is", "Answer:", `<answer>` or JSON's `"answer":`.
@@ -65,11 +77,14 @@ fn marked(text: &str) -> Option<Range<usize>> {
     text.rmatch_indices("####").map(|(at, mark)| at + mark.len()).find_map(|start| {
         let near = &bytes[start..bytes.len().min(start + NEAR)];
         let said = &near[near.iter().position(|b| !MARKUP.contains(b)).unwrap_or(near.len())..];
+        let said = &said[..line_end(said, 0)];
         let digits = said.iter().take_while(|b| b.is_ascii_digit()).count();
-        // "#### 2. Add them up" counts steps.
-        let counts = digits > 0 && matches!(said[digits..], [b'.' | b')', b' ', ..]);
-        let number =
-            !counts && said.first().is_some_and(|b| b.is_ascii_digit() || b"+-.(\\".contains(b));
+        // "#### 2. Add them up" and "#### Step 2: total" count steps.
+        let counts = digits > 0
+            && matches!(&said[digits..], [b'.' | b')', b' ', b, ..] if b.is_ascii_alphabetic());
+        let word = said.iter().take_while(|b| b.is_ascii_alphabetic()).count();
+        let names = STEPS.iter().any(|name| said[..word].eq_ignore_ascii_case(name));
+        let number = !counts && !names && said.iter().any(u8::is_ascii_digit);
         let last = last_line.is_none_or(|at| at < start);
         (number || last).then(|| start..line_end(bytes, start))
     })
@@ -78,21 +93,24 @@ fn marked(text: &str) -> Option<Range<usize>> {
 /// The number that is last called the answer.
 fn called(bytes: &[u8]) -> Option<Range<usize>> {
     let last = bytes.len().checked_sub(ANSWER.len())?;
-    let (said, in_words) = (0..=last)
+    let (from, in_words) = (0..=last)
         .rev()
         .filter(|&at| bytes[at..at + ANSWER.len()].eq_ignore_ascii_case(ANSWER))
-        .find_map(|at| said_at(bytes, at))?;
+        .find_map(|at| cue_at(bytes, at))?;
+    let skipped = bytes[from..].iter().take(NEAR).take_while(|b| b" \t\r\n*_:\"'`".contains(b));
+    let from = from + skipped.count();
+    let said = from..from + quantity(&bytes[from..])?;
     let rest = &bytes[said.end..];
-    // Prose that goes on to reckon is not at its end yet.
-    let taken_back = takes_back(rest) || in_words && rest.contains(&b'=');
-    (!taken_back).then_some(said)
+    // Prose that goes on below may not be at its end yet.
+    let is_last = !in_words || closes(&rest[line_end(rest, 0)..]);
+    (is_last && !takes_back(rest)).then_some(said)
 }
 
-/// The number that this "answer" calls so, if it does, and whether in prose.
-fn said_at(bytes: &[u8], at: usize) -> Option<(Range<usize>, bool)> {
+/// Where that begins which this "answer" calls so, if it does, and whether in prose.
+fn cue_at(bytes: &[u8], at: usize) -> Option<(usize, bool)> {
     let rest = &bytes[at + ANSWER.len()..];
     let start = |skipped: &[u8]| bytes.len() - skipped.len();
-    let (from, in_words) = match rest {
+    Some(match rest {
         [b'>', said @ ..] if bytes[..at].ends_with(b"<") => (start(said), false),
         [b'"' | b'\'', b':', said @ ..] => (start(said), false),
         _ if !calls_it_so(&bytes[..at]) => return None,
@@ -101,12 +119,15 @@ fn said_at(bytes: &[u8], at: usize) -> Option<(Range<usize>, bool)> {
         // A heading above it.
         [b'\r' | b'\n', said @ ..] => (start(said), true),
         _ => return None,
-    };
-    let skipped =
-        bytes[from..].iter().take(NEAR).take_while(|b| b" \t\r\n*_:\"'`".contains(b)).count();
-    let from = from + skipped;
-    let length = quantity(&bytes[from..])?;
-    Some((from..from + length, in_words))
+    })
+}
+
+/// Whether what stands below a statement is nothing, or a remark that reckons no further.
+fn closes(below: &[u8]) -> bool {
+    let word = below.iter().skip_while(|b| !b.is_ascii_alphanumeric()).take(16);
+    let word: Vec<u8> =
+        word.take_while(|b| b.is_ascii_alphabetic()).map(u8::to_ascii_lowercase).collect();
+    below.trim_ascii().is_empty() || REMARKS.contains(&&word[..]) && !below.contains(&b'=')
 }
 
 /// Whether "answer" behind this is the one that is given: "the", "the correct", "my final" answer,
@@ -159,12 +180,15 @@ fn quantity(bytes: &[u8]) -> Option<usize> {
     let rest = &line[sign + number..];
     let stop = rest.windows(2).position(|two| matches!(two, b" (" | b" [")).unwrap_or(rest.len());
     let open = rest[stop..].trim_ascii_end();
-    let aside = open.is_empty() || matches!(open, [.., b')' | b']'] | [.., b')' | b']', b'.']);
-    // In JSON and Python's dicts more keys follow.
-    let stop = rest[..stop].windows(2).position(|two| two == b", " || two == b"',").unwrap_or(stop);
+    let opened = open.iter().filter(|b| matches!(b, b'(' | b'[')).count();
+    let aside = open.is_empty()
+        || opened == 1 && matches!(open, [.., b')' | b']'] | [.., b')' | b']', b'.']);
+    // In Python's dicts more keys follow, and in JSON behind the quote at which the line was cut.
+    let stop = rest[..stop].windows(3).position(|next| next == b", '").unwrap_or(stop);
+    let stop = rest[..stop].trim_ascii_end().strip_suffix(b",").map_or(stop, <[u8]>::len);
     let unit = &rest[..stop];
     let words = unit.split(|b| *b == b' ').filter(|word| !word.is_empty()).count();
-    let plain = unit.iter().all(|b| !b.is_ascii_digit() && !b"=+/^;<>".contains(b));
+    let plain = unit.iter().all(|b| !b.is_ascii_digit() && !b"=+/^;<>?".contains(b));
     // Another sentence in the line goes on.
     let ends = unit.trim_ascii_end();
     let more = ends.windows(2).any(|two| matches!(two, b". " | b"! " | b": "));
@@ -188,17 +212,8 @@ fn leading(bytes: &[u8]) -> Option<Range<usize>> {
         && line.iter().all(|b| b.is_ascii_digit() || b",.*$%".contains(b));
     let below = bytes[end..].strip_prefix(b"\n")?;
     let empty = line_end(below, 0);
-    let explained = below[..empty].trim_ascii().is_empty() && {
-        let said = &below[empty..];
-        let word = said.iter().skip_while(|b| !b.is_ascii_alphabetic());
-        let word: Vec<u8> = word
-            .take(16)
-            .take_while(|b| b.is_ascii_alphabetic())
-            .map(u8::to_ascii_lowercase)
-            .collect();
-        EXPLANATIONS.contains(&&word[..])
-    };
-    (alone && explained && !takes_back(below)).then_some(start..end)
+    let explained = below[..empty].trim_ascii().is_empty() && !below.trim_ascii().is_empty();
+    (alone && explained && closes(below) && !takes_back(below)).then_some(start..end)
 }
 
 fn line_end(bytes: &[u8], start: usize) -> usize {
@@ -318,6 +333,17 @@ mod tests {
     #[test]
     fn what_is_called_the_answer_is_found() {
         for (text, want) in [
+            ("The answer is 9 eggs, which sell for $18.", None),
+            ("Answer: 9\nFinal Answer: Janet has 45 eggs left", None),
+            ("Answer: 9\n\nRevised answer: 45", None),
+            ("The answer is 9.\n\nSince each sells for $2, she makes $18.", None),
+            ("The answer is 45.7\nSo we need 46 buses.", None),
+            ("John thinks the answer is 5\nIt is 15", None),
+            ("The answer is 9 (eggs) and $18 (revenue)", None),
+            ("Answer: 50\n\nLet me double-check: he lost 5, so he has 45.", None),
+            ("16\n\nExplanation: 16-7 = 9, 9*2 = 18.", None),
+            ("#### Total: $45\n\nQuestion: Tom has 7", Some("Total: $45")),
+            ("#### 45. \nQ 5", Some("45.")),
             ("The answer is 42. (We used 3 steps.)", Some("42.")),
             ("The answer is 42 (3 steps).", Some("42")),
             ("The answer is 42 [1].", Some("42")),

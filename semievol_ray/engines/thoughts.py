@@ -49,7 +49,7 @@ def opens_thought(prompt: str) -> bool:
 
 def part(text: str, *, opened: bool = False) -> Parted:
     """The thought and the answer of a raw text; `opened`: its prompt opened the thought."""
-    marks = _marks_of(text)
+    marks = _MARKS if opened else _marks_of(text)
     at, closing = max((text.rfind(closing), closing) for _, closing in marks)
     starts = [text.rfind(opening) for opening, _ in marks]
     if at < 0 and max(starts) < 0 and not opened:

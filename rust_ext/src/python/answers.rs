@@ -23,11 +23,13 @@ use crate::written::written;
 ///   denies the one it names, has none.
 /// - "label": the one of `labels` that the text is after normalisation, or the only one that it
 ///   contains in whole words (at each word the longest).
-/// - "numeric": the last number in canonical decimal spelling, that of the last \\boxed{} or "####"
-///   before any other; "45%" is 0.45, "(3.2)" is -3.2, "3x10^5" is 300000. `decimal_mark` is "." or
-///   ","; what can be read in two ways ("1,5" with ".") is null, and `ambiguous_numbers` says so.
-/// - "text": the text in NFKC and folded case, without punctuation, articles and what nobody sees;
-///   null when empty.
+/// - "numeric": a number in canonical decimal spelling: what the last \\boxed{} holds alone; else one
+///   that the text states as its answer ("#### 42", "The answer is 42.", <answer>, JSON's "answer")
+///   with nothing but a remark behind it; else the last one. "45%" is 0.45, "(3.2)" is -3.2,
+///   "3x10^5" is 300000. `decimal_mark` is "." or ","; what can be read in two ways ("1,5" with
+///   ".", "1/2") is null, and `ambiguous_numbers` says so.
+/// - "text": the text, out of \\boxed{}, <answer> and "Answer:", in NFKC and folded case, without
+///   punctuation, articles and what nobody sees; null when empty.
 ///
 /// Raises ValueError for a pattern that does not compile, for labels that are equal after
 /// normalisation, and for options or labels that are missing or of no use to the kind.
