@@ -11,10 +11,10 @@ use crate::labels::Labels;
 use crate::numbers::{self, DecimalMark};
 use crate::parallel::{self, Control, Pace};
 use crate::pattern::Pattern;
-use crate::statements::unwrapped;
 use crate::strings;
 use crate::text::normalize;
 use crate::texts::{TextLists, Texts};
+use crate::wrapping::unwrapped;
 
 /// What an answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

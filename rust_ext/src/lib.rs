@@ -19,6 +19,7 @@ pub mod ids;
 mod label_replies;
 pub mod labels;
 pub mod lanes;
+mod latex;
 mod markup;
 pub mod mentions;
 pub mod numbers;
@@ -27,6 +28,7 @@ pub mod pattern;
 mod powers;
 pub mod ranks;
 pub mod scores;
+mod signs;
 pub mod spelling;
 pub mod statements;
 pub mod strings;
@@ -40,6 +42,7 @@ pub mod texts;
 pub mod token_entropy;
 mod validate;
 mod words;
+pub mod wrapping;
 pub mod written;
 
 // Unit tests link no Python.

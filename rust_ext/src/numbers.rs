@@ -5,13 +5,14 @@
 //! one answer. Parentheses negate as in accounts: "(3.2)" and "($5)" are −3.2 and −5, but "so it is
 //! (42)" is 42. What can be read in two ways is not read at all: it is counted as ambiguous.
 
-use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::decimal::{Decimal, digit_at};
 use crate::error::Error;
 use crate::fold::fold;
+use crate::latex::{contains, has_formula, latex_separator, with_plain_separators};
 use crate::powers::{Power, power, signed, times_power_of_ten};
+use crate::signs::{Sign, begin_of_currency, is_of_accounts, sign_before};
 use crate::spelling::spell;
 use crate::statements::{boxed_range, statement};
 
@@ -110,26 +111,6 @@ fn only_of(part: &[u8], mark: DecimalMark) -> (Reading, Range<usize>) {
     let clear = (before == Reading::None || before == reading) && !has_formula(&part[start..]);
     let reading = if clear { reading } else { Reading::Ambiguous };
     (reading, start + number.start..start + number.end)
-}
-
-/// Commands of LaTeX that make another number of those beside them.
-const FORMULAE: [&[u8]; 7] = [b"\\sqrt", b"\\pi", b"\\log", b"\\ln", b"\\infty", b"\\pm", b"\\mp"];
-/// Above a line or each other; letters there are units.
-const STACKED: [&[u8]; 4] = [b"\\frac", b"\\dfrac", b"\\tfrac", b"\\binom"];
-
-fn has_formula(bytes: &[u8]) -> bool {
-    bytes.contains(&b'\\')
-        && (FORMULAE.iter().any(|name| contains(bytes, name))
-            || STACKED.iter().any(|name| {
-                bytes.windows(name.len()).enumerate().any(|(at, found)| {
-                    let upper = bytes[at + name.len()..].iter().find(|b| !b" {-".contains(b));
-                    found == *name && upper.is_some_and(u8::is_ascii_digit)
-                })
-            }))
-}
-
-fn contains(bytes: &[u8], wanted: &[u8]) -> bool {
-    bytes.windows(wanted.len()).any(|found| found == wanted)
 }
 
 /// The last number of some bytes. `lone`: they are nothing but what stands in parentheses.
@@ -290,29 +271,6 @@ impl<'a> Token<'a> {
 /// How far before a number is looked for what it is part of.
 const NEAR: usize = 48;
 
-/// How LaTeX parts thousands: "1{,}000", "1,\!000", "10\,000"; and what it stands for.
-const LATEX_SEPARATORS: [(&[u8], u8); 3] = [(b"{,}", b','), (b",\\!", b','), (b"\\,", b'\'')];
-
-fn latex_separator(bytes: &[u8]) -> Option<(&'static [u8], u8)> {
-    let found = LATEX_SEPARATORS.into_iter().find(|(written, _)| bytes.starts_with(written));
-    found.filter(|(written, _)| digit_at(bytes, written.len()))
-}
-
-fn with_plain_separators(token: &[u8]) -> Cow<'_, [u8]> {
-    if !token.contains(&b'\\') && !token.contains(&b'{') {
-        return Cow::Borrowed(token);
-    }
-    let mut out = Vec::with_capacity(token.len());
-    let mut at = 0;
-    while at < token.len() {
-        let (length, byte) = latex_separator(&token[at..])
-            .map_or((1, token[at]), |(written, by)| (written.len(), by));
-        out.push(byte);
-        at += length;
-    }
-    Cow::Owned(out)
-}
-
 /// Whether digits are only a part of what is meant: below a fraction's line, under a root, or the
 /// thousands of "1 000".
 fn is_part(bytes: &[u8], start: usize, digits: &[u8]) -> bool {
@@ -337,24 +295,6 @@ fn is_part(bytes: &[u8], start: usize, digits: &[u8]) -> bool {
                 || before.ends_with(b"sqrt{")
         }
     }
-}
-
-/// Whether a whole number in parentheses is a loss: "$(5)", "(5) million", "(5)%", "-3 ( 3 )".
-fn is_of_accounts(before: &[u8], digits: &[u8], behind: &[u8]) -> bool {
-    let before = before.trim_ascii_end();
-    let restated = before.strip_suffix(digits).is_some_and(|rest| {
-        without_currency(rest).unwrap_or(rest).trim_ascii_end().ends_with(b"-")
-    });
-    let behind = behind.trim_ascii_start();
-    let unit = [&b"%"[..], b"\\%", b"percent", b"thousand", b"million", b"billion"];
-    let word = before.rsplit(|b| !b.is_ascii_alphabetic()).next().unwrap_or(before);
-    restated
-        || before.last().is_some_and(|b| b":|".contains(b))
-        || [&b"of"[..], b"loss"].iter().any(|of| word.eq_ignore_ascii_case(of))
-        || without_currency(before).is_some()
-        || unit
-            .iter()
-            .any(|unit| behind.get(..unit.len()).is_some_and(|b| b.eq_ignore_ascii_case(unit)))
 }
 
 /// A token's digits by its separators; none where these are not those of one number.
@@ -422,85 +362,6 @@ fn percent(bytes: &[u8], at: usize) -> (i64, usize) {
         }
     }
     (0, at)
-}
-
-enum Sign {
-    None,
-    Minus,
-    Parenthesis,
-}
-
-/// Where a currency sign right before a number begins; the number itself where there is none.
-fn begin_of_currency(bytes: &[u8], start: usize) -> usize {
-    let before = bytes[..start].strip_suffix(b" ").unwrap_or(&bytes[..start]);
-    match before {
-        [.., b'$'] => without_currency(before).map_or(start, <[u8]>::len),
-        _ => start,
-    }
-}
-
-/// What stands before a number, and where; currency signs and spaces between them are left out.
-fn sign_before(bytes: &[u8], start: usize) -> (Sign, usize) {
-    let mut before = &bytes[..start];
-    let mut currencies = 0;
-    loop {
-        let text = before.strip_suffix(b" ").unwrap_or(before);
-        let text = match without_currency(text).filter(|_| currencies < 2) {
-            Some(text) => {
-                currencies += 1;
-                text
-            }
-            None => text,
-        };
-        if text.len() == before.len() {
-            break;
-        }
-        before = text;
-    }
-    if let Some(begin) = minus_word(before) {
-        return (Sign::Minus, begin);
-    }
-    let sign = match before {
-        [.., b'('] => Sign::Parenthesis,
-        // "10-5" and "COVID-19" hold no negative number.
-        [.., b, b'-'] if b.is_ascii_alphanumeric() || matches!(b, b')' | b'%') => Sign::None,
-        // A spaced minus after a number is a subtraction or a range: "5 - 3".
-        [.., b, b' ', b'-'] if b.is_ascii_digit() => Sign::None,
-        // A dash with a space before its number is a bullet or a range.
-        [.., b'-'] if !bytes[before.len()..start].contains(&b' ') || currencies > 0 => Sign::Minus,
-        _ => Sign::None,
-    };
-    (sign, before.len().saturating_sub(1))
-}
-
-/// Where "minus" or "negative" begins at the end of a text, where nothing is there to subtract from.
-fn minus_word(before: &[u8]) -> Option<usize> {
-    ["minus", "negative"].iter().find_map(|word| {
-        let begin = before.len().checked_sub(word.len())?;
-        let (rest, found) = before.split_at(begin);
-        let rest = rest.trim_ascii_end();
-        let says = ["is", "was", "be", "equals", "of", "to", "by", "at"];
-        let last = rest.rsplit(|b| !b.is_ascii_alphabetic()).next().unwrap_or(rest);
-        let alone = rest.last().is_none_or(|b| b":,(=*.".contains(b))
-            || says.iter().any(|word| last.eq_ignore_ascii_case(word.as_bytes()));
-        (alone && found.eq_ignore_ascii_case(word.as_bytes())).then_some(begin)
-    })
-}
-
-/// The text without the currency at its end: a sign, with letters ("US$") or without, or a code of
-/// three capitals.
-fn without_currency(text: &[u8]) -> Option<&[u8]> {
-    // `fold` writes every currency sign as `$`.
-    let code = |text: &[u8]| text.iter().rev().take_while(|b| b.is_ascii_uppercase()).count();
-    let length = match text.strip_suffix(b"$") {
-        // LaTeX writes a dollar as \$.
-        Some([.., b'\\']) => 2,
-        Some(text) if code(text) <= 3 => code(text) + 1,
-        Some(_) => 1,
-        None if code(text) == 3 => 3,
-        None => return None,
-    };
-    Some(&text[..text.len() - length])
 }
 
 #[cfg(test)]

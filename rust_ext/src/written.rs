@@ -13,10 +13,10 @@ use crate::fold::fold;
 use crate::numbers::{self, DecimalMark, Reading};
 use crate::parallel::{Control, Pace};
 use crate::pattern::Pattern;
-use crate::statements::unwrapped;
 use crate::strings;
 use crate::text::normalize;
 use crate::texts::Texts;
+use crate::wrapping::unwrapped;
 
 /// A text that begins with its number and has at most so many words is the answer with its unit.
 const WORDS_OF_A_QUANTITY: usize = 3;
