@@ -457,3 +457,34 @@ def test_a_missing_model_is_said_whatever_the_servers_words(model, body) -> None
     Handler.script = lambda _: (404, body, {})
     with pytest.raises(UserError, match="has no model 'm', and says: .*not found"):
         ask(model)
+
+
+def test_what_is_paid_for_is_on_disk_while_the_endpoint_stalls(
+    model, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr("semievol_ray.engines.paid_replies._PART_EVERY_SECONDS", 0.1)
+    run, kept = RunDirectory(str(tmp_path)), []
+
+    def stalls(body):
+        if body["messages"][0]["content"] == "q1":
+            time.sleep(1)
+            kept.extend(run.files("g/replies/shard", ".parquet"))
+        return None
+
+    Handler.script = stalls
+
+    async def work():
+        engine = OpenAIEngine(model, options(max_concurrency=2))
+        with keeping_paid_replies(engine, run, "g/shard.parquet") as paid:
+            await paid.answer(Batch([Request("q0", 0), Request("q1", 1)], Sampling(0, 1, 5)))
+        await engine.close()
+
+    asyncio.run(work())
+    assert kept
+
+
+def test_the_number_of_a_request_makes_no_other_refusal(model) -> None:
+    ids = itertools.count(10**9)
+    Handler.script = lambda body: refusal(f"unknown parameter (request req_{next(ids):x})")
+    with pytest.raises(UserError, match="has refused .* requests in a row and says: unknown"):
+        ask(model, 40)
