@@ -85,6 +85,17 @@ def resolve(value: Any, where: str) -> Any:
     return value
 
 
+def api_key(variable: str) -> str:
+    """The key that a variable of the environment holds, without blanks around it; "" without one.
+
+    Raises UserError where no request could carry it.
+    """
+    key = (os.environ.get(variable) or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"{variable}: holds what no key does (another kind of quote?)")
+    return key
+
+
 def values_referred(value: Any) -> list[str]:
     """The values of the variables that are referred to in a value, however deep."""
     names = {name for _, text in _leaves({"": value}) for name in _REFERENCE.findall(text)}

@@ -9,13 +9,12 @@ answer either, is it an error. What an endpoint says is shown in one line, witho
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from semievol_ray.config import ModelConfig
-from semievol_ray.credentials import redact, resolve, values_referred
+from semievol_ray.credentials import api_key, redact, resolve, values_referred
 from semievol_ray.engines.negotiation import Negotiation
 from semievol_ray.engines.pace import Pace
 from semievol_ray.engines.protocol import PASSING, EngineOptions, Message
@@ -63,9 +62,7 @@ class Endpoint:
         self.where = model.base_url
         self.negotiation = Negotiation(f"{self.where}: {self.name}")
         self.replies = 0
-        key = (os.environ.get(model.api_key_env) or "").strip()
-        if not (key.isascii() and key.isprintable()):
-            raise UserError(f"{model.api_key_env}: holds what no key does (another kind of quote?)")
+        key = api_key(model.api_key_env)
         secrets = {key, *values_referred(model.engine_options)}
         # One may begin with another.
         self._secrets = sorted((s for s in secrets if len(s) >= _SHORTEST_SECRET), key=len)[::-1]

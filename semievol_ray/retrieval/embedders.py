@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Protocol, Self
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from semievol_ray.config import ModelConfig, RetrievalConfig
-from semievol_ray.credentials import redact
+from semievol_ray.credentials import api_key, redact
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.model_files import check_model_exists, load_tokenizer
 from semievol_ray.ray_session import has_gpu
@@ -139,7 +138,7 @@ class OpenAIEmbedder:
         import openai
 
         # The key is read where it is used: it is part of no object that is sent or stored.
-        key = os.environ.get(self.config.api_key_env) or "none"
+        key = api_key(self.config.api_key_env) or "none"
         client = openai.OpenAI(base_url=self.config.base_url, api_key=key, max_retries=_RETRIES)
         try:
             return self._embed(client, list(texts))

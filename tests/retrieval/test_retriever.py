@@ -162,3 +162,13 @@ def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
         Retriever.build(
             examples(TEXTS), config.model_copy(update={"base_url": "http://127.0.0.1:9/v1"}), model
         )
+
+
+def test_a_key_that_no_request_can_carry_is_one_line(monkeypatch) -> None:
+    monkeypatch.setenv("EMBEDDER_KEY", "sk-“quoted”")
+    config = RetrievalConfig(
+        embedder="openai", model="m", base_url="http://localhost:9/v1", api_key_env="EMBEDDER_KEY"
+    )
+    with pytest.raises(UserError, match="EMBEDDER_KEY: holds what no key does") as caught:
+        create_embedder(config, (), ModelConfig(name="none")).embed(["text"])
+    assert "sk-" not in str(caught.value)
