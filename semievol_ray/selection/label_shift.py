@@ -30,18 +30,27 @@ def shrunk_prior(counts: Sequence[int], distributions: pa.ListArray) -> Floats:
     voters, gamma distributed around 1, and its labels are Poisson by that; the biases' variance is
     what the counts scatter beyond chance. So labels count as far as they know better: where they
     scatter like a sample of what is said, that stays as it is. Where nothing is said, it is theirs.
+
+    The corpus's rows are drawn, too: by chance alone n labels differ from N rows as n N / (n + N)
+    do from the truth. For so many they count, and what chance is, both tell together.
     """
     labels = np.asarray(counts, np.float64)
-    values, _, classes = _flat(distributions)
+    values, found_in, classes = _flat(distributions)
     said: Floats = np.bincount(classes, values, minlength=len(labels)).astype(np.float64)
     if not said.sum() > 0:
         return np.asarray(labels_prior(counts))
-    shares = said / said.sum()
-    expected = labels.sum() * shares
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scatter = np.where(expected > 0, (labels - expected) ** 2 / expected, 0.0).sum()
-    beyond_chance = scatter - (len(labels) - 1)
-    room = labels.sum() * (1 - (shares**2).sum())
+    shares, rows = said / said.sum(), len(np.unique(found_in[values > 0]))
+    pooled = (labels + rows * shares) / (labels.sum() + rows)
+    labels *= rows / (rows + labels.sum())
+    expected, by_chance = labels.sum() * shares, labels.sum() * pooled
+    # What hardly any label is expected of would outweigh all else by chance.
+    scale = np.maximum(by_chance, 1.0)
+    scatter = ((labels - expected) ** 2 / scale).sum()
+    variance = by_chance * (1 - pooled)
+    # Of Poisson counts; one standard deviation is given to chance, too: nothing is aligned lightly.
+    deviation = np.sqrt(((2 * variance**2 + variance) / scale**2).sum())
+    beyond_chance = scatter - (variance / scale).sum() - deviation
+    room = (expected**2 * (1 - 2 * shares + (shares**2).sum()) / scale).sum()
     if beyond_chance <= 0 or room <= 0:
         return shares
     strength = room / beyond_chance
@@ -53,15 +62,27 @@ def chosen_by_class(counts: Sequence[int]) -> bool:
     """Whether labels were chosen class by class, as many of each: they are too even for a sample.
 
     Then their counts tell nothing of the corpus. The lower tail of Pearson's chi-squared against
-    even shares, over the classes that have labels.
+    even shares, over the classes that have labels. Where some have none, the others are what a
+    sample leaves without its zeros: as even by chance as a Poisson count is that is not 0.
     """
     from scipy.stats import chi2
 
     found = np.array([count for count in counts if count], np.float64)
     if len(found) < 2:
         return False
-    unevenness = ((found - found.mean()) ** 2 / found.mean()).sum()
+    variance = found.mean() if len(found) == len(counts) else _without_zeros(found.mean())
+    if not variance > 0:
+        return False
+    unevenness = ((found - found.mean()) ** 2 / variance).sum()
     return bool(chi2.cdf(unevenness, len(found) - 1) <= _HARDLY_EVER)
+
+
+def _without_zeros(mean: float) -> float:
+    """The variance of a Poisson count that is not 0, by its mean."""
+    from scipy.special import lambertw
+
+    rate = mean + float(lambertw(-mean * np.exp(-mean)).real)
+    return mean * (1 + rate - mean)
 
 
 def corpus_prior(distributions: pa.ListArray, prior: Sequence[float]) -> Floats:

@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from semievol_ray import _native
 from semievol_ray.selection import select
 from semievol_ray.selection.label_shift import (
     chosen_by_class,
@@ -107,6 +108,12 @@ def test_samples_are_hardly_ever_taken_for_labels_chosen_by_class():
         drawn = rng.multinomial(labels, np.full(classes, 1 / classes), 2_000)
         # Two classes tie by chance alone: 4 % of samples of 400.
         assert np.mean([chosen_by_class(counts) for counts in drawn]) < 0.05
+    # Where labels are few, so that some classes have none, the others are even by chance.
+    for classes, labels in ((77, 77), (77, 154), (150, 300), (2000, 4000)):
+        drawn = rng.multinomial(labels, np.full(classes, 1 / classes), 300)
+        assert np.mean([chosen_by_class(counts) for counts in drawn]) < 0.03
+    assert chosen_by_class([3] * 70 + [0] * 7) and chosen_by_class([1] * 20)
+    assert not chosen_by_class([1] * 20 + [0])
     # Duplicates leave some classes short; one without labels was not chosen.
     assert chosen_by_class([10] * 70 + [9] * 7) and chosen_by_class([10, 10, 10, 10, 0])
     assert not chosen_by_class([50]) and not chosen_by_class([]) and not chosen_by_class([67, 273])
@@ -131,6 +138,32 @@ def test_labels_count_as_far_as_they_know_better_than_the_voters():
     biased /= biased.sum(axis=1, keepdims=True)
     said = np.abs(biased.mean(axis=0) - 1 / 3).sum()
     assert error(biased, shrunk_prior) < min(0.6 * said, 1.25 * error(biased, labels_alone))
+
+
+@pytest.mark.parametrize(("rows", "most"), [(1, 0.25), (3, 0.16), (30, 0.06)])
+def test_a_corpus_of_few_rows_is_what_is_said_of_it(rows: int, most: float):
+    # Its own chance is no bias of the voters: aligned to the labels, a third would be put wrong.
+    rng = np.random.default_rng(0)
+    wrong = []
+    for _ in range(200):
+        labels, gold = rng.multinomial(200, [0.6, 0.3, 0.1]), rng.choice(3, rows, p=[0.6, 0.3, 0.1])
+        p = np.full((rows, 3), 0.005) + 0.985 * np.eye(3)[gold]
+        sure = pa.array(p.tolist(), pa.list_(pa.float32()))
+        weights = _native.alignment_weights(sure, shrunk_prior(labels, sure).tolist())
+        wrong.append(np.mean((p * weights).argmax(axis=1) != gold))
+    assert np.mean(wrong) < most
+
+
+def test_one_class_that_is_never_said_leaves_the_others_alone():
+    rng = np.random.default_rng(2)
+    shares = rng.dirichlet([2] * 50)
+    counts = rng.multinomial(150, shares)
+    said = shares.copy()
+    said[0] = 1e-5
+    said /= said.sum()
+    rows = pa.array([said.tolist()] * 3000, pa.list_(pa.float32()))
+    without = counts == 0
+    assert shrunk_prior(counts, rows)[without].sum() > 0.5 * said[without].sum() > 0
 
 
 def test_where_nothing_is_said_the_shares_are_the_labels():
