@@ -7,6 +7,7 @@ more values than are kept at once only counts them, and the next one looks at a 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +18,12 @@ Keys = npt.NDArray[np.uint64]
 # The keys within [low, high] of every shard.
 Pass = Callable[[int, int], Iterable[Keys]]
 
+Counts = npt.NDArray[np.int64]
+
 # This many keys (128 MiB) are kept; with more of them, counted.
 MOST_KEYS = 1 << 24
+# A class's scores have so many bits, of which each look at too many keys leaves so many open.
+_CLASS_WIDTH, _CLASS_BITS = 32, (20, 8, 0)
 _BIN_BITS = 16
 ALL = (1 << 64) - 1
 _SIGN = np.int64(-1 << 63)
@@ -117,29 +122,76 @@ def _look(passes: Pass, low: int, high: int) -> tuple[int, Keys | None, npt.NDAr
     return total, np.concatenate(kept) if total <= MOST_KEYS else None, counts
 
 
+@dataclass(frozen=True)
+class Windows:
+    """What is looked at of the keys: those that begin as one of `starts`, but for `width` bits."""
+
+    starts: Keys
+    width: int
+
+    def of(self, keys: Keys) -> Keys:
+        """The keys that lie in a window."""
+        return keys[np.isin(keys >> np.uint64(self.width), self.starts)]
+
+
+# The keys of every shard that lie in some windows; None: all of them.
+ClassPass = Callable[[Windows | None], Iterable[Keys]]
+
+
 def class_keys(predicted: npt.NDArray[np.int32], scores: Floats) -> Keys:
     """Keys that sort by class, best first; scores are probabilities of float32 precision."""
     rising = scores.astype(np.float32).view(np.uint32)
     return (predicted.astype(np.uint64) << np.uint64(32)) | ~rising
 
 
-def quotas(
-    parts: Iterable[Keys], percentile: float
-) -> tuple[Keys, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def quotas(passes: ClassPass, percentile: float) -> tuple[Keys, Counts, Counts]:
     """For each class that occurs its last key within the quota, how many of that very key are
     within, and how many of it there are.
 
     Of the n examples of a class the best `floor((n - 1) * percentile / 100) + 1` are within: as
-    many as lie at or below the percentile of n different numbers. Keeps 8 bytes for each example.
+    many as lie at or below the percentile of n different numbers. One pass where the keys fit into
+    `MOST_KEYS`, else three at most: each finds for every class the narrower window of its last key.
     """
-    keys = np.concatenate([np.empty(0, np.uint64), *parts])
-    keys.sort()
-    _, first, n = np.unique(keys >> np.uint64(32), return_index=True, return_counts=True)
-    quota = np.floor((n - 1) * percentile / 100).astype(np.int64) + 1
-    last = keys[first + quota - 1]
-    before = np.searchsorted(keys, last, side="left")
-    among = np.searchsorted(keys, last, side="right") - before
-    return last, first + quota - before, among
+    windows: Windows | None = None
+    rank = np.empty(0, np.int64)
+    for bits in _CLASS_BITS:
+        values, counts, left = _look_by_class(passes(windows), bits)
+        if not len(values):
+            return values, counts, counts
+        width = _CLASS_WIDTH if windows is None else windows.width
+        _, first = np.unique(values >> np.uint64(width - left), return_index=True)
+        if windows is None:
+            n = np.add.reduceat(counts, first)
+            rank = np.floor((n - 1) * percentile / 100).astype(np.int64)
+        ends = np.cumsum(counts)
+        before = ends[first] - counts[first]
+        place = np.searchsorted(ends, before + rank, side="right")
+        rank -= ends[place] - counts[place] - before
+        if not left:
+            return values[place], rank + 1, counts[place]
+        windows = Windows(values[place], left)
+    raise AssertionError("the last look leaves no bit")
+
+
+def _look_by_class(parts: Iterable[Keys], bits: int) -> tuple[Keys, Counts, int]:
+    """Each key that occurs, sorted, how often, and 0; of too many, the same without so many bits,
+    and how many these are."""
+    values, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
+    kept: list[Keys] = []
+    total = 0
+    for keys in parts:
+        total += len(keys)
+        kept.append(keys)
+        if total > MOST_KEYS:
+            known = np.unique(np.concatenate(kept) >> np.uint64(bits), return_counts=True)
+            kept = []
+            both = np.concatenate([values, known[0]])
+            values, places = np.unique(both, return_inverse=True)
+            weights = np.concatenate([counts, known[1]])
+            counts = np.bincount(places, weights).astype(np.int64)
+    if total > MOST_KEYS:
+        return values, counts, bits
+    return *np.unique(np.concatenate([values, *kept]), return_counts=True), 0
 
 
 def last_ties(

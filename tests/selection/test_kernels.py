@@ -136,7 +136,7 @@ def test_ten_million_classes():
     aligned = selection.align_options(even, selection.alignment_weights(even, [1.0] * n))
     assert aligned["probability"][0].as_py() == pytest.approx(1 / n, rel=1e-6)
     keys = thresholds.class_keys(np.arange(n, dtype=np.int32), np.ones(n))
-    last, room, among = thresholds.quotas([keys[n // 2 :], keys[: n // 2]], 50.0)
+    last, room, among = thresholds.quotas(lambda _: [keys[n // 2 :], keys[: n // 2]], 50.0)
     assert (last == keys).all() and (room == 1).all() and (among == 1).all()
 
 

@@ -53,14 +53,22 @@ def test_rising_bits_keep_the_order(values):
         max_size=40,
     ),
     st.floats(0.1, 100),
+    st.sampled_from([0, 3, 1 << 24]),
 )
-def test_quotas_keep_the_best_of_each_class(rows, percentile):
+def test_quotas_keep_the_best_of_each_class_however_little_is_kept(rows, percentile, most_keys):
     predicted, scores, ties = (np.array(column) for column in zip(*rows, strict=True))
     # Tie-breakers are hashes: no two are equal.
     ties = ties.astype(np.uint64) * np.uint64(1000) + np.arange(len(rows), dtype=np.uint64)
     keys = thresholds.class_keys(predicted.astype(np.int32), scores)
     half = len(rows) // 2
-    last, room, among = thresholds.quotas([keys[half:], keys[:half]], percentile)
+
+    def look(windows):
+        parts = [keys[half:], keys[:half]]
+        return parts if windows is None else map(windows.of, parts)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thresholds, "MOST_KEYS", most_keys)
+        last, room, among = thresholds.quotas(look, percentile)
     here = thresholds.at_last(keys, last)
     limit = thresholds.last_ties(lambda: [(keys[here], ties[here])], last, room, among)
     got = thresholds.within(keys, ties, last, limit)
@@ -69,6 +77,32 @@ def test_quotas_keep_the_best_of_each_class(rows, percentile):
         best = sorted(mine, key=lambda i: (-scores[i], ties[i]))
         quota = math.floor((len(mine) - 1) * percentile / 100) + 1
         assert set(best[:quota]) == set(mine[got[mine]])
+
+
+def test_quotas_look_three_times_at_most_and_keep_what_they_may(monkeypatch):
+    monkeypatch.setattr(thresholds, "MOST_KEYS", 4_000)
+    rng = np.random.default_rng(0)
+    predicted = rng.integers(0, 7, 100_000)
+    # As sure models are: nearly all in the last thousandth.
+    keys = thresholds.class_keys(predicted.astype(np.int32), 1 - rng.random(100_000) ** 4 / 1000)
+    seen = []
+
+    def look(windows):
+        parts = np.array_split(keys, 50) if windows is None else map(windows.of, parts_of(windows))
+        seen.append(windows)
+        return parts
+
+    def parts_of(windows):
+        return np.array_split(keys, 50)
+
+    last, room, among = thresholds.quotas(look, 60)
+    monkeypatch.setattr(thresholds, "MOST_KEYS", 1 << 24)
+    want = thresholds.quotas(lambda _: [keys], 60)
+    assert 1 < len(seen) <= 3
+    for got, known in zip((last, room, among), want, strict=True):
+        assert got.tolist() == known.tolist()
+    none = thresholds.quotas(lambda _: [], 60)
+    assert [len(column) for column in none] == [0, 0, 0]
 
 
 def test_a_budget_takes_the_best_that_fit():

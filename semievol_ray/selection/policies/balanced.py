@@ -25,6 +25,7 @@ from semievol_ray.selection.label_shift import (
 from semievol_ray.selection.policies.policy import Decision, Facts, Passes, Policy, Shard
 from semievol_ray.selection.thresholds import (
     Keys,
+    Windows,
     at_last,
     class_keys,
     last_ties,
@@ -117,8 +118,13 @@ class Balanced(Policy):
     def decide(self, passes: Passes) -> Decision:
         """See Policy.decide."""
         policy = self.align(passes)
-        keys = passes.noting(_class_keys, policy, passes.ids is not None)
-        last, room, among = quotas(keys, self.percentile)
+
+        def look(windows: Windows | None) -> Iterable[Keys]:
+            if windows is None:
+                return passes.noting(_class_keys, policy, passes.ids is not None)
+            return passes.each(_keys_in, policy, windows)
+
+        last, room, among = quotas(look, self.percentile)
         limit = last_ties(lambda: passes.each(_ties, policy, last), last, room, among)
         return partial(_within_quota, policy, last, limit)
 
@@ -200,6 +206,10 @@ def _class_keys(policy: Balanced, noted: bool, shard: Shard) -> tuple[Keys, Keys
     examples, _, keys, _ = _ranked(policy, shard)
     hashes = _native.hash_ids(examples.ids).to_numpy() if noted else np.empty(0, np.uint64)
     return keys, hashes
+
+
+def _keys_in(policy: Balanced, windows: Windows, shard: Shard) -> Keys:
+    return windows.of(_ranked(policy, shard)[2])
 
 
 def _ties(policy: Balanced, last: Keys, shard: Shard) -> tuple[Keys, Keys]:
