@@ -7,6 +7,7 @@ Convex in the weights, so the fit is the same wherever it begins.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,8 +29,9 @@ class Stack:
     """Fitted weights by voter, and what they come to on the labels they were fitted on."""
 
     weights: dict[str, float]
-    # Share of the labels that each voter alone has right.
-    accuracies: dict[str, float]
+    # Share of the labels that each voter alone has right, of those that it says something of; None
+    # where it says nothing of any.
+    accuracies: dict[str, float | None]
     labels: int
 
 
@@ -37,24 +39,42 @@ def fit(voters: Mapping[str, pa.Array], gold: Sequence[int]) -> Stack:
     """The weights that make the labels most probable, shrunk to the plain mean.
 
     `voters` hold each voter's log-probabilities of the options, a list for every label (as
-    `option_logprobs`); `gold` is the index of the right option. Raises ValueError where there is
-    no label, or lists of one label differ in length.
+    `option_logprobs`); `gold` is the index of the right option. One that says nothing of any label
+    weighs nothing. Raises ValueError where there is no label, no voter says anything, or lists of
+    one label differ in length.
     """
     if not len(gold):
         raise ValueError("gold: no label, so no weights follow")
-    told = [rows.to_pylist() for rows in voters.values()]
-    most = max(len(row or ()) for rows in told for row in rows)
-    widths = [max(len(row or ()) for row in rows) or most for rows in zip(*told, strict=True)]
-    logs = np.stack([log_probabilities(rows, widths) for rows in voters.values()], axis=1)
+    told = {name: rows.to_pylist() for name, rows in voters.items()}
+    speaks = {name: np.array([says_something(row) for row in rows]) for name, rows in told.items()}
+    names = [name for name in voters if speaks[name].any()]
+    if not names:
+        raise ValueError("no voter gives the options' probabilities, so no weights follow")
+    lengths = [
+        {len(row) for row in rows if row} for rows in zip(*(told[n] for n in names), strict=True)
+    ]
+    for i, found in enumerate(lengths):
+        if len(found) > 1:
+            raise ValueError(f"label {i}: voters have {sorted(found)} options, not as many")
+    most = max(max(found) for found in lengths if found)
+    widths = [max(found, default=most) for found in lengths]
+    logs = np.stack([log_probabilities(voters[name], widths) for name in names], axis=1)
     right = np.asarray(gold)
-    found = _minimize(logs, right)
+    weights = dict(zip(names, _minimize(logs, right).tolist(), strict=True))
     alone = logs.argmax(axis=2) == right[:, None]
-    names = list(voters)
+    accuracies = {
+        name: float(alone[speaks[name], i].mean()) for i, name in enumerate(names)
+    }  # fmt: skip
     return Stack(
-        dict(zip(names, found.tolist(), strict=True)),
-        dict(zip(names, alone.mean(axis=0).tolist(), strict=True)),
+        {name: weights.get(name, 0.0) for name in voters},
+        {name: accuracies.get(name) for name in voters},
         len(right),
     )
+
+
+def says_something(row: Sequence[float | None] | None) -> bool:
+    """Whether a list of option_logprobs has a probability above 0."""
+    return any(value is not None and math.isfinite(value) for value in row or ())
 
 
 def log_probabilities(rows: pa.Array, widths: Sequence[int]) -> Logs:
@@ -65,9 +85,9 @@ def log_probabilities(rows: pa.Array, widths: Sequence[int]) -> Logs:
     """
     found = np.full((len(rows), max(widths)), -np.inf)
     for i, (row, width) in enumerate(zip(rows.to_pylist(), widths, strict=True)):
-        values = np.array([-np.inf if x is None else x for x in row or ()], dtype=np.float64)
-        if not np.isfinite(values).any():
-            values = np.zeros(width)
+        values = np.zeros(width)
+        if says_something(row):
+            values = np.array([-np.inf if x is None else x for x in row or ()], dtype=np.float64)
         p = np.exp(values - values.max())
         p = np.maximum(p / p.sum(), SMALLEST)
         found[i, : len(p)] = np.log(p / p.sum())

@@ -115,6 +115,31 @@ def test_a_voter_that_says_nothing_is_as_good_first_as_last():
     assert found[1] == pytest.approx(found[0], abs=1e-3)
 
 
+def test_a_voter_without_probabilities_weighs_nothing_and_is_told():
+    rng = np.random.default_rng(5)
+    gold = rng.integers(0, 3, 60)
+    spoken = {"good": voter(rng, gold, 2.0)}
+    spoken["shy"] = voter(rng, gold, 2.0)
+    rows = []
+    for i in range(60):
+        rows += voted(f"e{i:02}", {name: np.exp(logs[i]) for name, logs in spoken.items()})
+        rows[-1]["option_logprobs"] = rows[-1]["option_logprobs"] if i % 2 else None
+        rows.append(response(f"e{i:02}", "A") | {"collaborator": "mute"})
+    facts = Facts(Calibration(table(rows), {f"e{i:02}": LETTERS[g] for i, g in enumerate(gold)}))
+    policy = Stacked.of({"percentile": 50}, facts)
+    assert policy.weights()["mute"] == 0 and policy.weights()["good"] > 0.5
+    assert "mute 0.00 (gives no probabilities)" in policy.note()
+    # Alone, a voter is judged by what it says something of.
+    heard = (spoken["shy"].argmax(axis=1) == gold)[1::2].mean()
+    assert policy.statistics()["voters"]["shy"]["right"] == pytest.approx(heard)
+    silent = pa.array([None] * 3, pa.list_(pa.float32()))
+    with pytest.raises(ValueError, match="no voter gives the options' probabilities"):
+        stacking.fit({"a": silent, "b": silent}, [0, 1, 2])
+    short = {"a": lists(np.zeros((1, 3))), "b": lists(np.zeros((1, 2)))}
+    with pytest.raises(ValueError, match=r"label 0: voters have \[2, 3\] options"):
+        stacking.fit(short, [0])
+
+
 def voted(name, distributions):
     """A row for each voter, by its name."""
     return [

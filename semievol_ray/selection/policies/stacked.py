@@ -53,12 +53,16 @@ class Stacked(Balanced):
         notes = [note] if (note := super().note()) else []
         if self.stack is not None:
             said = (
-                f"{name} {weight:.2f} ({100 * self.stack.accuracies[name]:.0f} % right)"
+                f"{name} {weight:.2f} ({_right(self.stack.accuracies[name])})"
                 for name, weight in sorted(self.voter_weights, key=lambda pair: -pair[1])
             )
             count = self.stack.labels
             notes.insert(0, f"voters by weight, from {count} held-out labels: {', '.join(said)}")
         return "; ".join(notes) or None
+
+
+def _right(share: float | None) -> str:
+    return "gives no probabilities" if share is None else f"{100 * share:.0f} % right"
 
 
 def fit(calibration: Calibration, classes: tuple[str, ...]) -> stacking.Stack:
