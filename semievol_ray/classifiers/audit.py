@@ -88,9 +88,11 @@ def contradicted(p: Probabilities, gold: NDArray[np.intp]) -> NDArray[np.intp]:
     rows, classes = np.arange(len(gold)), p.shape[1]
     counts = np.bincount(gold, minlength=classes)
     totals = np.bincount(gold, weights=p[rows, gold], minlength=classes)
-    thresholds = np.where(counts > 0, totals / np.maximum(counts, 1), np.inf)
+    # Nobody can name a class that none of its labels' classifiers had seen: it is no one's.
+    known = totals > 0
+    thresholds = np.where(known, totals / np.maximum(counts, 1), np.inf)
     reached = np.where(p >= thresholds, p, -1.0)
-    sure = reached.max(axis=1) >= 0
+    sure = (reached.max(axis=1) >= 0) & known[gold]
     joint = np.zeros((classes, classes))
     np.add.at(joint, (gold[sure], reached.argmax(axis=1)[sure]), 1)
     joint *= (counts / np.maximum(joint.sum(axis=1), 1))[:, None]

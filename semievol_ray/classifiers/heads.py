@@ -159,7 +159,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Votes of the `count` nearest rows, each weighed by exp(cosine / temperature)."""
+    """Votes of the `count` nearest rows, each weighed by exp(cosine / temperature).
+
+    A row at a cosine of 0 or less has nothing in common with what is asked, and no vote.
+    """
 
     vectors: NDArray[np.float32]
     gold: NDArray[np.intp]
@@ -189,15 +192,16 @@ class Neighbours:
         return cls(arrays["vectors"], arrays["gold"], **settings)
 
     def probabilities(self, vectors: Vectors) -> Probabilities:
-        """See Head.probabilities."""
+        """See Head.probabilities; where no row is near, all classes are as likely."""
         return self._votes(vectors @ self.vectors.T)
 
     def _votes(self, similar: NDArray[np.float32]) -> Probabilities:
         nearest = np.argpartition(-similar, self.count - 1, axis=1)[:, : self.count]
         cosines = np.take_along_axis(similar, nearest, axis=1).astype(np.float64)
-        weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / self.temperature)
         votes = np.zeros((len(similar), self.classes))
-        np.add.at(votes, (np.arange(len(similar))[:, None], self.gold[nearest]), weights)
+        at = np.arange(len(similar))[:, None], self.gold[nearest]
+        np.add.at(votes, at, closeness(cosines, self.temperature))
+        votes[~votes.any(axis=1)] = 1
         found: Probabilities = votes / votes.sum(axis=1, keepdims=True)
         return found
 
@@ -210,6 +214,13 @@ class Neighbours:
     def settings(self) -> dict[str, Any]:
         """See Head.settings."""
         return {"classes": self.classes, "count": self.count, "temperature": self.temperature}
+
+
+def closeness(cosines: NDArray[np.floating[Any]], temperature: float) -> NDArray[np.float64]:
+    """[asked, nearest]: exp(cosine / temperature), of the nearest 1, and 0 of what is not near."""
+    near = cosines.astype(np.float64)
+    weights = np.exp((near - near.max(axis=1, keepdims=True)) / temperature)
+    return np.where(near > 0, weights, 0.0)
 
 
 def log_loss(probabilities: Probabilities, gold: NDArray[np.intp]) -> float:

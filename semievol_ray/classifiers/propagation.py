@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from semievol_ray.classifiers.heads import SMALLEST, Probabilities, log_loss
+from semievol_ray.classifiers.heads import SMALLEST, Probabilities, closeness, log_loss
 from semievol_ray.retrieval import Vectors
 
 # What is tried, and chosen by log loss on labels left out: first the one, then the other.
@@ -75,7 +75,7 @@ class Propagation:
         for start in range(0, len(vectors), _ASKED):
             asked = vectors[start : start + _ASKED]
             cosines, rows = nearest_rows(asked, self.vectors, self.nearest)
-            weights = np.exp((cosines - cosines.max(axis=1, keepdims=True)) / _TEMPERATURE)
+            weights = closeness(cosines, _TEMPERATURE)
             found = np.einsum("qk,qkc->qc", weights, self.reached[rows], dtype=np.float64)
             found += SMALLEST
             yield found / found.sum(axis=1, keepdims=True)
@@ -107,14 +107,15 @@ def nearest_rows(
 def graph(cosines: NDArray[np.float32], which: NDArray[np.int64]) -> Any:
     """S = D^(-1/2) W D^(-1/2), sparse: W holds exp(cosine / temperature) between neighbours.
 
-    Rows are neighbours where either is among the other's nearest, and none is its own.
+    Rows are neighbours where either is among the other's nearest, and none is its own, nor of one
+    with which it has nothing in common (a cosine of 0 or less).
     """
     from scipy.sparse import csr_array, diags_array
 
     count, width = which.shape
     ends = np.repeat(np.arange(count), width), which.ravel()
     weights = np.exp((cosines.ravel() - 1) / _TEMPERATURE).astype(np.float32)
-    other = ends[0] != ends[1]
+    other = (ends[0] != ends[1]) & (cosines.ravel() > 0)
     found = csr_array((weights[other], (ends[0][other], ends[1][other])), (count, count))
     found = found.maximum(found.T)
     roots = 1 / np.sqrt(np.maximum(found.sum(axis=1), np.finfo(np.float32).tiny))

@@ -80,8 +80,12 @@ def from_selections(view: RunView, rounds: Iterable[int], most: int = MOST_SELEC
 
 
 def _drawn(examples: pa.Table, share: float) -> pa.Array:
-    """Which rows are in a share that is drawn by the hash of the id."""
-    return pa.array(hash_ids(examples["example_id"]).to_numpy() / 2**64 <= share)
+    """Which rows are in a share that is drawn by the id.
+
+    By another hash than selection draws by: what that drew would all lie at one end of its own.
+    """
+    salted = pc.binary_join_element_wise(examples["example_id"], "to be learnt", " ")
+    return pa.array(hash_ids(salted).to_numpy() / 2**64 <= share)
 
 
 def _selected(view: RunView, folders: Iterable[str]) -> Iterator[tuple[str, dict[str, str]]]:

@@ -43,6 +43,14 @@ def test_a_class_has_a_threshold_of_its_own() -> None:
     assert contradicted(np.array([[0.1, 0.9], [0.2, 0.8]]), np.array([0, 0])).tolist() == [0, 0]
 
 
+def test_the_only_label_of_a_class_is_contradicted_by_nobody() -> None:
+    # Out of the fold that holds it, no classifier can name its class.
+    p = np.array(
+        [[0.9, 0.1, 0.0], [0.8, 0.2, 0.0], [0.3, 0.7, 0.0], [0.1, 0.9, 0.0], [0.6, 0.4, 0]]
+    )
+    assert contradicted(p, np.array([0, 0, 1, 1, 2])).tolist() == [0, 0, 1, 1, 2]
+
+
 def test_labels_that_were_turned_over_are_found() -> None:
     known, wrong = turned_over(0.1)
     found = audit(known, [FIT])

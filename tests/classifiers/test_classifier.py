@@ -41,6 +41,16 @@ def test_what_is_kept_answers_alike(kind: str, embedder: str, tiny_model, tmp_pa
     assert loaded.classify([]) == []
 
 
+@pytest.mark.parametrize("kind", ["neighbours", "propagation"])
+def test_a_question_without_a_known_word_is_open(kind: str) -> None:
+    strange = ["привет как дела", "12345", "zzz qqq", ""]
+    for known in (KNOWN, KNOWN[::-1], sorted(KNOWN, key=lambda pair: pair[1])):
+        fitted = Classifier.fit(kind, known, RetrievalConfig(), ModelConfig(name="any"), ASKED)
+        found = fitted.probabilities(strange)
+        assert np.allclose(found, 1 / found.shape[1]), "whichever label comes first"
+        assert fitted.probabilities(ASKED).max(axis=1).mean() > 0.4
+
+
 def test_two_classes_are_no_special_case(tmp_path) -> None:
     teams = {team for team, _ in Counter(team for _, team in KNOWN).most_common(2)}
     two = [(text, team) for text, team in KNOWN if team in teams]

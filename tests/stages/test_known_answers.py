@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from semievol_ray import pipeline
 from semievol_ray.config_file import load_config
 from semievol_ray.schema import SELECTION
+from semievol_ray.selection import hash_ids
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.known_answers import from_selections, known_answers, some_questions
+from semievol_ray.stages.known_answers import (
+    _drawn,
+    from_selections,
+    known_answers,
+    some_questions,
+)
 from semievol_ray.store import StageLedger, layout
 
 ROWS = 200
@@ -101,6 +109,14 @@ def test_of_many_rows_a_part_is_drawn(values) -> None:
     drawn = from_selections(context, [1], most=30)
     assert 15 <= len(drawn) <= 50 and set(drawn) < set(expected(2, "red"))
     assert drawn == from_selections(context, [1], most=30)
+
+
+def test_what_was_selected_by_its_hash_is_drawn_anew() -> None:
+    ids = pa.array([f"e{i}" for i in range(2000)])
+    hashes = hash_ids(ids).to_numpy()
+    for half in (hashes > np.median(hashes), hashes < np.median(hashes)):
+        selected = pa.table({"example_id": ids.filter(pa.array(half))})
+        assert 60 < pc.sum(_drawn(selected, 0.1)).as_py() < 140
 
 
 def test_what_learns_from_the_corpus_is_shown_a_part_of_it(values, monkeypatch) -> None:
