@@ -99,6 +99,8 @@ class Policy(abc.ABC):
     labels_may_decide: ClassVar[bool] = False
     # Whether it needs `Facts.calibration`: the voters' answers to held-out labels.
     calibrates: ClassVar[bool] = False
+    # Whether what it promises holds of those voters alone who answered these labels.
+    promises: ClassVar[bool] = False
     # Its settings in a config's `selection.options`.
     options: ClassVar[frozenset[str]] = frozenset()
 

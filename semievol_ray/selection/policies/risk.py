@@ -35,6 +35,7 @@ class Risk(Balanced):
     """
 
     calibrates = True
+    promises = True
     options = frozenset({"alpha", "delta"})
 
     alpha: float
