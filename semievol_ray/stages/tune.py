@@ -15,13 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from semievol_ray.config import Config, TrainingConfig, TuningConfig
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.stages import holdout
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.earlier import Earlier, settings_of
 from semievol_ray.stages.finetune import TRAINING_WRITES, finetune, shots_settings, write_labeled
-from semievol_ray.stages.run_view import ModelRef, label_folds, labels_without
+from semievol_ray.stages.run_view import ModelRef, label_folds, labels_without, looked_up
 from semievol_ray.stages.stage import Outcome, Stage, trained_settings
 from semievol_ray.store import layout
 from semievol_ray.touches import of_result
@@ -129,6 +132,8 @@ def run(context: Context, _: int) -> Outcome:
             "not learnt, or answers are too long to be written token for token; look at the rows, "
             "and at what the answers are",
         )
+    elif told := _no_better_than_one_answer(best, labeled, folds):
+        context.progress.say(NAME, told)
     statistics = {
         "chosen": {"learning_rate": best.learning_rate, "epochs": best.epochs},
         "tries": [asdict(found) for found in tries],
@@ -136,6 +141,28 @@ def run(context: Context, _: int) -> Outcome:
     }
     shards = [name for fold in judge.folds for name in (*fold.learnt, *fold.judged)]
     return Outcome({name: context.run.row_count(name) or 0 for name in shards}, statistics)
+
+
+def _no_better_than_one_answer(
+    best: Try, labeled: pa.Table, folds: Sequence[frozenset[str]]
+) -> str | None:
+    """What is to be said where the folds' most frequent answer alone would do as well, or None.
+
+    As well: that so many are right is no more than chance (exact binomial, one-sided, 5 %).
+    """
+    from scipy.stats import binomtest
+
+    judged = pa.array(sorted(frozenset().union(*folds)), pa.string())
+    counts = pc.value_counts(looked_up(labeled, "answer", judged)).to_pylist()
+    most = max(counts, key=lambda found: found["counts"])
+    share, right = most["counts"] / len(judged), round(best.exact_match * len(judged))
+    if share == 1 or binomtest(right, len(judged), share, "greater").pvalue < 0.05:
+        return None
+    return (
+        f"the answer {most['values']!r} to every question would have {100 * share:.1f} % of them "
+        "right, and so many are hardly more: the task is not learnt, and what such a model says of "
+        "the corpus is worth little; more labels, or another model, come before generation"
+    )
 
 
 @dataclass(frozen=True)

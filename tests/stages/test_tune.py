@@ -232,3 +232,23 @@ def test_a_search_without_a_right_answer_says_so(tmp_path, monkeypatch, right: f
     assert outcome.statistics["chosen"]["epochs"] == 24
     said = [line for line in heard.lines if "no setting has a single held-out label right" in line]
     assert len(said) == (right == 0)
+
+
+@pytest.mark.parametrize(("right", "told"), [(0.5, True), (0.56, True), (0.7, False)])
+def test_a_model_that_has_learnt_no_more_than_the_most_frequent_answer_is_told(
+    tmp_path, monkeypatch, right: float, told: bool
+) -> None:
+    monkeypatch.setattr(tune, "write_labeled", lambda *_, **__: [])
+    monkeypatch.setattr(
+        tune._Judge, "__call__", lambda _, rate, number: Try(rate, number, right, 1 / number)
+    )
+    view, heard = view_of(tmp_path, training={"epochs": "auto"}), Heard()
+    answers = ["a"] * 100 + ["b"] * 60 + ["c"] * 40
+    labeled = pa.table({"example_id": [f"e{i}" for i in range(200)], "answer": answers})
+    context: Any = SimpleNamespace(
+        config=view.config, labeled=labeled, held_out=frozenset(),
+        folder=lambda name: name, progress=heard, run=SimpleNamespace(),
+    )  # fmt: skip
+    tune.run(context, 1)
+    said = [line for line in heard.lines if "the answer 'a' to every question would have" in line]
+    assert len(said) == told and all("50.0 %" in line for line in said)
