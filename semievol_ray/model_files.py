@@ -78,8 +78,9 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     from transformers import AutoTokenizer
 
     try:
+        # Beside vLLM transformers would read Mistral's own files, which hold no chat template.
         return AutoTokenizer.from_pretrained(
-            name, revision=revision, trust_remote_code=trust_remote_code
+            name, revision=revision, trust_remote_code=trust_remote_code, mistral_format=False
         )
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]

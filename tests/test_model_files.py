@@ -11,6 +11,7 @@ import pytest
 
 from semievol_ray import UserError
 from semievol_ray.model_files import load_tokenizer
+from tests.tasks.chat_models import make_tokenizer
 
 PROGRAM = """
 import sys
@@ -65,3 +66,12 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
             load()
         assert "\n" not in str(caught.value)
     assert not marker.exists()
+
+
+def test_mistral_models_keep_their_chat_template(tmp_path: Path) -> None:
+    # Beside vLLM, whose mistral_common reads tekken.json, and knows of no template.
+    folder = tmp_path / "ministral"
+    make_tokenizer("mistral-v0.3").save_pretrained(folder)
+    (folder / "config.json").write_text(json.dumps({"model_type": "mistral"}))
+    (folder / "tekken.json").write_text("{}")
+    assert "[INST]" in load_tokenizer(str(folder)).chat_template
