@@ -93,6 +93,13 @@ class Sampling:
     repetition_penalty: float = 1.0
     # A response ends before the first of these texts.
     stop: tuple[str, ...] = ()
+    # A prompt that leaves room for fewer is too long; null: for fewer than `max_tokens`.
+    least_tokens: int | None = None
+
+    @property
+    def needed_tokens(self) -> int:
+        """The room that a response must have; it ends where there is none left."""
+        return self.max_tokens if self.least_tokens is None else self.least_tokens
 
     @property
     def penalises(self) -> bool:

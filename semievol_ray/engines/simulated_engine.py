@@ -86,19 +86,20 @@ class SimulatedEngine(Engine):
             os.kill(os.getpid(), signal.SIGKILL)
         seeds = np.array([r.seed for r in requests], np.uint64)
         prompt_tokens = np.array([len(r.prompt.split()) for r in requests], np.int32)
-        too_long = prompt_tokens + sampling.max_tokens > self.max_model_len
+        too_long = prompt_tokens + sampling.needed_tokens > self.max_model_len
+        most = np.minimum(self.max_model_len - prompt_tokens, sampling.max_tokens).clip(1)
         failed = too_long | (_uniform(seeds, _FAILS) < options["failure_rate"])
         radius = np.sqrt(-2 * np.log(_uniform(seeds, _NORMAL)))
         normal = radius * np.cos(2 * np.pi * _uniform(seeds, _NORMAL + 1))
         length = np.rint(options["median_tokens"] * np.exp(options["sigma"] * normal))
-        tokens = np.where(failed, 0, length.clip(1, sampling.max_tokens)).astype(np.int32)
+        tokens = np.where(failed, 0, length.clip(1, most)).astype(np.int32)
         offsets = np.concatenate([[0], np.cumsum(tokens)]).astype(np.int32)
         step = np.arange(offsets[-1], dtype=np.uint64) - np.repeat(offsets[:-1], tokens).astype(
             np.uint64
         )
         logprobs = np.log(_uniform(np.repeat(seeds, tokens), _TOKENS + step)).astype(np.float32)
         choice = (_uniform(seeds, _CHOICE) * len(options["choices"])).astype(np.int64)
-        reason = np.where(tokens < sampling.max_tokens, "stop", "length")
+        reason = np.where(tokens < most, "stop", "length")
         reason = np.where(too_long, "prompt_too_long", np.where(failed, "engine_error", reason))
         await self._pass_time(tokens)
         self.answered += len(requests)

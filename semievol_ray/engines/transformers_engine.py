@@ -35,8 +35,9 @@ from semievol_ray.tokens import Tokens, shared_opening
 
 @dataclass
 class _Response:
-    """A response as it grows."""
+    """A response as it grows, to so many tokens at most."""
 
+    room: int
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     tokens: int = 0
@@ -45,7 +46,7 @@ class _Response:
 
     @property
     def is_open(self) -> bool:
-        return self.finish_reason == "length"
+        return self.finish_reason == "length" and self.tokens < self.room
 
     def take(self, token: int, logprob: float, *, ends: bool) -> None:
         """One more token; the one that ends the text is none of its own."""
@@ -147,11 +148,11 @@ class TransformersEngine(Engine):
             choices = [tuple(map(tuple, row)) for row in found_tails]
         rows = [failed_generation("prompt_too_long", len(ids)) for ids in prompts]
         scores: list[list[float] | None] = [None] * len(requests)
-        generated = 0 if sampling is None else sampling.max_tokens
+        written = 0 if sampling is None else sampling.needed_tokens
         fits = [
             i
             for i, ids in enumerate(prompts)
-            if len(ids) + max(generated, max(map(len, tails[i]), default=0)) <= self.max_model_len
+            if len(ids) + max(written, max(map(len, tails[i]), default=0)) <= self.max_model_len
         ]
         self.answered += len(requests) - len(fits)
         for part in self._batches(fits, prompts):
@@ -163,10 +164,11 @@ class TransformersEngine(Engine):
                 seeds = [requests[i].seed for i in part]
                 sampler = Sampler(sampling, ids, seeds, chosen, self.device)
                 stops = [self._stop_ids(requests[i].chat) for i in part]
-                written = self._continue(prefix, sampler, sampling, stops)
+                rooms = [self.max_model_len - len(prompt) for prompt in ids]
+                grown = self._continue(prefix, sampler, sampling, stops, rooms)
                 responses = [
                     said.written(requests[i].prompt, len(prompts[i]))
-                    for i, said in zip(part, written, strict=True)
+                    for i, said in zip(part, grown, strict=True)
                 ]
                 for index, row in zip(part, self.reader.rows(responses), strict=True):
                     rows[index] = row
@@ -187,12 +189,17 @@ class TransformersEngine(Engine):
     # -- generation --------------------------------------------------------------------------------
 
     def _continue(
-        self, prefix: Prefix, sampler: Sampler, sampling: Sampling, stops: list[set[int]]
+        self,
+        prefix: Prefix,
+        sampler: Sampler,
+        sampling: Sampling,
+        stops: list[set[int]],
+        rooms: list[int],
     ) -> list[_Response]:
-        """The response to each prompt of one batch."""
+        """The response to each prompt of one batch, each of so many tokens at most."""
         import torch
 
-        responses = [_Response() for _ in stops]
+        responses = [_Response(room) for room in rooms]
         logits, mask, positions = prefix.logits, prefix.mask, prefix.positions
         with torch.inference_mode():
             for step in range(sampling.max_tokens):
@@ -209,7 +216,8 @@ class TransformersEngine(Engine):
                 if step + 1 == sampling.max_tokens or not any(r.is_open for r in responses):
                     break
                 mask = torch.cat([mask, mask.new_ones(len(responses), 1)], dim=1)
-                positions = positions + 1
+                # A response that has ended is carried on with the others: it has no more places.
+                positions = (positions + 1).clamp(max=self.max_model_len - 1)
                 out = self.model(
                     input_ids=token[:, None],
                     attention_mask=mask,

@@ -177,12 +177,13 @@ class VllmEngine(Engine):
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        if len(prompt) + sampling.max_tokens > self.max_model_len:
+        room = self.max_model_len - len(prompt)
+        if room < sampling.needed_tokens:
             return _Answer("prompt_too_long")
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
-            max_tokens=sampling.max_tokens,
+            max_tokens=min(sampling.max_tokens, room),
             seed=request.seed,
             # Beside those of the model's own config, which vLLM knows.
             stop_token_ids=sorted(self.tokens.stops(request.chat)),

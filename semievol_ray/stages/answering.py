@@ -7,7 +7,7 @@ counts travel back to the driver.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -35,7 +35,7 @@ from semievol_ray.stages.limits import fit_window
 from semievol_ray.stages.rendering import make_request, scored
 from semievol_ray.stages.run_view import ModelRef, selected_answers
 from semievol_ray.store import RunDirectory, layout
-from semievol_ray.tasks import PromptRenderer, Task
+from semievol_ray.tasks import BETWEEN_TURNS, PromptRenderer, Task
 
 
 @dataclass(frozen=True)
@@ -161,6 +161,7 @@ async def _answer(
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
     requests = with_questions(requests, job.task, voter.base, examples)
+    voter = ending_its_turn(voter, renderer, shown)
     generated, scores = await ask(engine, job, voter, rows, requests)
     if voter.pmi and scores is not None and rows:
         adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
@@ -179,7 +180,7 @@ def fit_request(
 ) -> tuple[Request, int]:
     """The prompt with as many demonstrations as the context holds; the farthest go first."""
     shown = list(demonstrations)
-    room = engine.max_model_len - fit_window(sampling, engine).max_tokens
+    room = engine.max_model_len - fit_window(sampling, engine).needed_tokens
     while True:
         request = make_request(renderer, task.messages(example, shown), seed)
         # A token holds at least a byte: most prompts need no counting.
@@ -199,6 +200,24 @@ def renderer_for(engine: Engine, task: Task, voter: ResolvedCollaborator) -> Pro
         options=voter.template_kwargs,
         thinks=voter.thinks,
     )
+
+
+def ending_its_turn(
+    voter: ResolvedCollaborator,
+    renderer: PromptRenderer,
+    shown: Iterable[Sequence[Mapping[str, Any]]],
+) -> ResolvedCollaborator:
+    """The voter, whose response ends where it would go on with a next example of its own.
+
+    Of demonstrations in plain text a model that was not trained on them learns that after an answer
+    comes the next question. Where a label holds a blank line itself nothing tells the two apart.
+    """
+    if renderer.tokenizer is None or renderer.chat or not voter.shots:
+        return voter
+    if any(BETWEEN_TURNS in one["answer"] for near in shown for one in near):
+        return voter
+    stop = (*voter.sampling.stop, BETWEEN_TURNS)
+    return replace(voter, sampling=replace(voter.sampling, stop=stop))
 
 
 async def ask(

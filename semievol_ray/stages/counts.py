@@ -78,6 +78,16 @@ def tell_cut_off(progress: Progress, stage: str, counts: Counts, setting: str) -
         )
 
 
+def tell_dropped(progress: Progress, stage: str, counts: Counts) -> None:
+    """Warn where demonstrations were left out for want of room: a voter was shown fewer."""
+    if counts.dropped_demonstrations:
+        progress.finish(
+            stage,
+            f"warning: {counts.dropped_demonstrations:,} demonstrations found no room in the "
+            "context window and were left out; show fewer, or raise model.max_model_len",
+        )
+
+
 def may_be_lost(counts: Counts, voters: int) -> bool:
     """Whether there is something to tell of one of these voters, by the counts of all of them."""
     return counts.failed > 0 or counts.unparsed * voters > _LARGEST_SHARE_UNPARSED * counts.rows

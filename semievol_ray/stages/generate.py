@@ -27,6 +27,7 @@ from semievol_ray.stages.counts import (
     may_be_lost,
     of_collaborators,
     tell_cut_off,
+    tell_dropped,
     tell_lost,
 )
 from semievol_ray.stages.limits import response_tokens
@@ -71,6 +72,7 @@ def run(context: Context, round_number: int) -> Outcome:
         for number in range(len(pooled)):
             context.run.delete_owned(f"{folder}/part-{number}", (), ("*",))
     tell_cut_off(context.progress, "generate", total, "generation.max_tokens")
+    tell_dropped(context.progress, "generate", total)
     if may_be_lost(total, len(asked)):
         for voter in asked:
             found = _counts_of(context.run, outputs, {voter.name})

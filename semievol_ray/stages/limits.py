@@ -41,8 +41,9 @@ def most_response_tokens(view: RunView, limit: int | str) -> int:
 
 def fit_window(sampling: Sampling, engine: Engine) -> Sampling:
     """The sampling for an engine: a response takes half of its context window at most."""
-    most = max(engine.max_model_len // 2, 1)
-    return dataclasses.replace(sampling, max_tokens=min(sampling.max_tokens, most))
+    most = min(sampling.max_tokens, max(engine.max_model_len // 2, 1))
+    least = None if sampling.least_tokens is None else min(sampling.least_tokens, most)
+    return dataclasses.replace(sampling, max_tokens=most, least_tokens=least)
 
 
 def _answer_tokens(view: RunView) -> int:

@@ -16,6 +16,7 @@ from semievol_ray.stages.answering import (
     ShardJob,
     ask,
     demonstrations_of,
+    ending_its_turn,
     fit_request,
     renderer_for,
     respond,
@@ -23,7 +24,14 @@ from semievol_ray.stages.answering import (
 )
 from semievol_ray.stages.content_free import without_their_priors
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.counts import Counts, count_responses, tell_cut_off, tell_lost
+from semievol_ray.stages.counts import (
+    Counts,
+    count_responses,
+    tell_cut_off,
+    tell_dropped,
+    tell_lost,
+)
+from semievol_ray.stages.limits import response_tokens
 from semievol_ray.stages.rendering import scored
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.shards import Shards
@@ -67,6 +75,7 @@ def predict(
         context.progress.advance(stage, counts.rows, counts.tokens)
     tell_cut_off(context.progress, f"{stage} {name}", shards.total, "evaluation.max_tokens")
     tell_lost(context.progress, f"{stage} {name}", shards.total)
+    tell_dropped(context.progress, f"{stage} {name}", shards.total)
     return {target: context.run.read_table(target) for target in shards.outputs()}
 
 
@@ -83,13 +92,16 @@ async def predict_shard(
     examples = job.run.read_table(source)
     rows = examples.to_pylist()
     requests = []
+    near = [shown[: voter.shots] for shown in demonstrations_of(job, source, rows)]
+    dropped = 0
     # The options follow a bare prompt: behind one that asks for a thought there is none yet.
     renderer = renderer_for(engine, task, replace(voter, thinks=voter.thinks and not closed))
-    for row, shown in zip(rows, demonstrations_of(job, source, rows), strict=True):
+    for row, shown in zip(rows, near, strict=True):
         seed = request_seed(job.seed, row["example_id"], voter.name)
-        near = shown[: voter.shots]
-        request, _ = fit_request(engine, renderer, task, row, near, seed, voter.sampling)
+        request, shots = fit_request(engine, renderer, task, row, shown, seed, voter.sampling)
+        dropped += len(shown) - shots
         requests.append(request)
+    voter = ending_its_turn(voter, renderer, near)
     requests = with_questions(requests, task, voter.base, examples)
     with keeping_paid_replies(engine, job.run, target) as asked:
         if closed:
@@ -103,12 +115,14 @@ async def predict_shard(
             best = zip(map(_argmax, scores.to_pylist()), rows, strict=True)
             names = [None if index is None else task.candidates(row)[index] for index, row in best]
             texts, answers = pa.nulls(len(rows), pa.string()), pa.array(names, pa.string())
-            counts = Counts(rows=len(rows), unparsed=answers.null_count)
+            counts = Counts(
+                rows=len(rows), unparsed=answers.null_count, dropped_demonstrations=dropped
+            )
         else:
             generated, scores = await ask(asked, job, voter, rows, requests)
             responses = respond(task, examples, voter.name, requests, generated, scores)
             texts, answers = responses["text"], responses["answer"].combine_chunks()
-            counts = count_responses(responses)
+            counts = count_responses(responses, dropped)
         table = _predictions(task, examples, voter.name, texts, answers, scores)
         job.run.write_table(target, table)
     return target, counts
@@ -142,7 +156,10 @@ def _predictions(
 
 def _job(context: Context, name: str, model: ModelRef, neighbours: str | None) -> ShardJob:
     evaluation = context.config.evaluation
-    sampling = Sampling(evaluation.temperature, 1.0, evaluation.max_tokens)
+    least = min(evaluation.max_tokens, response_tokens(context, model, "auto"))
+    sampling = Sampling(
+        evaluation.temperature, 1.0, evaluation.max_tokens, least_tokens=least
+    )  # fmt: skip
     voter = ResolvedCollaborator.of(name, model, evaluation.shots, sampling)
     return ShardJob(
         context.run,

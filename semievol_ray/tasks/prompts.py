@@ -15,6 +15,8 @@ from semievol_ray.tokens import Tokens
 # In the fingerprint of every stage that makes prompts or reads answers: whoever changes what this
 # package makes of the same task raises it. tests/tasks/test_prompts_version.py notices.
 PROMPTS_VERSION = 2
+# In plain text: what follows an answer where another question does.
+BETWEEN_TURNS = "\n\n"
 
 
 class PromptRenderer:
@@ -72,7 +74,7 @@ def plain_text(messages: Sequence[Message]) -> str:
             parts[-1] += plain_completion(message["content"])
         else:
             parts.append(message["content"])
-    return "\n\n".join(parts)
+    return BETWEEN_TURNS.join(parts)
 
 
 def plain_completion(answer: str) -> str:

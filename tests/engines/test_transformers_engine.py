@@ -265,6 +265,32 @@ def test_an_over_long_prompt_costs_itself_alone(engine) -> None:
     assert scores[0] is None and scores[1] is not None
 
 
+def test_a_prompt_that_leaves_room_for_an_answer_is_answered(engine, reference) -> None:
+    model, tokenizer = reference
+    prompts = [("word " * 600), PROMPTS[0]]
+    room = 4
+    ids = tokenizer(prompts[0])["input_ids"][: engine.max_model_len - room]
+    prompts[0] = tokenizer.decode(ids, skip_special_tokens=True)
+    room = engine.max_model_len - len(tokenizer(prompts[0])["input_ids"])
+    assert 2 <= room <= 8
+    asked = requests(prompts)
+    refused = asyncio.run(generate(engine, asked, Sampling(0, 1, 12))).to_pylist()
+    assert refused[0]["finish_reason"] == "prompt_too_long"
+    sampling = Sampling(0, 1, 12, least_tokens=2)
+    found = asyncio.run(generate(engine, asked, sampling)).to_pylist()
+    long, short = found
+    # It ends where its room does, and the other one is as it is alone.
+    assert long["finish_reason"] in ("stop", "length") and 0 < long["tokens"] <= room
+    assert short["text"] == refused[1]["text"]
+    assert short["token_logprobs"] == pytest.approx(refused[1]["token_logprobs"], abs=1e-4)
+    greedy = model.generate(torch.tensor([tokenizer(prompts[0])["input_ids"]]), do_sample=False,
+                            max_new_tokens=room)[0, -room:]  # fmt: skip
+    assert long["text"] == tokenizer.decode(greedy[: long["tokens"]], skip_special_tokens=True)
+    # Too little is none.
+    least = replace(sampling, least_tokens=room + 1)
+    assert asyncio.run(generate(engine, asked, least)).to_pylist()[0]["text"] is None
+
+
 @pytest.fixture(scope="module")
 def adapters(tiny_model, tmp_path_factory) -> list[str]:
     """Folders of two adapters that change what the model says."""

@@ -7,13 +7,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from semievol_ray.config import TaskConfig
-from semievol_ray.engines import GENERATION, Request
-from semievol_ray.stages.answering import respond
+from semievol_ray.config import ModelConfig, TaskConfig
+from semievol_ray.engines import GENERATION, Request, Sampling
+from semievol_ray.stages.answering import ResolvedCollaborator, ending_its_turn, respond
 from semievol_ray.stages.counts import count_responses
 from semievol_ray.stages.evolve import target_of
 from semievol_ray.stages.predictions import _argmax
-from semievol_ray.tasks import Task
+from semievol_ray.stages.run_view import ModelRef
+from semievol_ray.tasks import PromptRenderer, Task
+from tests.tasks.chat_models import make_tokenizer
 
 
 def responses(config: dict[str, Any], said: list[tuple[str | None, str]]) -> pa.Table:
@@ -34,6 +36,25 @@ def responses(config: dict[str, Any], said: list[tuple[str | None, str]]) -> pa.
     )  # fmt: skip
     requests = [Request("?", seed) for seed in range(len(said))]
     return respond(task, examples, "warm", requests, written, None)
+
+
+def test_in_plain_text_a_response_ends_where_the_next_example_would_begin(tiny_model) -> None:
+    model = ModelRef(ModelConfig(name=str(tiny_model)))
+    sampling = Sampling(1.0, 1.0, 9, stop=("###",))
+    plain, chat = (
+        PromptRenderer(make_tokenizer("smollm2"), use) for use in ("never", "always")
+    )  # fmt: skip
+    near = [[{"answer": "B"}, {"answer": "a\nb"}], []]
+
+    def stops(shots: int, renderer: PromptRenderer, shown: Any = near) -> tuple[str, ...]:
+        voter = ResolvedCollaborator.of("base", model, shots, sampling)
+        return ending_its_turn(voter, renderer, shown).sampling.stop
+
+    assert stops(2, plain) == ("###", "\n\n")
+    # Nothing is shown; a chat has ends of its own; an endpoint's template is its own affair.
+    assert stops(0, plain) == stops(2, chat) == stops(2, PromptRenderer(None)) == ("###",)
+    # Where an answer holds a blank line, one is no end.
+    assert stops(2, plain, [[{"answer": "one\n\ntwo"}]]) == ("###",)
 
 
 @pytest.mark.parametrize(

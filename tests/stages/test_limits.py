@@ -13,7 +13,7 @@ from semievol_ray.engines import Sampling
 from semievol_ray.progress import Silent
 from semievol_ray.stages import ingest
 from semievol_ray.stages.context import Context
-from semievol_ray.stages.counts import Counts, may_be_lost, tell_cut_off, tell_lost
+from semievol_ray.stages.counts import Counts, may_be_lost, tell_cut_off, tell_dropped, tell_lost
 from semievol_ray.stages.limits import fit_window, response_tokens
 from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.store import RunDirectory, StageLedger
@@ -99,6 +99,15 @@ def test_answers_that_are_lost_are_said(counts, said) -> None:
     tell_lost(told, "generate", counts, "warm")
     assert len(told.lines) == bool(said)
     assert all(part in told.lines[0] for part in ["generate: warning: warm: ", *said] if said)
+
+
+def test_demonstrations_without_room_are_said() -> None:
+    told = Told()
+    tell_dropped(told, "generate", Counts(rows=9))
+    assert told.lines == []
+    tell_dropped(told, "generate", Counts(rows=9, dropped_demonstrations=1200))
+    (line,) = told.lines
+    assert "warning: 1,200 demonstrations found no room" in line
 
 
 def test_a_voter_that_loses_its_answers_is_not_hidden_by_the_others() -> None:
