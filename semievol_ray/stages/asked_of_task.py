@@ -7,7 +7,8 @@ from typing import Literal
 
 import pyarrow as pa
 
-from semievol_ray.config import Config
+from semievol_ray.config import Config, TrainingConfig
+from semievol_ray.engines import resolve_engine
 from semievol_ray.engines.classifier_engine import check_learnable
 from semievol_ray.errors import UserError
 from semievol_ray.selection import extract_answers
@@ -19,6 +20,8 @@ from semievol_ray.tasks import Task
 _SHOWN = 5
 # Of a training: what is decided by examples that are held out.
 _BY_HELD_OUT = ("early_stopping_patience", "evaluate_every_steps")
+# Options of peft's that vLLM refuses to load.
+_NOT_SERVED = ("use_dora", "modules_to_save")
 _STAGES: tuple[Literal["warmup", "evolve"], ...] = ("warmup", "evolve")
 
 
@@ -33,6 +36,7 @@ def check_asked(config: Config, task: Task) -> None:
         )
     for stage in _STAGES:
         training = config.training_for(stage)
+        _check_served(config, training)
         asked = [name for name in _BY_HELD_OUT if getattr(training, name) is not None]
         if asked and not training.held_out:
             raise UserError(
@@ -57,6 +61,23 @@ def check_asked(config: Config, task: Task) -> None:
         raise UserError(
             f"evaluation.references: a linear classifier needs a label task, not {task.kind}"
         )
+
+
+def _check_served(config: Config, training: TrainingConfig) -> None:
+    """Raise UserError for an adapter that the engine does not serve: it would be trained first."""
+    if training.method != "lora" or resolve_engine(config.model).engine != "vllm":
+        return
+    lora = training.lora
+    asked = f"training.lora.variant: {lora.variant}"
+    if lora.variant in ("lora", "rslora"):
+        options = [name for name in _NOT_SERVED if lora.options.get(name)]
+        if not options:
+            return
+        asked = f"training.lora.options: {options[0]}"
+    raise UserError(
+        f"{asked} is served by the engine transformers alone, and model.engine is vllm (what auto "
+        "stands for where that is installed): write model.engine: transformers"
+    )
 
 
 def check_labels(config: Config, task: Task, labeled: pa.Table) -> None:

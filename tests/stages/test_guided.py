@@ -69,3 +69,24 @@ def test_what_needs_options_is_refused_before_anything_is_paid_for(
     files = (write_jsonl(tmp_path / "l.jsonl", row), write_jsonl(tmp_path / "u.jsonl", row))
     with pytest.raises(UserError, match=said):
         ingest(tmp_path, *files, **({"task": {"kind": "text"}} | sections))
+
+
+@pytest.mark.parametrize(
+    ("lora", "said"),
+    [
+        ({"variant": "dora"}, "variant: dora is served by the engine transformers alone"),
+        ({"options": {"use_dora": True}}, "options: use_dora is served by"),
+    ],
+)
+def test_an_adapter_that_is_not_served_is_refused_before_it_is_trained(
+    tmp_path, monkeypatch, lora, said
+) -> None:
+    row = {"text": "a", "label": "b"}
+    labeled = write_jsonl(tmp_path / "l.jsonl", row)
+    files = labeled, write_jsonl(tmp_path / "u.jsonl", {"text": "another"})
+    sections = {"task": {"kind": "text"}, "training": {"lora": lora}}
+    monkeypatch.setattr("semievol_ray.engines.importlib.util.find_spec", lambda name: name)
+    with pytest.raises(UserError, match=said):
+        ingest(tmp_path, *files, **sections)
+    monkeypatch.setattr("semievol_ray.engines.importlib.util.find_spec", lambda name: None)
+    ingest(tmp_path, *files, **sections)
