@@ -28,7 +28,7 @@ demo: setup
 # Two tests at a time: much of what they do is to wait for processes that start.
 TEST_PROCESSES ?= 2
 test: setup lint rust-test
-	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=40
 
 # What a change is tried with: no Ray, no engine, no training, and fewer random cases.
 QUICK := tests/selection tests/tasks tests/store tests/stages tests/joints $(wildcard tests/test_*.py)
