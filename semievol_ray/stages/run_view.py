@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -152,7 +153,9 @@ class RunView:
             epochs = given(chosen["epochs"])
             if stage == "evolve" and examples:
                 fewest = min(epochs, self.config.tuning.first_epochs)
-                epochs = max(fewest, epochs * len(self.labeled) / examples)
+                steps = math.ceil(len(self.labeled) / warm.global_batch_size)
+                own = math.ceil(examples / asked.global_batch_size)
+                epochs = max(fewest, epochs * steps / own)
         least = min(asked.min_learning_rate, rate)
         changes = {"learning_rate": rate, "epochs": epochs, "min_learning_rate": least}
         return asked.model_copy(update=changes)

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from semievol_ray import UserError
-from semievol_ray.config import ModelConfig, TrainingConfig, TuningConfig
+from semievol_ray.config import ModelConfig, TrainingConfig, TuningConfig, given
 from semievol_ray.config_file import load_config
 from semievol_ray.pipeline import steps
 from semievol_ray.progress import Silent
@@ -21,6 +21,7 @@ from semievol_ray.stages.tune import Try, epochs_of, folds_of, rates_of, search
 from semievol_ray.store import RunDirectory, StageLedger
 from semievol_ray.touches import of_result
 from semievol_ray.training import Diverged
+from semievol_ray.training.batches import total_steps
 from tests.stages.ingesting import Heard
 
 AUTO = TrainingConfig(learning_rate="auto", epochs="auto")
@@ -121,7 +122,7 @@ def view_of(tmp_path, **sections: Any) -> RunView:
 
 @pytest.mark.parametrize(
     ("examples", "epochs"),
-    [(None, 12), (100, 12), (200, 6), (300, 4), (400, 3), (10**6, 3)],
+    [(None, 12), (104, 12), (208, 6), (312, 4), (416, 3), (10**6, 3)],
 )
 def test_an_evolution_takes_the_labels_steps_and_three_epochs_at_least(
     tmp_path, examples: int | None, epochs: float
@@ -130,6 +131,26 @@ def test_an_evolution_takes_the_labels_steps_and_three_epochs_at_least(
     found = view.training_for("evolve", examples)
     assert (found.learning_rate, found.epochs) == (3e-4, epochs)
     assert view.training_for("warmup", examples).epochs == 12
+
+
+@pytest.mark.parametrize(("batch", "examples"), [(64, 10), (64, 70), (8, 200), (8, 101)])
+def test_an_evolution_takes_as_many_steps_where_batches_are_not_full(
+    tmp_path, batch: int, examples: int
+) -> None:
+    training = {"learning_rate": "auto", "epochs": "auto", "global_batch_size": batch}
+    view = view_of(tmp_path, training=training)
+    epochs = given(view.training_for("evolve", examples).epochs)
+    assert total_steps(examples, batch, epochs) == total_steps(100, batch, 12.0)
+
+
+def test_an_evolution_of_larger_batches_takes_as_many_of_them(tmp_path) -> None:
+    view = view_of(
+        tmp_path,
+        training={"learning_rate": "auto", "epochs": "auto"},
+        evolve={"training": {"global_batch_size": 32}},
+    )
+    epochs = given(view.training_for("evolve", 200).epochs)
+    assert total_steps(200, 32, epochs) == total_steps(100, 8, 12.0)
 
 
 def test_what_one_stage_is_given_stays(tmp_path) -> None:
