@@ -65,7 +65,7 @@ def retrieve_shard(
 ) -> tuple[str, Counts]:
     """Write the DEMONSTRATIONS table of a shard; its name and counts."""
     source, target = pair
-    examples = run.read_table(source, ["example_id", "question", "context"])
+    examples = run.read_table(source, ["example_id", "question", "context", "options"])
     return target, Counts(rows=run.write_table(target, demonstrations(examples, retriever)))
 
 

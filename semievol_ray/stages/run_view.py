@@ -21,6 +21,7 @@ from semievol_ray.config import (
 )
 from semievol_ray.engines import resolve_engine
 from semievol_ray.ray_session import most_gpus
+from semievol_ray.retrieval import Asked, asked
 from semievol_ray.selection import hash_ids
 from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.tasks import Task
@@ -289,17 +290,23 @@ def labels_without(labeled: pa.Table, ids: Collection[str]) -> pa.Table:
 
 
 def label_folds(labeled: pa.Table, share: float, count: int) -> list[frozenset[str]]:
-    """Ids of labels in `count` folds: of each the same share of each class, drawn by hash."""
-    order = pa.table(
-        {
-            "example_id": labeled["example_id"],
-            "answer": labeled["answer"],
-            "hash": hash_ids(labeled["example_id"]),
-        }
-    ).sort_by([("answer", "ascending"), ("hash", "ascending")])
+    """Ids of labels in `count` folds: of each the same share of each class, drawn by hash.
+
+    Labels that ask the same, with other answers, are in the same folds: one is no judge of what has
+    learnt another.
+    """
+    order = labeled.append_column("hash", hash_ids(labeled["example_id"])).sort_by(
+        [("answer", "ascending"), ("hash", "ascending")]
+    )
+    first: dict[Asked, int] = {}
+    places = [first.setdefault(question, i) for i, question in enumerate(asked(order))]
     ids = order["example_id"].to_pylist()
+
+    def is_drawn(i: int) -> bool:
+        return int((i + 1) * share) > int(i * share)
+
     return [
-        frozenset(name for i, name in enumerate(ids, k) if int((i + 1) * share) > int(i * share))
+        frozenset(name for name, i in zip(ids, places, strict=True) if is_drawn(i + k))
         for k in range(count)
     ]
 

@@ -89,6 +89,20 @@ def test_an_example_is_never_its_own_demonstration(tiny_model) -> None:
         assert len(found) == 3  # all the labels there are, less itself
 
 
+def test_labels_that_ask_the_same_are_not_shown_to_each_other(tiny_model) -> None:
+    config, model = RetrievalConfig(k=2), ModelConfig(name=str(tiny_model))
+    table = examples([*TEXTS, *[TEXTS[0]] * 3])
+    near, _ = Retriever.build(table, config, model).nearest(table)
+    asked = dict(zip(*(table[n].to_pylist() for n in ("example_id", "question")), strict=True))
+    for own, found in zip(asked, near, strict=True):
+        assert len(found) == 2 and asked[own] not in {asked[other] for other in found}
+    # With other options it is another question.
+    options = pa.array([[str(i)] for i in range(len(table))])
+    table = table.set_column(table.schema.get_field_index("options"), "options", options)
+    near, _ = Retriever.build(table, config, model).nearest(table)
+    assert set(near[0]) < {"l4", "l5", "l6"}
+
+
 def test_a_row_of_another_file_may_have_a_labels_number(tiny_model) -> None:
     retriever = build("tfidf", ModelConfig(name=str(tiny_model)), k=1)
     found, _ = retriever.nearest(examples(["my card was charged twice, again"]))
@@ -110,7 +124,7 @@ def test_a_large_label_set_uses_an_inverted_file(tiny_model) -> None:
     config = RetrievalConfig(k=1, exact_below_rows=1000)
     retriever = Retriever.build(examples(texts), config, ModelConfig(name=str(tiny_model)))
     assert "IVF" in type(retriever.index).__name__
-    found, _ = retriever.nearest(examples(texts[:200], "u"))
+    found, _ = retriever.nearest(examples([f"{text}?" for text in texts[:200]], "u"))
     same = sum(ids[0] == f"l{i}" for i, ids in enumerate(found))
     assert same >= 190  # approximate, but near
 
@@ -163,7 +177,7 @@ def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
     model = ModelConfig(name=str(tiny_model))
     config = RetrievalConfig(embedder="openai", k=2, base_url=base_url, model="x")
     retriever = Retriever.build(examples(TEXTS), config, model)
-    found, similarities = retriever.nearest(examples([TEXTS[2]], "u"))
+    found, similarities = retriever.nearest(examples([f"{TEXTS[2]}!"], "u"))
     assert found[0][0] == "l2" and similarities[0][0] == pytest.approx(1, abs=1e-6)
     # More texts than it takes at once, and one that is too long for it.
     vectors = retriever.embedder.embed([*TEXTS, "a" * 5000, "e"])
