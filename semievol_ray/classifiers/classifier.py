@@ -68,7 +68,10 @@ class Classifier:
         return cls(embedder, head, classes, retrieval, model.revision)
 
     def probabilities(self, questions: Sequence[str]) -> Probabilities:
-        """[questions, classes], float64; a question's context, if any, is the line before it."""
+        """[questions, classes], float64; a question's context, if any, is on the lines after it.
+
+        Of one that a version before 0.17 kept it is on those before it: so it was fitted.
+        """
         if not questions:
             return np.zeros((0, len(self.classes)))
         return self.head.probabilities(_embed(self.embedder, questions, self.retrieval.batch_rows))

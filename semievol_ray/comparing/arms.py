@@ -73,7 +73,8 @@ ARMS: dict[str, Arm] = {
         whole=("collaborators",),
     ),
     "no-iwp": Arm(
-        "without in-weight propagation: the base model votes",
+        "without in-weight propagation: the base model votes (the entropies that paper ranks by "
+        "are still the warm model's)",
         {"collaborators": [{"model": "base", "shots": n} for n in range(4)]} | _NEVER,
         whole=("collaborators",),
     ),

@@ -17,7 +17,7 @@ from semievol_ray.stages.context import Context
 from semievol_ray.stages.predictions import folder_of, predict
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef
-from semievol_ray.stages.stage import tested_settings, trained_settings
+from semievol_ray.stages.stage import tested_settings, texts_settings, trained_settings
 from semievol_ray.store import Manifest, RunDirectory, StageLedger, digest, layout
 
 # In the folder of a model's predictions: what they are answers to.
@@ -167,6 +167,8 @@ def _kept(
         "inputs": [context.ledger.done(name).fingerprint for name in stages],
         "trained": trained and [trained.settings, trained.inputs, trained.attempt],
     }
+    if model.base.is_classifier:
+        asked |= texts_settings(context.config)
     now = {"fingerprint": digest(asked)}
     if run.read_mapping(f"{folder}/{_ASKED}") != now:
         run.delete_owned(folder, (), ("*",))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from semievol_ray.ingestion.blocks import BUCKETS, Block
 from semievol_ray.ingestion.similar import alike, bands_of_row
@@ -87,6 +88,30 @@ class RepeatFinder:
         keys, places = self._gathered([b.keys for b in self.blocks], buckets)
         known = self._is_known(keys["key"], buckets)
         return self._written(f"known-{buckets.start:03d}", np.sort(places[known]))
+
+    def find_twins(self) -> Repeats:
+        """Labels under given ids that repeat one before them, answer and weight too. They are few.
+
+        Where a question has several answers all its rows stay: they tell how many say which.
+        """
+        names = ["content", "answer", "weight"]
+        tables = [self.run.read_table(block.table, names) for block in self.blocks]
+        places = [
+            np.arange(len(table), dtype=np.uint64) | (np.uint64(number) << _INDEX_BITS)
+            for number, table in enumerate(tables)
+        ]
+        rows = pa.concat_tables(tables).append_column("place", pa.array(np.concatenate(places)))
+        distinct = ("count_distinct", pc.CountOptions(mode="all"))
+        found = rows.group_by("content").aggregate(
+            [("place", "min"), ("answer", *distinct), ("weight", *distinct)]
+        )
+        agreed = found.filter(
+            (pc.field("answer_count_distinct") == 1) & (pc.field("weight_count_distinct") == 1)
+        )
+        of_agreed = pc.is_in(rows["content"], agreed["content"].combine_chunks())
+        is_first = pc.is_in(rows["place"], agreed["place_min"].combine_chunks())
+        repeats = rows.filter(pc.and_not(of_agreed, is_first))
+        return self._written("twins", np.sort(repeats["place"].to_numpy()))
 
     def find_similar(self, buckets: range) -> Repeats:
         """The rows that are nearly alike to one before them with a band in some of the buckets.

@@ -109,6 +109,8 @@ class Split:
         )
         repeats = self._map(finder.find, finder.tasks())
         self._refuse_twice(finder, repeats)
+        if finder.ids_given and self.reader.split == "labeled":
+            repeats.append(finder.find_twins())
         self.repeated = _count(repeats)
         self._list(finder, repeats, "repeats an earlier example")
         if self.known:

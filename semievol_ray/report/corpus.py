@@ -31,8 +31,7 @@ class Voter:
 
     responses: int = 0
     answers: int = 0
-    # Of the rows whose true answer is known: its answers, and those that are right.
-    known: int = 0
+    # Of the rows whose true answer is known: those where its answer is right.
     right: int = 0
     # Rows where the vote without it is another answer; of the known ones, which it won and lost.
     changed: int = 0
@@ -166,10 +165,8 @@ def _count_voters(
         voter = corpus.voters.setdefault(name, Voter())
         own = table.filter(pc.field("collaborator") == name)
         answers = looked_up(own, "answer", ids)
-        known = pc.and_(answers.is_valid(), truth.is_valid())
         voter.responses += len(own)
         voter.answers += len(own) - own["answer"].null_count
-        voter.known += pc.sum(known).as_py() or 0
         voter.right += int(_right(view, answers, truth).sum())
         if len(names) == 1:
             continue

@@ -17,6 +17,8 @@ from semievol_ray.store import Manifest, layout
 
 _REASONS_SHOWN = 8
 _BINS = 10
+# Silence counts as it does for the vote: by its answers alone who seldom speaks would look best.
+_RIGHT_ALONE = "right alone, of all rows with a known truth"
 
 # -- from the corpus to the training set -----------------------------------------------------------
 
@@ -141,7 +143,7 @@ def voters(corpus: Corpus) -> Table:
     """Each voter alone, and what the plain vote is without it."""
     header = ["voter", "answers", "of its responses"]
     if corpus.has_truth:
-        header += ["right alone", "vote's gain by it, points", "rows won / lost"]
+        header += [_RIGHT_ALONE, "vote's gain by it, points", "rows won / lost"]
     else:
         header += ["answers of the vote that change without it"]
     rows = []
@@ -149,7 +151,7 @@ def voters(corpus: Corpus) -> Table:
         row = [name, f"{voter.answers:,}", part_of(voter.answers, voter.responses)]
         if corpus.has_truth:
             gain = (voter.won - voter.lost) / max(1, corpus.known)
-            alone = part_of(voter.right, voter.known)
+            alone = part_of(voter.right, corpus.known)
             row += [alone, f"{100 * gain:+.2f}", f"{voter.won} / {voter.lost}"]
         else:
             row += [f"{voter.changed:,}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,15 @@ import pyarrow as pa
 
 from semievol_ray.config import ModelConfig, RetrievalConfig
 from semievol_ray.retrieval.embedders import Embedder, Vectors, create_embedder
+
+# In the fingerprint of runs with contexts: whoever changes `example_texts` for these raises it.
+TEXTS_VERSION = 2
+
+# Question, context and options.
+Asked = tuple[str, str | None, tuple[str, ...] | None]
+
+# An index that looks for more takes long, and one on a GPU takes 2,048 at most.
+_MOST_TWINS = 1000
 
 
 class Retriever:
@@ -20,14 +30,16 @@ class Retriever:
         embedder: Embedder,
         index: Any,
         ids: Sequence[str],
-        texts: Sequence[str],
+        asked: Sequence[Asked],
         k: int,
         batch_rows: int,
     ) -> None:
         self.embedder = embedder
         self.index = index
         self.ids = list(ids)
-        self.texts = list(texts)
+        self.asked = list(asked)
+        # How many labels ask one question at most: so many may be passed over.
+        self.twins = min(_MOST_TWINS, max(Counter(self.asked).values()))
         self.k = k
         self.batch_rows = batch_rows
 
@@ -44,7 +56,7 @@ class Retriever:
         )
         index = _build_index(vectors, config.exact_below_rows)
         ids = labeled["example_id"].to_pylist()
-        return cls(embedder, index, ids, texts, config.k, config.batch_rows)
+        return cls(embedder, index, ids, asked(labeled), config.k, config.batch_rows)
 
     def __getstate__(self) -> dict[str, Any]:
         import faiss
@@ -59,23 +71,22 @@ class Retriever:
     def nearest(self, examples: pa.Table) -> tuple[list[list[str]], list[list[float]]]:
         """Ids and cosine similarities of each example's k nearest labels, nearest first.
 
-        An example is never its own neighbour; there may be fewer than k where labels are few. One
-        of another file may have a label's id, where each counts its own rows: by its text it is
-        another.
+        A label that asks the same is none, be it the example itself or one with another id: shown
+        to it, it would give the answer away. One of another file may have a label's id, where each
+        counts its own rows. There may be fewer than k where labels are few.
         """
-        texts, own_ids = example_texts(examples), examples["example_id"].to_pylist()
-        wanted = min(self.k + 1, len(self.ids))
+        texts, questions = example_texts(examples), asked(examples)
+        wanted = min(self.k + self.twins, len(self.ids))
         ids: list[list[str]] = []
         similarities: list[list[float]] = []
         for start in range(0, len(texts), self.batch_rows):
             batch = self.embedder.embed(texts[start : start + self.batch_rows])
             found, rows = self.index.search(batch, wanted)
-            own = zip(own_ids[start:], texts[start:], strict=True)
-            for itself, near, scores in zip(own, rows, found, strict=False):
+            for own, near, scores in zip(questions[start:], rows, found, strict=False):
                 kept = [
                     (self.ids[row], float(score))
                     for row, score in zip(near, scores, strict=True)
-                    if row >= 0 and (self.ids[row], self.texts[row]) != itself
+                    if row >= 0 and self.asked[row] != own
                 ][: self.k]
                 ids.append([i for i, _ in kept])
                 similarities.append([s for _, s in kept])
@@ -83,9 +94,18 @@ class Retriever:
 
 
 def example_texts(examples: pa.Table) -> list[str]:
-    """What of an example is embedded: its context and its question."""
+    """What of an example is embedded: its question and, on the lines after it, its context.
+
+    Embedders cut a long text's end: behind its context a question would not be read at all.
+    """
     contexts, questions = examples["context"].to_pylist(), examples["question"].to_pylist()
-    return [q if c is None else f"{c}\n{q}" for c, q in zip(contexts, questions, strict=True)]
+    return [q if c is None else f"{q}\n{c}" for c, q in zip(contexts, questions, strict=True)]
+
+
+def asked(examples: pa.Table) -> list[Asked]:
+    """What each example asks: those that ask the same differ in ids and answers at most."""
+    columns = (examples[name].to_pylist() for name in ("question", "context", "options"))
+    return [(q, c, None if o is None else tuple(o)) for q, c, o in zip(*columns, strict=True)]
 
 
 def _build_index(vectors: Vectors, exact_below_rows: int) -> Any:

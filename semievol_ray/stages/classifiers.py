@@ -16,9 +16,14 @@ from semievol_ray.ray_session import shard_map
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.known_answers import Known, known_answers, some_questions
 from semievol_ray.stages.run_view import ModelRef, what_rounds_left
-from semievol_ray.stages.stage import Outcome, Stage, engine_settings, task_settings
+from semievol_ray.stages.stage import (
+    Outcome,
+    Stage,
+    engine_settings,
+    retrieval_settings,
+    task_settings,
+)
 from semievol_ray.store import RunDirectory, layout
-from semievol_ray.touches import of_result
 
 NAME = "classifiers"
 # In the fingerprint: whoever changes what is fitted to the same answers raises it.
@@ -84,7 +89,7 @@ def _settings(config: Config, _: int) -> dict[str, Any]:
     chosen = {"models": models, "iteration": {"mode": config.iteration.mode}}
     common = task_settings(config)
     common["code"] |= {"classifiers": CLASSIFIERS_VERSION}
-    return common | chosen | {"retrieval": of_result(config.retrieval)}
+    return common | chosen | {"retrieval": retrieval_settings(config)}
 
 
 STAGE = Stage(

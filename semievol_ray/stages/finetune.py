@@ -22,10 +22,9 @@ from semievol_ray.stages.context import Context
 from semievol_ray.stages.embedding import nearest_others
 from semievol_ray.stages.rendering import make_renderer
 from semievol_ray.stages.run_view import ModelRef, labels_without
-from semievol_ray.stages.stage import Outcome
+from semievol_ray.stages.stage import Outcome, retrieval_settings
 from semievol_ray.store import RunDirectory, layout
 from semievol_ray.tasks import PromptRenderer, Task
-from semievol_ray.touches import of_result
 from semievol_ray.training.group_size import check_fits, sized, words
 
 # Of a soft target the candidates are kept that hold this much of the probability together: the rest
@@ -137,7 +136,7 @@ def shots_settings(config: Config) -> dict[str, Any]:
     """What `warmup.shots` adds to the settings of one that learns labels; nothing at 0."""
     if not config.warmup.shots:
         return {}
-    return {"warmup": {"shots": config.warmup.shots}, "retrieval": of_result(config.retrieval)}
+    return {"warmup": {"shots": config.warmup.shots}, "retrieval": retrieval_settings(config)}
 
 
 def _drawn_demonstrations(

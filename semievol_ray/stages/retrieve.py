@@ -16,9 +16,8 @@ from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts
 from semievol_ray.stages.embedding import build_retriever, embedding_map
 from semievol_ray.stages.shards import TALLIES, Shards
-from semievol_ray.stages.stage import Outcome, Stage
+from semievol_ray.stages.stage import Outcome, Stage, retrieval_settings
 from semievol_ray.store import RunDirectory
-from semievol_ray.touches import of_result
 
 
 def run(context: Context, _: int) -> Outcome:
@@ -45,7 +44,7 @@ def run(context: Context, _: int) -> Outcome:
 
 
 def _settings(config: Config, _: int) -> dict[str, Any]:
-    retrieval = of_result(config.retrieval)
+    retrieval = retrieval_settings(config)
     if config.retrieval.embedder == "model":
         retrieval["base"] = model_identity(config.model)
     return {"retrieval": retrieval}
@@ -66,7 +65,7 @@ def retrieve_shard(
 ) -> tuple[str, Counts]:
     """Write the DEMONSTRATIONS table of a shard; its name and counts."""
     source, target = pair
-    examples = run.read_table(source, ["example_id", "question", "context"])
+    examples = run.read_table(source, ["example_id", "question", "context", "options"])
     return target, Counts(rows=run.write_table(target, demonstrations(examples, retriever)))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
@@ -20,6 +21,7 @@ from semievol_ray.config import (
 )
 from semievol_ray.engines import resolve_engine
 from semievol_ray.ray_session import most_gpus
+from semievol_ray.retrieval import Asked, asked
 from semievol_ray.selection import hash_ids
 from semievol_ray.store import RunDirectory, StageLedger, layout
 from semievol_ray.tasks import Task
@@ -152,7 +154,9 @@ class RunView:
             epochs = given(chosen["epochs"])
             if stage == "evolve" and examples:
                 fewest = min(epochs, self.config.tuning.first_epochs)
-                epochs = max(fewest, epochs * len(self.labeled) / examples)
+                steps = math.ceil(len(self.labeled) / warm.global_batch_size)
+                own = math.ceil(examples / asked.global_batch_size)
+                epochs = max(fewest, epochs * steps / own)
         least = min(asked.min_learning_rate, rate)
         changes = {"learning_rate": rate, "epochs": epochs, "min_learning_rate": least}
         return asked.model_copy(update=changes)
@@ -286,17 +290,23 @@ def labels_without(labeled: pa.Table, ids: Collection[str]) -> pa.Table:
 
 
 def label_folds(labeled: pa.Table, share: float, count: int) -> list[frozenset[str]]:
-    """Ids of labels in `count` folds: of each the same share of each class, drawn by hash."""
-    order = pa.table(
-        {
-            "example_id": labeled["example_id"],
-            "answer": labeled["answer"],
-            "hash": hash_ids(labeled["example_id"]),
-        }
-    ).sort_by([("answer", "ascending"), ("hash", "ascending")])
+    """Ids of labels in `count` folds: of each the same share of each class, drawn by hash.
+
+    Labels that ask the same, with other answers, are in the same folds: one is no judge of what has
+    learnt another.
+    """
+    order = labeled.append_column("hash", hash_ids(labeled["example_id"])).sort_by(
+        [("answer", "ascending"), ("hash", "ascending")]
+    )
+    first: dict[Asked, int] = {}
+    places = [first.setdefault(question, i) for i, question in enumerate(asked(order))]
     ids = order["example_id"].to_pylist()
+
+    def is_drawn(i: int) -> bool:
+        return int((i + 1) * share) > int(i * share)
+
     return [
-        frozenset(name for i, name in enumerate(ids, k) if int((i + 1) * share) > int(i * share))
+        frozenset(name for name, i in zip(ids, places, strict=True) if is_drawn(i + k))
         for k in range(count)
     ]
 

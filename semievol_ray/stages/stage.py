@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from semievol_ray.config import Config, ModelConfig, TrainingConfig
 from semievol_ray.engines import REPLIES_VERSION, resolve_engine
 from semievol_ray.model_files import model_identity
+from semievol_ray.retrieval import TEXTS_VERSION
 from semievol_ray.store import layout
 from semievol_ray.tasks import PROMPTS_VERSION
 from semievol_ray.touches import of_result
@@ -80,6 +81,16 @@ def trained_settings(config: Config, training: TrainingConfig) -> dict[str, Any]
     settings["precision"] = training.number_format
     common = {"seed": config.seed, "model": model, "training": settings}
     return common | task_settings(config)
+
+
+def retrieval_settings(config: Config) -> dict[str, Any]:
+    """What any stage that embeds examples depends on besides these."""
+    return of_result(config.retrieval) | texts_settings(config)
+
+
+def texts_settings(config: Config) -> dict[str, Any]:
+    """Which text of an example is embedded; nothing without contexts: it is the question then."""
+    return {} if config.data.columns.context is None else {"texts": TEXTS_VERSION}
 
 
 def answering_settings(config: Config) -> dict[str, Any]:

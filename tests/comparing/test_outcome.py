@@ -110,6 +110,9 @@ def test_every_arm_that_is_a_run_is_a_config(name: str) -> None:
 
 def test_an_arm_without_warm_voters_has_none() -> None:
     found = arm_config(config_with(), ARMS["no-iwp"], 0, "x")
+    # Its pseudo-answers are scored by the warm model, which the arm says.
+    assert "round-1/score" in [step.name for step in steps(found)]
+    assert "still the warm model's" in ARMS["no-iwp"].says
     assert [(c.model, c.shots) for c in found.collaborators] == [("base", n) for n in range(4)]
     assert [c.shots for c in arm_config(config_with(), ARMS["no-icp"], 0, "x").collaborators] == [
         0

@@ -8,13 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from semievol_ray import UserError
 from semievol_ray.cli import main
 from semievol_ray.comparing.outcome import Cost, Outcome, as_json
 from semievol_ray.report import accuracy, sections, write_report
-from semievol_ray.report.corpus import Bin, binned, calibration_error, look_through
+from semievol_ray.report.corpus import Bin, Corpus, Voter, binned, calibration_error, look_through
 from semievol_ray.report.examples import worth_labelling
 from semievol_ray.results import Run
 from semievol_ray.stages.run_view import RunView
@@ -52,6 +53,14 @@ def test_voters_are_left_out_one_by_one(made: Made) -> None:
         assert voter.lost == sum(b and not a for a, b in right.values())
         assert voter.changed == sum(with_it[i] != without[i] for i in with_it)
     assert corpus.vote_right == sum(vote(v) == made.truth[i] for i, v in made.votes.items())
+
+
+def test_a_voter_that_is_often_silent_is_measured_by_all_rows_as_the_vote_is() -> None:
+    some = {"sure": Voter(10, 10, right=8), "silent": Voter(10, 2, right=2)}
+    corpus = Corpus(pa.table({}), 10, 10, some, known=10, vote_right=9)
+    table = sections.voters(corpus)
+    at = table.header.index("right alone, of all rows with a known truth")
+    assert [row[at] for row in table.rows] == ["80.0\u00a0%", "20.0\u00a0%", "90.0\u00a0%"]
 
 
 def test_pairs_of_voters_agree_as_often_as_counted(made: Made) -> None:

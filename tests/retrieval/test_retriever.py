@@ -13,7 +13,15 @@ import pytest
 
 from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import ModelConfig, RetrievalConfig
-from semievol_ray.retrieval import Retriever, create_embedder, embedders
+from semievol_ray.config_file import load_config
+from semievol_ray.pipeline import steps
+from semievol_ray.retrieval import (
+    TEXTS_VERSION,
+    Retriever,
+    create_embedder,
+    embedders,
+    example_texts,
+)
 from semievol_ray.schema import EXAMPLE
 from semievol_ray.stages.retrieve import demonstrations
 
@@ -43,6 +51,17 @@ def embedder_model(name: str) -> str | None:
     return str(get_model_path())
 
 
+@pytest.mark.parametrize("name", ["model", "sentence-transformers"])
+def test_two_questions_behind_one_long_context_are_told_apart(name, tiny_model) -> None:
+    context = " ".join(f"the parcel of day {i} arrived" for i in range(200))
+    asked = ["When did the parcel of day 7 arrive?", "Who was charged twice for a lost card?"]
+    rows = [{"example_id": q, "question": q, "context": context} for q in asked]
+    config = RetrievalConfig(embedder=name, model=embedder_model(name))
+    texts = example_texts(pa.Table.from_pylist(rows, schema=EXAMPLE))
+    first, second = create_embedder(config, texts, ModelConfig(name=str(tiny_model))).embed(texts)
+    assert first @ second < 0.999
+
+
 @pytest.mark.parametrize("name", ["tfidf", "model", "sentence-transformers"])
 def test_vectors_are_unit_and_the_same_text_is_nearest(name, tiny_model) -> None:
     model = ModelConfig(name=str(tiny_model))
@@ -70,6 +89,20 @@ def test_an_example_is_never_its_own_demonstration(tiny_model) -> None:
         assert len(found) == 3  # all the labels there are, less itself
 
 
+def test_labels_that_ask_the_same_are_not_shown_to_each_other(tiny_model) -> None:
+    config, model = RetrievalConfig(k=2), ModelConfig(name=str(tiny_model))
+    table = examples([*TEXTS, *[TEXTS[0]] * 3])
+    near, _ = Retriever.build(table, config, model).nearest(table)
+    asked = dict(zip(*(table[n].to_pylist() for n in ("example_id", "question")), strict=True))
+    for own, found in zip(asked, near, strict=True):
+        assert len(found) == 2 and asked[own] not in {asked[other] for other in found}
+    # With other options it is another question.
+    options = pa.array([[str(i)] for i in range(len(table))])
+    table = table.set_column(table.schema.get_field_index("options"), "options", options)
+    near, _ = Retriever.build(table, config, model).nearest(table)
+    assert set(near[0]) < {"l4", "l5", "l6"}
+
+
 def test_a_row_of_another_file_may_have_a_labels_number(tiny_model) -> None:
     retriever = build("tfidf", ModelConfig(name=str(tiny_model)), k=1)
     found, _ = retriever.nearest(examples(["my card was charged twice, again"]))
@@ -91,7 +124,7 @@ def test_a_large_label_set_uses_an_inverted_file(tiny_model) -> None:
     config = RetrievalConfig(k=1, exact_below_rows=1000)
     retriever = Retriever.build(examples(texts), config, ModelConfig(name=str(tiny_model)))
     assert "IVF" in type(retriever.index).__name__
-    found, _ = retriever.nearest(examples(texts[:200], "u"))
+    found, _ = retriever.nearest(examples([f"{text}?" for text in texts[:200]], "u"))
     same = sum(ids[0] == f"l{i}" for i, ids in enumerate(found))
     assert same >= 190  # approximate, but near
 
@@ -144,7 +177,7 @@ def test_vectors_of_an_endpoint(tiny_model, monkeypatch) -> None:
     model = ModelConfig(name=str(tiny_model))
     config = RetrievalConfig(embedder="openai", k=2, base_url=base_url, model="x")
     retriever = Retriever.build(examples(TEXTS), config, model)
-    found, similarities = retriever.nearest(examples([TEXTS[2]], "u"))
+    found, similarities = retriever.nearest(examples([f"{TEXTS[2]}!"], "u"))
     assert found[0][0] == "l2" and similarities[0][0] == pytest.approx(1, abs=1e-6)
     # More texts than it takes at once, and one that is too long for it.
     vectors = retriever.embedder.embed([*TEXTS, "a" * 5000, "e"])
@@ -172,3 +205,29 @@ def test_a_key_that_no_request_can_carry_is_one_line(monkeypatch) -> None:
     with pytest.raises(UserError, match="EMBEDDER_KEY: holds what no key does") as caught:
         create_embedder(config, (), ModelConfig(name="none")).embed(["text"])
     assert "sk-" not in str(caught.value)
+
+
+def test_whoever_changes_what_is_embedded_beside_a_context_raises_the_version() -> None:
+    rows = [{"example_id": "a", "question": "q", "context": c} for c in ("c", None)]
+    assert example_texts(pa.Table.from_pylist(rows, schema=EXAMPLE)) == ["q\nc", "q"]
+    assert TEXTS_VERSION == 2
+
+
+def test_runs_without_contexts_stay_what_they_are() -> None:
+    def versions(columns: dict[str, str]) -> dict[str, int | None]:
+        values = {
+            "run_dir": "r",
+            "model": {"name": "m"},
+            "task": {"kind": "label"},
+            "data": {"labeled": "a", "unlabeled": "b", "columns": columns},
+            "warmup": {"shots": 1},
+            "collaborators": [{"model": "warm"}, {"model": "probe"}],
+            "selection": {"policy": "stacked"},
+            "training": {"epochs": "auto"},
+        }
+        found = steps(load_config(values))
+        return {s.name: s.settings.get("retrieval.texts") for s in found}
+
+    assert set(versions({}).values()) == {None}
+    known = {name for name, version in versions({"context": "c"}).items() if version is not None}
+    assert known == {"tune", "warmup", "retrieve", "holdout", "round-1/classifiers"}

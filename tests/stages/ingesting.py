@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from semievol_ray import load_config, pipeline
 from semievol_ray.progress import Silent
 from semievol_ray.results import Run
+from semievol_ray.schema import EXAMPLE
 from semievol_ray.stages.context import Context
 from semievol_ray.store import StageLedger
 
@@ -55,6 +56,13 @@ class Heard(Silent):
 
     def say(self, stage: str, line: str) -> None:
         self.lines.append(line)
+
+
+def labels(ids: Sequence[str], answers: Sequence[str]) -> pa.Table:
+    """Labelled examples, each with a question of its own."""
+    pairs = zip(ids, answers, strict=True)
+    rows = [{"example_id": i, "question": f"question {i}", "answer": a} for i, a in pairs]
+    return pa.Table.from_pylist(rows, schema=EXAMPLE)
 
 
 def named(locations: object) -> str | list[str]:

@@ -13,11 +13,12 @@ import pytest
 from semievol_ray import UserError
 from semievol_ray.stages import holdout
 from semievol_ray.stages.run_view import held_out_ids
+from tests.stages import ingesting
 
 
 def labels(counts: dict[str, int]) -> pa.Table:
     rows = [(f"{name}-{i}", name) for name, count in counts.items() for i in range(count)]
-    return pa.table({"example_id": [r[0] for r in rows], "answer": [r[1] for r in rows]})
+    return ingesting.labels([name for name, _ in rows], [answer for _, answer in rows])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.2, 0.5])

@@ -306,6 +306,30 @@ def test_what_is_left_out_is_said_with_its_reason(tmp_path) -> None:
         ingest(tmp_path / "same", test, unlabeled, test)
 
 
+def test_labels_that_repeat_others_under_other_ids_are_left_out(tmp_path) -> None:
+    said = [
+        ("twice", "a", 1), ("once", "b", 1), ("twice", "a", 1), ("weighed", "a", 1),
+        ("weighed", "a", 2), ("doubtful", "a", 1), ("doubtful", "b", 1), ("doubtful", "a", 1),
+    ]  # fmt: skip
+    rows = [
+        {"n": f"l{i}", "text": text, "label": label, "trust": trust}
+        for i, (text, label, trust) in enumerate(said)
+    ]
+    labeled, heard = write_csv(tmp_path / "l.csv", rows), Heard()
+    corpus = [row | {"n": f"u{i}", "text": f"asked {i // 2}"} for i, row in enumerate(rows)]
+    run = ingest(
+        tmp_path, labeled, write_csv(tmp_path / "u.csv", corpus), progress=heard,
+        columns={"question": "text", "answer": "label", "id": "n", "weight": "trust"},
+    )  # fmt: skip
+    # What disagrees, and what is weighed otherwise, is left to whoever wrote it; so is the corpus.
+    kept = [f"l{i}" for i in (0, 1, 3, 4, 5, 6, 7)]
+    assert run.examples("labeled")["example_id"].to_pylist() == kept
+    assert run.manifests[0].statistics["repeated_rows"] == {"labeled": 1, "unlabeled": 0}
+    assert "labeled: 7 rows; left out: 1 that repeat others" in heard.lines
+    (put_aside,) = run.quarantine().to_pylist()
+    assert (put_aside["row"], put_aside["reason"]) == (3, "repeats an earlier example")
+
+
 def test_a_label_that_no_row_has_is_told(tmp_path, small) -> None:
     assert labels_without_rows(["spam", "ham"], {"spam": 3, "ham": 1}) == ""
     assert labels_without_rows(["spam", "ham"], {"spam": 3}).endswith("no labelled row has 'ham'")

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from semievol_ray import UserError
-from semievol_ray.config import ModelConfig, TrainingConfig, TuningConfig
+from semievol_ray.config import ModelConfig, TrainingConfig, TuningConfig, given
 from semievol_ray.config_file import load_config
 from semievol_ray.pipeline import steps
 from semievol_ray.progress import Silent
@@ -21,7 +21,8 @@ from semievol_ray.stages.tune import Try, epochs_of, folds_of, rates_of, search
 from semievol_ray.store import RunDirectory, StageLedger
 from semievol_ray.touches import of_result
 from semievol_ray.training import Diverged
-from tests.stages.ingesting import Heard
+from semievol_ray.training.batches import total_steps
+from tests.stages.ingesting import Heard, labels
 
 AUTO = TrainingConfig(learning_rate="auto", epochs="auto")
 
@@ -81,14 +82,27 @@ def test_what_is_given_is_not_tried() -> None:
 
 
 def test_folds_hold_the_same_share_of_each_class_and_no_label_twice() -> None:
-    labeled = pa.table(
-        {"example_id": [f"e{i}" for i in range(100)], "answer": ["a"] * 60 + ["b"] * 40}
-    )
+    labeled = labels([f"e{i}" for i in range(100)], ["a"] * 60 + ["b"] * 40)
     folds = label_folds(labeled, 0.2, 3)
     assert len(frozenset().union(*folds)) == 60 == sum(map(len, folds))
     answers = dict(zip(*(labeled[c].to_pylist() for c in ("example_id", "answer")), strict=True))
     assert all(sum(answers[name] == "a" for name in fold) == 12 for fold in folds)
     assert held_out_ids(labeled, 0.2) == set(folds[0])
+
+
+def test_labels_that_ask_the_same_are_in_one_fold() -> None:
+    table = labels([f"e{i}" for i in range(100)], ["a"] * 60 + ["b"] * 40)
+    twins = {f"e{i}" for i in range(40, 80)}
+    asked = [f"of {i % 10}" if f"e{i}" in twins else f"own {i}" for i in range(100)]
+    asks_the_same = table.set_column(1, table.schema.field("question"), pa.array(asked))
+    folds = label_folds(asks_the_same, 0.2, 3)
+    for fold in folds:
+        judged = {asked[int(name[1:])] for name in fold}
+        assert fold == {f"e{i}" for i in range(100) if asked[i] in judged}
+    assert len(frozenset().union(*folds)) == sum(map(len, folds))
+    # The other labels are where they are without them.
+    before = label_folds(table, 0.2, 3)
+    assert [fold - twins for fold in folds] == [fold - twins for fold in before]
 
 
 def test_a_run_has_the_stage_only_where_something_is_left_to_the_labels() -> None:
@@ -121,7 +135,7 @@ def view_of(tmp_path, **sections: Any) -> RunView:
 
 @pytest.mark.parametrize(
     ("examples", "epochs"),
-    [(None, 12), (100, 12), (200, 6), (300, 4), (400, 3), (10**6, 3)],
+    [(None, 12), (104, 12), (208, 6), (312, 4), (416, 3), (10**6, 3)],
 )
 def test_an_evolution_takes_the_labels_steps_and_three_epochs_at_least(
     tmp_path, examples: int | None, epochs: float
@@ -130,6 +144,26 @@ def test_an_evolution_takes_the_labels_steps_and_three_epochs_at_least(
     found = view.training_for("evolve", examples)
     assert (found.learning_rate, found.epochs) == (3e-4, epochs)
     assert view.training_for("warmup", examples).epochs == 12
+
+
+@pytest.mark.parametrize(("batch", "examples"), [(64, 10), (64, 70), (8, 200), (8, 101)])
+def test_an_evolution_takes_as_many_steps_where_batches_are_not_full(
+    tmp_path, batch: int, examples: int
+) -> None:
+    training = {"learning_rate": "auto", "epochs": "auto", "global_batch_size": batch}
+    view = view_of(tmp_path, training=training)
+    epochs = given(view.training_for("evolve", examples).epochs)
+    assert total_steps(examples, batch, epochs) == total_steps(100, batch, 12.0)
+
+
+def test_an_evolution_of_larger_batches_takes_as_many_of_them(tmp_path) -> None:
+    view = view_of(
+        tmp_path,
+        training={"learning_rate": "auto", "epochs": "auto"},
+        evolve={"training": {"global_batch_size": 32}},
+    )
+    epochs = given(view.training_for("evolve", 200).epochs)
+    assert total_steps(200, 32, epochs) == total_steps(100, 8, 12.0)
 
 
 def test_what_one_stage_is_given_stays(tmp_path) -> None:
@@ -204,7 +238,7 @@ def test_labels_that_judge_later_choose_nothing(tmp_path, monkeypatch) -> None:
         iteration={"guard": True},
     )
     ids = frozenset(f"e{i}" for i in range(50))
-    labeled = pa.table({"example_id": sorted(ids), "answer": ["a"] * 50})
+    labeled = labels(sorted(ids), ["a"] * 50)
     context: Any = SimpleNamespace(
         config=view.config, labeled=labeled, held_out=held_out_ids(labeled, 0.2),
         folder=lambda name: name, progress=Silent(), run=SimpleNamespace(),
@@ -223,7 +257,7 @@ def test_a_search_without_a_right_answer_says_so(tmp_path, monkeypatch, right: f
         tune._Judge, "__call__", lambda _, rate, number: Try(rate, number, right, 1 / number)
     )
     view, heard = view_of(tmp_path, training={"epochs": "auto"}), Heard()
-    labeled = pa.table({"example_id": [f"e{i}" for i in range(50)], "answer": ["a"] * 50})
+    labeled = labels([f"e{i}" for i in range(50)], ["a"] * 50)
     context: Any = SimpleNamespace(
         config=view.config, labeled=labeled, held_out=frozenset(),
         folder=lambda name: name, progress=heard, run=SimpleNamespace(),
@@ -244,7 +278,7 @@ def test_a_model_that_has_learnt_no_more_than_the_most_frequent_answer_is_told(
     )
     view, heard = view_of(tmp_path, training={"epochs": "auto"}), Heard()
     answers = ["a"] * 100 + ["b"] * 60 + ["c"] * 40
-    labeled = pa.table({"example_id": [f"e{i}" for i in range(200)], "answer": answers})
+    labeled = labels([f"e{i}" for i in range(200)], answers)
     context: Any = SimpleNamespace(
         config=view.config, labeled=labeled, held_out=frozenset(),
         folder=lambda name: name, progress=heard, run=SimpleNamespace(),
