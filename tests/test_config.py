@@ -106,18 +106,6 @@ def test_upstream_preset_lies_under_what_the_user_wrote() -> None:
             "warm-3: a run that continues another trains no warm-up",
         ),
         (
-            {"selection": {"policy": "risk"}, "iteration": {"rounds": 2}},
-            "risk promises of the voters that answered the held-out labels",
-        ),
-        (
-            {"selection": {"policy": "risk"}, "continues": "runs/zero"},
-            "it takes iteration.rounds: 1, and no continues",
-        ),
-        (
-            {"continues": "runs/zero", "iteration": {"guard": True}},
-            "iteration.guard: the model that this run continues from has learnt the labels",
-        ),
-        (
             {"models": {"warm-2": {"name": "m"}}},
             "models: warm-2 is the name of a warm-up; choose another",
         ),

@@ -153,11 +153,6 @@ class SelectionConfig(Section):
         """Whether the voters have to answer labels that they were not trained on."""
         return POLICIES[self.policy].calibrates
 
-    @property
-    def promises(self) -> bool:
-        """Whether that is a promise of those very voters, and of no later round's."""
-        return POLICIES[self.policy].promises
-
     @field_validator("percentile")
     @classmethod
     def _in_range(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:

@@ -192,17 +192,6 @@ class Config(Section):
                 f"collaborators: warm-{self.warmups}: a run that continues another trains no "
                 "warm-up; warm is the model that labels"
             )
-        if self.selection.promises and (self.iteration.rounds > 1 or self.continues is not None):
-            raise ValueError(
-                f"selection.policy: {self.selection.policy} promises of the voters that answered "
-                "the held-out labels, and of no later round's, nor of what an earlier run taught: "
-                "it takes iteration.rounds: 1, and no continues"
-            )
-        if self.iteration.guard and self.continues is not None:
-            raise ValueError(
-                "iteration.guard: the model that this run continues from has learnt the labels "
-                "that would judge it; leave guard or continues out"
-            )
         named = [name for name in self.models if warm_number(name)]
         if named:
             raise ValueError(f"models: {named[0]} is the name of a warm-up; choose another")

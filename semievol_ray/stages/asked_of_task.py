@@ -13,7 +13,7 @@ from semievol_ray.engines.classifier_engine import check_learnable
 from semievol_ray.errors import UserError
 from semievol_ray.selection import extract_answers
 from semievol_ray.selection.policies import POLICIES
-from semievol_ray.stages.facts import check_policy
+from semievol_ray.stages.facts import check_policy, check_promise
 from semievol_ray.stages.run_view import held_out_ids, labels_without
 from semievol_ray.tasks import Task
 
@@ -28,6 +28,13 @@ _STAGES: tuple[Literal["warmup", "evolve"], ...] = ("warmup", "evolve")
 def check_asked(config: Config, task: Task) -> None:
     """Raise UserError where a policy, a collaborator or a reference cannot be had of the task."""
     check_policy(config.selection, task, config.generation.score_options)
+    continues = config.continues is not None
+    check_promise(config.selection, config.iteration.rounds, continues=continues)
+    if config.iteration.guard and continues:
+        raise UserError(
+            "iteration.guard: the model that this run continues from has learnt the labels that "
+            "would judge it; leave guard or continues out"
+        )
     if config.evolve.soft_targets and not POLICIES[config.selection.policy].reads_options:
         knowing = ", ".join(name for name, policy in POLICIES.items() if policy.reads_options)
         raise UserError(

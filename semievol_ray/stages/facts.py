@@ -34,9 +34,21 @@ def check_policy(selection: SelectionConfig, task: Task, scores_options: bool) -
         )
 
 
+def check_promise(selection: SelectionConfig, rounds: int, *, continues: bool) -> None:
+    """Raise UserError where a policy's promise would be of other voters than it was found on."""
+    if POLICIES[selection.policy].promises and (rounds > 1 or continues):
+        raise UserError(
+            f"selection.policy: {selection.policy} promises of the voters that answered the "
+            "held-out labels, and of no later round's, nor of what an earlier run taught: it takes "
+            "iteration.rounds: 1, and no continues"
+        )
+
+
 def policy_of(facts: RunFacts, selection: SelectionConfig) -> Policy:
     """The policy of a config, with what it needs of the run. Raises UserError where that lacks."""
     check_policy(selection, facts.view.task, facts.view.config.generation.score_options)
+    continues = facts.view.config.continues is not None
+    check_promise(selection, facts.round_number, continues=continues)
     settings = {
         "percentile": selection.percentile_of(facts.round_number),
         "percentile_over": selection.percentile_over,

@@ -23,11 +23,12 @@ def ingest(tmp_path: Path, labeled, unlabeled, test=None, **sections) -> Run:
     """Run ingest on some files.
 
     Keywords are settings of `data`, or `task`, `run_dir`, `redo`, `progress`, `collaborators`,
-    `continues`, `generation`, `selection`, `evaluation`, `evolve`, `training`.
+    `continues`, `generation`, `selection`, `evaluation`, `evolve`, `training`, `iteration`.
     """
     redo, progress = sections.pop("redo", None), sections.pop("progress", None)
     above = (
         "collaborators", "continues", "generation", "selection", "evaluation", "evolve", "training",
+        "iteration",
     )  # fmt: skip
     others = {k: sections.pop(k) for k in above if k in sections}
     config = load_config(

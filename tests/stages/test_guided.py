@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from semievol_ray import UserError
+from semievol_ray import UserError, load_config
 from semievol_ray.config import ModelConfig, TaskConfig
 from semievol_ray.engines import Request, Sampling
 from semievol_ray.engines.transformers_engine import TransformersEngine
 from semievol_ray.stages.answering import ResolvedCollaborator, ShardJob, ask
+from semievol_ray.stages.asked_of_task import check_asked
 from semievol_ray.store import RunDirectory
 from semievol_ray.tasks import Task
 from tests.engines.asking import options
@@ -60,6 +61,11 @@ def test_every_response_of_a_guided_voter_is_a_label(tiny_model, tmp_path, score
              "generation": {"score_options": False}},
             "policy: risk needs generation.score_options",
         ),
+        (
+            {"task": {"kind": "label"}, "selection": {"policy": "risk"},
+             "iteration": {"rounds": 2}},
+            "risk promises of the voters that answered the held-out labels",
+        ),
     ],
 )  # fmt: skip
 def test_what_needs_options_is_refused_before_anything_is_paid_for(
@@ -90,3 +96,20 @@ def test_an_adapter_that_is_not_served_is_refused_before_it_is_trained(
         ingest(tmp_path, *files, **sections)
     monkeypatch.setattr("semievol_ray.engines.importlib.util.find_spec", lambda name: None)
     ingest(tmp_path, *files, **sections)
+
+
+@pytest.mark.parametrize(
+    ("sections", "said"),
+    [
+        ({"selection": {"policy": "risk"}}, "it takes iteration.rounds: 1, and no continues"),
+        ({"iteration": {"guard": True}}, "the model that this run continues from has learnt"),
+    ],
+)
+def test_what_an_earlier_run_taught_is_judged_by_no_label(sections, said) -> None:
+    task = {"kind": "label", "labels": ["a", "b"]}
+    config = load_config(
+        {"run_dir": "run", "continues": "earlier", "model": {"name": "m"}, "task": task,
+         "data": {"labeled": "l.csv", "unlabeled": "u.csv"}} | sections
+    )  # fmt: skip
+    with pytest.raises(UserError, match=said):
+        check_asked(config, Task.from_config(config.task))
