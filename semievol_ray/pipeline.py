@@ -33,9 +33,11 @@ from semievol_ray.stages import (
     warmup,
 )
 from semievol_ray.stages.along import Along
+from semievol_ray.stages.asked_of_task import check_asked
 from semievol_ray.stages.context import Context
 from semievol_ray.steps import Step, find, input_fingerprints, plan
 from semievol_ray.store import Lease, Manifest, RunDirectory, StageLedger, layout
+from semievol_ray.tasks import Task
 
 FIRST = (
     ingest.STAGE, tune.STAGE, warmup.STAGE, retrieve.STAGE, holdout.STAGE, calibrate.STAGE,
@@ -81,6 +83,9 @@ def run(
         shown = LiveProgress(directory, progress or Silent(), lease.check)
         context = Context(config, directory, StageLedger(directory, lease.check), shown)
         dropped = plan(context, order, first_redone)
+        if dropped or not all(context.ledger.is_done(step.name) for step in order[: last + 1]):
+            # Also of a run that was begun under other settings, or by another version.
+            check_asked(config, Task.from_config(config.task))
         # From the last to the first: killed on the way, what is left is a shorter run.
         for step in reversed(dropped):
             context.ledger.drop(step.name)

@@ -88,8 +88,8 @@ def contradicted(p: Probabilities, gold: NDArray[np.intp]) -> NDArray[np.intp]:
     rows, classes = np.arange(len(gold)), p.shape[1]
     counts = np.bincount(gold, minlength=classes)
     totals = np.bincount(gold, weights=p[rows, gold], minlength=classes)
-    # Nobody can name a class that none of its labels' classifiers had seen: it is no one's.
-    known = totals > 0
+    # Who is asked about the only label of a class has not seen that class.
+    known = counts > 1
     thresholds = np.where(known, totals / np.maximum(counts, 1), np.inf)
     reached = np.where(p >= thresholds, p, -1.0)
     sure = (reached.max(axis=1) >= 0) & known[gold]

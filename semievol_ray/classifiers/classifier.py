@@ -70,7 +70,7 @@ class Classifier:
     def probabilities(self, questions: Sequence[str]) -> Probabilities:
         """[questions, classes], float64; a question's context, if any, is on the lines after it.
 
-        Of one that a version before 0.17 kept it is on those before it: so it was fitted.
+        Of one that a version before 0.18 kept it is on those before it: so it was fitted.
         """
         if not questions:
             return np.zeros((0, len(self.classes)))

@@ -32,6 +32,7 @@ from semievol_ray.config.run import (
 )
 from semievol_ray.config.section import Section, Tokens, given
 from semievol_ray.config.training import (
+    SERVED_BY_VLLM,
     AdapterVariant,
     EvolveConfig,
     LoraConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "CLASSIFIERS",
     "ENGINES",
     "PRESETS",
+    "SERVED_BY_VLLM",
     "AdapterVariant",
     "Budget",
     "CalibrationConfig",

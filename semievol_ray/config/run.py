@@ -24,7 +24,13 @@ from semievol_ray.config.models import (
     with_names,
 )
 from semievol_ray.config.section import Section
-from semievol_ray.config.training import EvolveConfig, TrainingConfig, TuningConfig, WarmupConfig
+from semievol_ray.config.training import (
+    SERVED_BY_VLLM,
+    EvolveConfig,
+    TrainingConfig,
+    TuningConfig,
+    WarmupConfig,
+)
 from semievol_ray.credentials import find_written_out, referred
 from semievol_ray.touches import Added, Place
 from semievol_ray.validation import merge, one_line
@@ -207,7 +213,7 @@ class Config(Section):
             )
         for training in (warm, evolved):
             variant = training.lora.variant
-            served = training.method == "full" or variant in ("lora", "rslora")
+            served = training.method == "full" or variant in SERVED_BY_VLLM
             if self.model.engine == "vllm" and not served:
                 raise ValueError(
                     f"training.lora.variant: vllm serves lora and rslora, not {variant}; choose "

@@ -15,6 +15,7 @@ AdapterVariant = Literal[
     "lora", "rslora", "dora", "boft", "c3a", "delora", "fourierft", "gralora", "hira", "hra",
     "ia3", "ln_tuning", "loha", "lokr", "miss", "oft", "randlora", "shira", "vera", "waveft",
 ]  # fmt: skip
+SERVED_BY_VLLM = ("lora", "rslora")
 # peft 0.21 looks into weights that ZeRO-3 has partitioned away when it builds these.
 _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
@@ -30,7 +31,7 @@ Optimizer = Literal[
 class LoraConfig(Section):
     """Shape of the peft adapter: LoRA, or another that peft has by name.
 
-    vLLM serves lora and rslora; the others once they are merged (`semievol merge`).
+    vLLM serves SERVED_BY_VLLM; the others once they are merged (`semievol merge`).
     """
 
     rank: int = Field(16, gt=0, description="of lora, rslora and dora, as alpha and dropout are")

@@ -64,7 +64,8 @@ class ClassifierEngine(Engine):
     ) -> Row:
         logprobs = self._of_classes(request, probabilities).tolist()
         best = max(range(len(logprobs)), key=logprobs.__getitem__)
-        text = candidates[best].strip()
+        # Where nothing speaks for one of them, the first is no answer.
+        text = "" if min(logprobs) == max(logprobs) else candidates[best].strip()
         said = {"text": text, "finish_reason": "stop", "prompt_tokens": 0, "tokens": 1,
                 "token_logprobs": [logprobs[best]]}  # fmt: skip
         return said, logprobs

@@ -251,7 +251,12 @@ def _until_its_end(answer: str, tokens: _Tokens) -> _Tokens:
 
 def _changes(sampling: Sampling) -> dict[str, Any]:
     """What is asked beyond the usual: a server that does not know it may refuse it."""
-    plain = Sampling(sampling.temperature, sampling.top_p, sampling.max_tokens)
+    plain = Sampling(
+        sampling.temperature,
+        sampling.top_p,
+        sampling.max_tokens,
+        least_tokens=sampling.least_tokens,
+    )
     changed = {
         field.name: getattr(sampling, field.name)
         for field in fields(sampling)

@@ -93,8 +93,9 @@ class Sampling:
     repetition_penalty: float = 1.0
     # A response ends before the first of these texts.
     stop: tuple[str, ...] = ()
-    # A prompt that leaves room for fewer is too long; null: for fewer than `max_tokens`.
-    least_tokens: int | None = None
+    # A prompt that leaves room for fewer is too long; null: for fewer than `max_tokens`. Not in the
+    # names of paid replies: an endpoint is not told.
+    least_tokens: int | None = field(default=None, repr=False)
 
     @property
     def needed_tokens(self) -> int:

@@ -7,8 +7,10 @@ what all of them open with once for the batch.
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 from semievol_ray.config import ModelConfig
@@ -155,7 +157,7 @@ class TransformersEngine(Engine):
             if len(ids) + max(written, max(map(len, tails[i]), default=0)) <= self.max_model_len
         ]
         self.answered += len(requests) - len(fits)
-        for part in self._batches(fits, prompts):
+        for part in self._batches(fits, prompts, 0 if sampling is None else sampling.max_tokens):
             self.beats += 1
             ids = [prompts[i] for i in part]
             prefix = self._prefill(ids)
@@ -180,11 +182,23 @@ class TransformersEngine(Engine):
             self.answered += len(part)
         return Replies.of(batch, zip(rows, scores, strict=True))
 
-    def _batches(self, indices: list[int], prompts: list[list[int]]) -> Iterator[list[int]]:
-        """Indices in batches of like lengths, so that little of a batch is padding."""
+    def _batches(
+        self, indices: list[int], prompts: list[list[int]], tokens: int
+    ) -> Iterator[list[int]]:
+        """Indices in batches of like lengths, so that little of a batch is padding.
+
+        Prompts that leave room for fewer than `tokens` are in batches of one length: with shorter
+        ones, whose responses go on, they would outgrow the window.
+        """
         ordered = sorted(indices, key=lambda i: (len(prompts[i]), i))
-        for start in range(0, len(ordered), self.batch_rows):
-            yield ordered[start : start + self.batch_rows]
+        free = bisect_right(
+            ordered, self.max_model_len - tokens, key=lambda i: len(prompts[i])
+        )  # fmt: skip
+        like = [ordered[:free]]
+        like += [list(same) for _, same in groupby(ordered[free:], key=lambda i: len(prompts[i]))]
+        for part in like:
+            for start in range(0, len(part), self.batch_rows):
+                yield part[start : start + self.batch_rows]
 
     # -- generation --------------------------------------------------------------------------------
 
@@ -216,8 +230,7 @@ class TransformersEngine(Engine):
                 if step + 1 == sampling.max_tokens or not any(r.is_open for r in responses):
                     break
                 mask = torch.cat([mask, mask.new_ones(len(responses), 1)], dim=1)
-                # A response that has ended is carried on with the others: it has no more places.
-                positions = (positions + 1).clamp(max=self.max_model_len - 1)
+                positions = positions + 1
                 out = self.model(
                     input_ids=token[:, None],
                     attention_mask=mask,

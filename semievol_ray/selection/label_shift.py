@@ -11,6 +11,8 @@ import pyarrow as pa
 _MOST_STEPS, _NEAR = 200, 1e-6
 # Samples as even as that are one in a hundred, at most.
 _HARDLY_EVER = 0.01
+# Classes of which fewer labels are expected say nothing of how biased voters are.
+_FEWEST_EXPECTED = 0.1
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
@@ -43,12 +45,14 @@ def shrunk_prior(counts: Sequence[int], distributions: pa.ListArray) -> Floats:
     pooled = (labels + rows * shares) / (labels.sum() + rows)
     labels *= rows / (rows + labels.sum())
     expected, by_chance = labels.sum() * shares, labels.sum() * pooled
-    # What hardly any label is expected of would outweigh all else by chance.
-    scale = np.maximum(by_chance, 1.0)
+    # A class that hardly any label is expected of would outweigh all others, and tells of itself.
+    heard = expected >= _FEWEST_EXPECTED
+    scale = np.where(heard, np.maximum(by_chance, 1.0), np.inf)
     scatter = ((labels - expected) ** 2 / scale).sum()
     variance = by_chance * (1 - pooled)
-    # Of Poisson counts; one standard deviation is given to chance, too: nothing is aligned lightly.
-    deviation = np.sqrt(((2 * variance**2 + variance) / scale**2).sum())
+    # One standard deviation of the scatter is given to chance, too: nothing is aligned lightly.
+    squares = (by_chance * pooled / scale).sum() ** 2 - ((by_chance * pooled / scale) ** 2).sum()
+    deviation = np.sqrt(2 * squares + ((2 * variance**2 + variance) / scale**2).sum())
     beyond_chance = scatter - (variance / scale).sum() - deviation
     room = (expected**2 * (1 - 2 * shares + (shares**2).sum()) / scale).sum()
     if beyond_chance <= 0 or room <= 0:

@@ -177,21 +177,26 @@ def _look_by_class(parts: Iterable[Keys], bits: int) -> tuple[Keys, Counts, int]
     """Each key that occurs, sorted, how often, and 0; of too many, the same without so many bits,
     and how many these are."""
     values, counts = np.empty(0, np.uint64), np.empty(0, np.int64)
-    kept: list[Keys] = []
-    total = 0
+    kept: list[Keys] = [values]
+    total = held = 0
     for keys in parts:
-        total += len(keys)
+        total, held = total + len(keys), held + len(keys)
         kept.append(keys)
-        if total > MOST_KEYS:
-            known = np.unique(np.concatenate(kept) >> np.uint64(bits), return_counts=True)
-            kept = []
-            both = np.concatenate([values, known[0]])
-            values, places = np.unique(both, return_inverse=True)
-            weights = np.concatenate([counts, known[1]])
-            counts = np.bincount(places, weights).astype(np.int64)
-    if total > MOST_KEYS:
-        return values, counts, bits
-    return *np.unique(np.concatenate([values, *kept]), return_counts=True), 0
+        if total > MOST_KEYS and held > MOST_KEYS // 4:  # not at every shard: it takes its time
+            values, counts = _added(values, counts, np.concatenate(kept) >> np.uint64(bits))
+            kept, held = [], 0
+    if total <= MOST_KEYS:
+        return *np.unique(np.concatenate(kept), return_counts=True), 0
+    if kept:
+        values, counts = _added(values, counts, np.concatenate(kept) >> np.uint64(bits))
+    return values, counts, bits
+
+
+def _added(values: Keys, counts: Counts, more: Keys) -> tuple[Keys, Counts]:
+    """Sorted values and how often each is there, with some more."""
+    new, times = np.unique(more, return_counts=True)
+    found, places = np.unique(np.concatenate([values, new]), return_inverse=True)
+    return found, np.bincount(places, np.concatenate([counts, times])).astype(np.int64)
 
 
 def last_ties(

@@ -7,7 +7,7 @@ counts travel back to the driver.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -35,7 +35,7 @@ from semievol_ray.stages.limits import fit_window
 from semievol_ray.stages.rendering import make_request, scored
 from semievol_ray.stages.run_view import ModelRef, selected_answers
 from semievol_ray.store import RunDirectory, layout
-from semievol_ray.tasks import BETWEEN_TURNS, PromptRenderer, Task
+from semievol_ray.tasks import PromptRenderer, Task
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class ResolvedCollaborator:
         kwargs, tokens = thinking_of(as_asked, model.base)
         if model.was_trained:
             tokens = 0
-        sampling = replace(sampling, max_tokens=sampling.max_tokens + tokens)
+        least = None if sampling.least_tokens is None else sampling.least_tokens + tokens
+        sampling = replace(sampling, max_tokens=sampling.max_tokens + tokens, least_tokens=least)
         return cls(
             name,
             model.base,
@@ -101,6 +102,8 @@ class ShardJob:
     neighbours: str | None = None
     # Folders of selections of earlier rounds: rows that they settled are not answered again.
     settled_by: tuple[str, ...] = ()
+    # In plain text: what comes after an answer that is shown; null: answers hold it themselves.
+    turn_end: str | None = None
 
 
 async def answer_shard(engine: Engine, job: ShardJob, pair: tuple[str, str]) -> tuple[str, Counts]:
@@ -161,7 +164,7 @@ async def _answer(
         dropped += min(voter.shots, len(demonstrations)) - shots
         requests.append(request)
     requests = with_questions(requests, job.task, voter.base, examples)
-    voter = ending_its_turn(voter, renderer, shown)
+    voter = ending_its_turn(job, voter, renderer)
     generated, scores = await ask(engine, job, voter, rows, requests)
     if voter.pmi and scores is not None and rows:
         adapter = None if voter.adapter is None else job.run.localise(voter.adapter)
@@ -203,20 +206,18 @@ def renderer_for(engine: Engine, task: Task, voter: ResolvedCollaborator) -> Pro
 
 
 def ending_its_turn(
-    voter: ResolvedCollaborator,
-    renderer: PromptRenderer,
-    shown: Iterable[Sequence[Mapping[str, Any]]],
+    job: ShardJob, voter: ResolvedCollaborator, renderer: PromptRenderer
 ) -> ResolvedCollaborator:
     """The voter, whose response ends where it would go on with a next example of its own.
 
     Of demonstrations in plain text a model that was not trained on them learns that after an answer
-    comes the next question. Where a label holds a blank line itself nothing tells the two apart.
+    comes the next question. A thought has blank lines of its own.
     """
-    if renderer.tokenizer is None or renderer.chat or not voter.shots:
+    if renderer.tokenizer is None or renderer.chat or voter.thinks:
         return voter
-    if any(BETWEEN_TURNS in one["answer"] for near in shown for one in near):
+    if job.turn_end is None or not voter.shots:
         return voter
-    stop = (*voter.sampling.stop, BETWEEN_TURNS)
+    stop = (*voter.sampling.stop, job.turn_end)
     return replace(voter, sampling=replace(voter.sampling, stop=stop))
 
 

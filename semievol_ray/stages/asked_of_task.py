@@ -7,7 +7,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from semievol_ray.config import Config, TrainingConfig
+from semievol_ray.config import SERVED_BY_VLLM, Config, TrainingConfig
 from semievol_ray.engines import resolve_engine
 from semievol_ray.engines.classifier_engine import check_learnable
 from semievol_ray.errors import UserError
@@ -76,7 +76,7 @@ def _check_served(config: Config, training: TrainingConfig) -> None:
         return
     lora = training.lora
     asked = f"training.lora.variant: {lora.variant}"
-    if lora.variant in ("lora", "rslora"):
+    if lora.variant in SERVED_BY_VLLM:
         options = [name for name in _NOT_SERVED if lora.options.get(name)]
         if not options:
             return

@@ -39,6 +39,7 @@ def run(context: Context, _: int) -> Outcome:
             context.task.is_closed,
             tuple(context.shards("labeled")),
             neighbours,
+            turn_end=context.turn_end,
         )
         shards = Shards(context.run, sources, f"{folder}/part-{number}", responses=len(voters))
         work = context.map(CALIBRATE, voters[0].base, answer_shard, shards.missing, job)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from semievol_ray.config import Config
+from semievol_ray.config import Collaborator, Config
 from semievol_ray.engines import Engine, Sampling
 from semievol_ray.stages.along import Along
 from semievol_ray.stages.answering import (
@@ -195,6 +195,7 @@ def _job(
         tuple(context.shards("labeled")),
         context.neighbours("unlabeled"),
         tuple(context.folder(layout.round_stage(number, "select")) for number in earlier),
+        turn_end=context.turn_end,
     )
 
 
@@ -203,7 +204,7 @@ def voters(context: Context, model_of: Callable[[str], ModelRef]) -> list[Resolv
     found = []
     for collaborator in context.config.collaborators:
         model = model_of(collaborator.model)
-        names = {field.name for field in fields(Sampling)} - {"max_tokens"}
+        names = {field.name for field in fields(Sampling)} & Collaborator.model_fields.keys()
         chosen = {name: getattr(collaborator, name) for name in names}
         limit = response_tokens(context, model, context.config.generation.max_tokens)
         sampling = Sampling(max_tokens=limit, **chosen)

@@ -43,7 +43,6 @@ from semievol_ray.sources import (
 from semievol_ray.sources.planner import estimate_rows, plan_shard_rows
 from semievol_ray.stages import tally
 from semievol_ray.stages.asked_of_task import (
-    check_asked,
     check_labels,
     check_spellings,
     check_test_answers,
@@ -132,7 +131,6 @@ def run(context: Context, _: int) -> Outcome:
     """
     config, files = context.config, sources(context.config)
     task = Task.from_config(config.task)
-    check_asked(config, task)
     if task.labels is not None:
         check_spellings(task)
     earlier = None if config.continues is None else Earlier.of(config)

@@ -37,6 +37,9 @@ from semievol_ray.stages.run_view import ModelRef
 from semievol_ray.stages.shards import Shards
 from semievol_ray.tasks import Task
 
+# What ends a response, where the model does not.
+_LIMITS = "evaluation.max_tokens, or model.max_model_len where a prompt leaves it less"
+
 
 def folder_of(model: str) -> str:
     """Where a compared model's predictions lie, within a stage's folder."""
@@ -73,7 +76,7 @@ def predict(
     work = context.map(stage, model.base, predict_shard, shards.missing, job, closed)
     for counts in shards.recording(work):
         context.progress.advance(stage, counts.rows, counts.tokens)
-    tell_cut_off(context.progress, f"{stage} {name}", shards.total, "evaluation.max_tokens")
+    tell_cut_off(context.progress, f"{stage} {name}", shards.total, _LIMITS)
     tell_lost(context.progress, f"{stage} {name}", shards.total)
     tell_dropped(context.progress, f"{stage} {name}", shards.total)
     return {target: context.run.read_table(target) for target in shards.outputs()}
@@ -101,7 +104,7 @@ async def predict_shard(
         request, shots = fit_request(engine, renderer, task, row, shown, seed, voter.sampling)
         dropped += len(shown) - shots
         requests.append(request)
-    voter = ending_its_turn(voter, renderer, near)
+    voter = ending_its_turn(job, voter, renderer)
     requests = with_questions(requests, task, voter.base, examples)
     with keeping_paid_replies(engine, job.run, target) as asked:
         if closed:
@@ -169,6 +172,7 @@ def _job(context: Context, name: str, model: ModelRef, neighbours: str | None) -
         score_options=False,
         labeled_shards=tuple(context.shards("labeled")),
         neighbours=neighbours if evaluation.shots else None,
+        turn_end=context.turn_end,
     )
 
 

@@ -24,7 +24,7 @@ from semievol_ray.ray_session import most_gpus
 from semievol_ray.retrieval import Asked, asked
 from semievol_ray.selection import hash_ids
 from semievol_ray.store import RunDirectory, StageLedger, layout
-from semievol_ray.tasks import Task
+from semievol_ray.tasks import BETWEEN_TURNS, Task
 
 # The stage that compares a round's model with the one before it.
 GUARD = "guard"
@@ -120,8 +120,24 @@ class RunView:
 
     @cached_property
     def held_out(self) -> set[str]:
-        """Ids of the labels that are held out to judge voters by."""
-        return held_out_ids(self.labeled, self.config.calibration.share)
+        """Ids of the labels that are held out to judge voters by.
+
+        Once a model has been trained without them they are those, whatever is drawn today.
+        """
+        done = self.ledger.get("holdout")
+        if done is None or done.state != "done":
+            return held_out_ids(self.labeled, self.config.calibration.share)
+        learnt = [name for name in done.outputs if "/examples/labeled/" in name]
+        known = (self.run.read_table(name, ["example_id"])["example_id"] for name in learnt)
+        return set(self.labeled["example_id"].to_pylist()).difference(
+            *(k.to_pylist() for k in known)
+        )
+
+    @cached_property
+    def turn_end(self) -> str | None:
+        """What ends an answer in plain text behind others; null where a label holds it itself."""
+        answers = self.labeled["answer"].to_pylist()
+        return None if any(BETWEEN_TURNS in answer for answer in answers) else BETWEEN_TURNS
 
     def true_answers(self, shard: str, ids: pa.Array) -> pa.Array:
         """Answers that the user's file held of an unlabelled shard's rows; null where it held none.
@@ -292,8 +308,8 @@ def labels_without(labeled: pa.Table, ids: Collection[str]) -> pa.Table:
 def label_folds(labeled: pa.Table, share: float, count: int) -> list[frozenset[str]]:
     """Ids of labels in `count` folds: of each the same share of each class, drawn by hash.
 
-    Labels that ask the same, with other answers, are in the same folds: one is no judge of what has
-    learnt another.
+    Labels that ask the same, with other answers, are in the same folds, whatever the shares come
+    to: one is no judge of what has learnt another.
     """
     order = labeled.append_column("hash", hash_ids(labeled["example_id"])).sort_by(
         [("answer", "ascending"), ("hash", "ascending")]

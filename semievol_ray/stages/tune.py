@@ -34,6 +34,8 @@ NAME = layout.TUNE
 RATES = {"lora": (1e-4, 3e-4, 1e-3), "full": (1e-5, 3e-5, 1e-4)}
 # Labels that make a judgement: as many folds as hold so many, up to the most.
 _ENOUGH, _MOST_FOLDS = 100, 3
+# Characters of an answer.
+_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,14 @@ def _no_better_than_one_answer(
     if share == 1 or binomtest(right, len(judged), share, "greater").pvalue < 0.05:
         return None
     return (
-        f"the answer {most['values']!r} to every question would have {100 * share:.1f} % of them "
-        "right, and so many are hardly more: the task is not learnt, and what such a model says of "
-        "the corpus is worth little; more labels, or another model, come before generation"
+        f"the answer {_shortened(most['values'])!r} to every question would have "
+        f"{100 * share:.1f} % of them right, and so few labels do not show that this is more: "
+        "before generation is paid for, see whether the task is learnt (more labels, another model)"
     )
+
+
+def _shortened(answer: str) -> str:
+    return answer if len(answer) <= _SHOWN else f"{answer[:_SHOWN]}…"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from semievol_ray import SemiEvolError, UserError
 from semievol_ray.config import ModelConfig
 from semievol_ray.engines import Batch, Request, Sampling
-from semievol_ray.engines.openai_engine import OpenAIEngine
+from semievol_ray.engines.openai_engine import OpenAIEngine, _changes
 from semievol_ray.engines.paid_replies import keeping_paid_replies
 from semievol_ray.store import RunDirectory
 from tests.engines.asking import generate, options, score_all
@@ -168,3 +168,10 @@ def test_requests_keep_to_the_rate(model) -> None:
 
     # Six requests a tenth of a second apart: no machine is so fast that it takes less.
     assert asyncio.run(ask_slowly()) >= 0.5
+
+
+def test_what_a_prompt_must_leave_room_for_is_no_endpoint_s_affair() -> None:
+    least, plain = Sampling(0, 1, 1000, least_tokens=16), Sampling(0, 1, 1000)
+    assert _changes(least) == {}
+    # Replies that were paid for are known by how they were asked.
+    assert repr(least) == repr(plain)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTNeoForCausalLM
 
 from semievol_ray import UserError
 from semievol_ray.config import ModelConfig
@@ -289,6 +289,28 @@ def test_a_prompt_that_leaves_room_for_an_answer_is_answered(engine, reference) 
     # Too little is none.
     least = replace(sampling, least_tokens=room + 1)
     assert asyncio.run(generate(engine, asked, least)).to_pylist()[0]["text"] is None
+
+
+def test_a_response_with_little_room_outgrows_no_window(tiny_model, tmp_path) -> None:
+    # Beside a shorter prompt it would: GPT-Neo's masks end where its positions do.
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = GPTNeoConfig(
+        vocab_size=len(tokenizer), hidden_size=16, num_layers=2, num_heads=2,
+        attention_types=[[["global"], 2]], max_position_embeddings=64,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    GPTNeoForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    engine = TransformersEngine(ModelConfig(name=str(tmp_path), engine="transformers"), options())
+    ids = tokenizer("word " * 100)["input_ids"][:58]
+    prompts = [tokenizer.decode(ids, skip_special_tokens=True), "my", PROMPTS[1]]
+    sampling = Sampling(1, 1, 30, least_tokens=2)
+    together = asyncio.run(generate(engine, requests(prompts), sampling)).to_pylist()
+    room = 64 - len(tokenizer(prompts[0])["input_ids"])
+    assert 2 <= together[0]["tokens"] <= room < 30
+    alone = asyncio.run(generate(engine, requests(prompts)[:1], sampling)).to_pylist()
+    assert together[0]["text"] == alone[0]["text"]
 
 
 @pytest.fixture(scope="module")

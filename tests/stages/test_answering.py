@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -41,20 +43,25 @@ def responses(config: dict[str, Any], said: list[tuple[str | None, str]]) -> pa.
 def test_in_plain_text_a_response_ends_where_the_next_example_would_begin(tiny_model) -> None:
     model = ModelRef(ModelConfig(name=str(tiny_model)))
     sampling = Sampling(1.0, 1.0, 9, stop=("###",))
-    plain, chat = (
-        PromptRenderer(make_tokenizer("smollm2"), use) for use in ("never", "always")
-    )  # fmt: skip
-    near = [[{"answer": "B"}, {"answer": "a\nb"}], []]
+    plain, chat = (PromptRenderer(make_tokenizer("smollm2"), use) for use in ("never", "always"))
+    job: Any = SimpleNamespace(turn_end="\n\n")
 
-    def stops(shots: int, renderer: PromptRenderer, shown: Any = near) -> tuple[str, ...]:
-        voter = ResolvedCollaborator.of("base", model, shots, sampling)
-        return ending_its_turn(voter, renderer, shown).sampling.stop
+    def stops(shots: int, renderer: PromptRenderer, job: Any = job, **more: Any) -> tuple[str, ...]:
+        voter = replace(ResolvedCollaborator.of("base", model, shots, sampling), **more)
+        return ending_its_turn(job, voter, renderer).sampling.stop
 
     assert stops(2, plain) == ("###", "\n\n")
     # Nothing is shown; a chat has ends of its own; an endpoint's template is its own affair.
     assert stops(0, plain) == stops(2, chat) == stops(2, PromptRenderer(None)) == ("###",)
-    # Where an answer holds a blank line, one is no end.
-    assert stops(2, plain, [[{"answer": "one\n\ntwo"}]]) == ("###",)
+    # A thought has blank lines, and so may an answer.
+    assert stops(2, plain, thinks=True) == ("###",)
+    assert stops(2, plain, SimpleNamespace(turn_end=None)) == ("###",)
+
+
+def test_a_thought_has_room_beside_the_least_that_an_answer_needs(tiny_model) -> None:
+    model = ModelRef(ModelConfig(name=str(tiny_model), thinking_tokens=50))
+    voter = ResolvedCollaborator.of("base", model, 0, Sampling(0, 1, 100, least_tokens=16))
+    assert (voter.sampling.max_tokens, voter.sampling.needed_tokens) == (150, 66)
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_one_that_was_rolled_back_names_the_run_before_it(
     tmp_path, tiny_model, monkeypatch
 ) -> None:
     # Versions before 0.18 had a guard in runs that continue others, too.
-    monkeypatch.setattr("semievol_ray.stages.ingest.check_asked", lambda *_: None)
+    monkeypatch.setattr("semievol_ray.pipeline.check_asked", lambda *_: None)
     first = config_of(f"{tmp_path}/a", tmp_path / "1", tiny_model, ["l0", "l1"], ["u0"])
     finished(first, trusted=["u0"])
     guarded = {"iteration": {"guard": True}, "continues": first.run_dir}

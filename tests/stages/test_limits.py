@@ -11,7 +11,7 @@ import pytest
 from semievol_ray.config_file import load_config
 from semievol_ray.engines import Sampling
 from semievol_ray.progress import Silent
-from semievol_ray.stages import ingest
+from semievol_ray.stages import generate, ingest
 from semievol_ray.stages.context import Context
 from semievol_ray.stages.counts import Counts, may_be_lost, tell_cut_off, tell_dropped, tell_lost
 from semievol_ray.stages.limits import fit_window, response_tokens
@@ -58,6 +58,17 @@ def test_a_limit_follows_from_the_longest_labelled_answer(tmp_path, tiny_model) 
     # One that never saw the labels says more than the answer.
     assert response_tokens(context, ModelRef(context.base), "auto") == 2 * longest + 256
     assert response_tokens(context, warm, 5) == 5
+
+
+def test_every_voter_is_asked_as_it_is_configured(tmp_path, tiny_model) -> None:
+    model = {"name": str(tiny_model), "engine": "transformers"}
+    context = context_of(tmp_path, model, {"kind": "text"}, "yes", LONG)
+    asked = generate.voters(context, lambda name: ModelRef(context.base, name))
+    assert [voter.shots for voter in asked] == [0, 1, 2, 3]
+    assert {voter.sampling.temperature for voter in asked} == {1.0}
+    # A response of theirs has all the room that it may take.
+    assert all(v.sampling.needed_tokens == v.sampling.max_tokens for v in asked)
+    assert context.turn_end == "\n\n"
 
 
 def test_short_answers_have_room_all_the_same(tmp_path) -> None:
