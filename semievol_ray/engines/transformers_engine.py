@@ -267,7 +267,7 @@ class TransformersEngine(Engine):
             if self._takes_trees:
                 run_trees(self.model, prefix, searches)
             else:
-                run_whole(self.model, prompts, searches)
+                run_whole(self.model, prefix, prompts, searches)
             self.beats += 1
         return [search.scores() for search in searches]
 
