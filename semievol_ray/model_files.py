@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,18 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"model {name}: its tokenizer does not load: {reason}") from None
+
+
+def obeys_positions(model: Any) -> bool:
+    """Whether a token stands where `position_ids` says, and not where it lies in its row.
+
+    ALiBi counts places of the row whatever it is told (MPT, Bloom, some of Falcon).
+    """
+    config = model.config.get_text_config()
+    attention = getattr(config, "attn_config", None) or {}
+    held = attention if isinstance(attention, dict) else vars(attention)
+    alibi = getattr(config, "alibi", False) or held.get("alibi", False)
+    return "position_ids" in signature(model.forward).parameters and not alibi
 
 
 def check_adapter(folder: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 from semievol_ray.config import ModelConfig
@@ -28,7 +29,8 @@ from semievol_ray.engines.sampling import Sampler
 from semievol_ray.engines.scoring import Prefix, run_trees, run_whole, tell
 from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
-from semievol_ray.model_files import import_transformers, load_tokenizer
+from semievol_ray.errors import UserError
+from semievol_ray.model_files import import_transformers, load_tokenizer, obeys_positions
 from semievol_ray.ray_session import has_gpu
 from semievol_ray.tokens import Tokens, shared_opening
 
@@ -102,6 +104,11 @@ class TransformersEngine(Engine):
             use_safetensors=True,
             **resolve(model.engine_options, "model.engine_options"),
         )
+        if "past_key_values" not in signature(loaded.forward).parameters:
+            raise UserError(
+                f"model {model.name}: engine: transformers needs a key-value cache, and a "
+                f"{type(loaded).__name__} has none; choose engine: vllm, or another model"
+            )
         self.model: Any = loaded.to(self.device).eval()
         head = self.model.get_output_embeddings()
         if head is not None:
@@ -289,13 +296,14 @@ def _contiguous(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _takes_trees(model: Any, max_model_len: int) -> bool:
-    """Whether the model attends as a mask of ours says, over all of its cache."""
+    """Whether the model attends as a mask and positions of ours say, over all of its cache."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or max_model_len
     kinds = set(getattr(config, "layer_types", None) or ())
     return (
         config._attn_implementation in ("sdpa", "eager")
         and not getattr(model, "_is_stateful", False)
+        and obeys_positions(model)
         and kinds <= {"full_attention", "sliding_attention"}
         and window >= max_model_len
     )

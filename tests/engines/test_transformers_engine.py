@@ -215,11 +215,11 @@ def saved(folder, tiny_model, model_class, config_class, **sizes) -> Path:
     return folder
 
 
-def check_scores(engine, candidates, found, **loading) -> None:
+def check_scores(engine, candidates, found, prompts=PROMPTS, **loading) -> None:
     """Scores are sums of what the model itself says of each candidate alone."""
     folder, tokenizer = engine.tokenizer.name_or_path, engine.tokenizer
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **loading).eval()
-    for prompt, row, scores in zip(PROMPTS, candidates, found.to_pylist(), strict=True):
+    for prompt, row, scores in zip(prompts, candidates, found.to_pylist(), strict=True):
         head = tokenizer(prompt)["input_ids"]
         for text, score in zip(row, scores, strict=True):
             tail = tokenizer(text)["input_ids"]
@@ -271,6 +271,40 @@ def test_an_answer_that_just_fits_is_scored_whole_too(tiny_model, tmp_path) -> N
     engine._takes_trees = False
     found = asyncio.run(score_all(engine, requests(PROMPTS[1:2]), [[text]])).to_pylist()
     assert found[0] is not None and found[0][0] < 0
+
+
+@pytest.mark.parametrize("kind", ["Mpt", "Bloom", "Falcon"])
+def test_a_model_that_counts_its_row_scores_like_itself(tiny_model, tmp_path, kind) -> None:
+    """ALiBi is told no positions: what a tree holds between prompt and token would count."""
+    import transformers
+
+    sizes = {
+        "Mpt": {"d_model": 32, "n_heads": 2, "n_layers": 2, "max_seq_len": 128},
+        "Bloom": {"hidden_size": 32, "n_head": 2, "n_layer": 2},
+        "Falcon": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
+                   "alibi": True},
+    }[kind]  # fmt: skip
+    model, config = (getattr(transformers, f"{kind}{part}") for part in ("ForCausalLM", "Config"))
+    folder = saved(tmp_path, tiny_model, model, config, initializer_range=0.3, **sizes)
+    engine = TransformersEngine(ModelConfig(name=str(folder)), options())
+    opening = "Which team should answer this message? Say its name and nothing else.\n"
+    prompts = [opening + prompt for prompt in PROMPTS]
+    sampling = Sampling(0, 1, 4)
+    found = asyncio.run(engine.answer(Batch(requests(prompts), sampling, TEAMS)))
+    check_scores(engine, TEAMS, found.scores, prompts)
+    for request, row in zip(requests(prompts), found.generated.to_pylist(), strict=True):
+        alone = asyncio.run(generate(engine, [request], sampling)).to_pylist()[0]
+        assert row["text"] == alone["text"]
+
+
+def test_a_model_without_a_key_value_cache_is_refused_in_one_line(tiny_model, tmp_path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 4}
+    folder = saved(tmp_path, tiny_model, MambaForCausalLM, MambaConfig, **sizes)
+    with pytest.raises(UserError, match=r"MambaForCausalLM has none; choose engine") as caught:
+        TransformersEngine(ModelConfig(name=str(folder)), options())
+    assert "\n" not in str(caught.value)
 
 
 def test_the_token_that_ends_a_response_is_none_of_its_own(ending_model) -> None:
