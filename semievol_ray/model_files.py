@@ -87,6 +87,20 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
         raise UserError(f"model {name}: its tokenizer does not load: {reason}") from None
 
 
+def load_causal_lm(name: str, **options: Any) -> Any:
+    """A causal LM of transformers, of safetensors alone, that attends as its config says."""
+    import_transformers()
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
+    config = model.config.get_text_config()
+    caps = getattr(config, "attn_logit_softcapping", None) is not None
+    if caps and config._attn_implementation == "sdpa":
+        # Torch's attention, the default, leaves a cap on the scores (Gemma 2) out without a word.
+        model.set_attn_implementation("eager")
+    return model
+
+
 def obeys_positions(model: Any) -> bool:
     """Whether a token stands where `position_ids` says, and not where it lies in its row.
 

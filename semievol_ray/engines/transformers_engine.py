@@ -30,7 +30,7 @@ from semievol_ray.engines.scoring import Prefix, run_trees, run_whole, tell
 from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.errors import UserError
-from semievol_ray.model_files import import_transformers, load_tokenizer, obeys_positions
+from semievol_ray.model_files import load_causal_lm, load_tokenizer, obeys_positions
 from semievol_ray.ray_session import has_gpu
 from semievol_ray.tokens import Tokens, shared_opening
 
@@ -84,9 +84,6 @@ class TransformersEngine(Engine):
     def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         import torch
 
-        import_transformers()
-        from transformers import AutoModelForCausalLM
-
         torch.set_num_threads(options.threads)
         self.tokenizer = load_tokenizer(model.name, model.revision, model.trust_remote_code)
         self.tokens = Tokens(self.tokenizer)
@@ -96,12 +93,11 @@ class TransformersEngine(Engine):
         dtype = model.dtype
         if dtype == "auto" and self.device.type == "cpu":
             dtype = "float32"
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded = load_causal_lm(
             model.name,
             revision=model.revision,
             dtype=dtype,
             trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,
             **resolve(model.engine_options, "model.engine_options"),
         )
         if "past_key_values" not in signature(loaded.forward).parameters:

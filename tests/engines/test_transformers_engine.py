@@ -297,6 +297,23 @@ def test_a_model_that_counts_its_row_scores_like_itself(tiny_model, tmp_path, ki
         assert row["text"] == alone["text"]
 
 
+def test_a_cap_on_attention_scores_is_kept(tiny_model, tmp_path) -> None:
+    """Torch's own attention has none."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
+        "query_pre_attn_scalar": 1, "initializer_range": 0.3, "attn_logit_softcapping": 0.5,
+    }  # fmt: skip
+    folder = saved(tmp_path, tiny_model, Gemma2ForCausalLM, Gemma2Config, **sizes)
+    engine = TransformersEngine(ModelConfig(name=str(folder)), options())
+    found = asyncio.run(score_all(engine, requests(), TEAMS))
+    check_scores(engine, TEAMS, found, attn_implementation="eager")
+    with pytest.raises(AssertionError):
+        check_scores(engine, TEAMS, found, attn_implementation="sdpa")
+
+
 def test_a_model_without_a_key_value_cache_is_refused_in_one_line(tiny_model, tmp_path) -> None:
     from transformers import MambaConfig, MambaForCausalLM
 
