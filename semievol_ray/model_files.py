@@ -101,6 +101,21 @@ def load_causal_lm(name: str, **options: Any) -> Any:
     return model
 
 
+def positions(config: Any) -> int | None:
+    """How many tokens a model's text may have, by its config; null where that sets no limit."""
+    text = config.get_text_config()
+    # What MPT calls it has no other name.
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+    if not limit or limit < 0:
+        return None
+    # YaRN reaches further, and its config may still hold what the model was pre-trained with.
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "yarn":
+        return int(limit)
+    reach = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 0)
+    return max(int(limit), int(reach))
+
+
 def obeys_positions(model: Any) -> bool:
     """Whether a token stands where `position_ids` says, and not where it lies in its row.
 

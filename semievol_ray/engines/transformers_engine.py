@@ -30,7 +30,7 @@ from semievol_ray.engines.scoring import Prefix, run_trees, run_whole, tell
 from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
 from semievol_ray.errors import UserError
-from semievol_ray.model_files import load_causal_lm, load_tokenizer, obeys_positions
+from semievol_ray.model_files import load_causal_lm, load_tokenizer, obeys_positions, positions
 from semievol_ray.ray_session import has_gpu
 from semievol_ray.tokens import Tokens, shared_opening
 
@@ -109,7 +109,7 @@ class TransformersEngine(Engine):
         head = self.model.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(_contiguous)
-        limit = getattr(self.model.config, "max_position_embeddings", None) or 2**20
+        limit = positions(self.model.config) or 2**20
         self.max_model_len = min(model.max_model_len or limit, limit)
         self.batch_rows = options.batch_rows
         self._takes_trees = _takes_trees(self.model, self.max_model_len)
