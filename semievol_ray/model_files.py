@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,47 @@ def load_tokenizer(name: str, revision: str | None = None, trust_remote_code: bo
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"model {name}: its tokenizer does not load: {reason}") from None
+
+
+def load_causal_lm(name: str, **options: Any) -> Any:
+    """A causal LM of transformers, of safetensors alone, that attends as its config says."""
+    import_transformers()
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(name, use_safetensors=True, **options)
+    config = model.config.get_text_config()
+    caps = getattr(config, "attn_logit_softcapping", None) is not None
+    if caps and config._attn_implementation == "sdpa":
+        # Torch's attention, the default, leaves a cap on the scores (Gemma 2) out without a word.
+        model.set_attn_implementation("eager")
+    return model
+
+
+def positions(config: Any) -> int | None:
+    """How many tokens a model's text may have, by its config; null where that sets no limit."""
+    text = config.get_text_config()
+    # What MPT calls it has no other name.
+    limit = getattr(text, "max_position_embeddings", None) or getattr(text, "max_seq_len", None)
+    if not limit or limit < 0:
+        return None
+    # YaRN reaches further, and its config may still hold what the model was pre-trained with.
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "yarn":
+        return int(limit)
+    reach = (rope.get("original_max_position_embeddings") or 0) * (rope.get("factor") or 0)
+    return max(int(limit), int(reach))
+
+
+def obeys_positions(model: Any) -> bool:
+    """Whether a token stands where `position_ids` says, and not where it lies in its row.
+
+    ALiBi counts places of the row whatever it is told (MPT, Bloom, some of Falcon).
+    """
+    config = model.config.get_text_config()
+    attention = getattr(config, "attn_config", None) or {}
+    held = attention if isinstance(attention, dict) else vars(attention)
+    alibi = getattr(config, "alibi", False) or held.get("alibi", False)
+    return "position_ids" in signature(model.forward).parameters and not alibi
 
 
 def check_adapter(folder: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from semievol_ray import UserError
-from semievol_ray.model_files import load_tokenizer
+from semievol_ray.model_files import load_tokenizer, positions
 from tests.tasks.chat_models import make_tokenizer
 
 PROGRAM = """
@@ -39,6 +39,31 @@ def test_a_command_starts_without_what_only_its_stages_need() -> None:
     program = f"import sys, semievol_ray.pipeline; print(sorted({heavy} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "found"),
+    [
+        ("GPT2", {"n_positions": 64}, 64),
+        ("Llama", {"max_position_embeddings": 64}, 64),
+        ("Mpt", {"max_seq_len": 64}, 64),
+        ("Gemma3", {"text_config": {"max_position_embeddings": 64}}, 64),
+        ("Bloom", {}, None),
+        ("Mamba", {}, None),
+        ("XLNet", {}, None),
+        # Scaled: the number is the one after it, but for YaRN as Qwen's cards give it.
+        ("Llama", {"max_position_embeddings": 131072, "rope_parameters": {
+            "rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 8192,
+            "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 5e5}}, 131072),
+        ("Qwen2", {"max_position_embeddings": 32768, "rope_parameters": {
+            "rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768,
+            "rope_theta": 1e6}}, 131072),
+    ],
+)  # fmt: skip
+def test_how_many_positions_a_model_has(kind: str, facts: dict, found: int | None) -> None:
+    import transformers
+
+    assert positions(getattr(transformers, f"{kind}Config")(**facts)) == found
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:

@@ -16,6 +16,10 @@ AdapterVariant = Literal[
     "ia3", "ln_tuning", "loha", "lokr", "miss", "oft", "randlora", "shira", "vera", "waveft",
 ]  # fmt: skip
 SERVED_BY_VLLM = ("lora", "rslora")
+# Of LoRA's starts in peft those that leave the base as it is, and need nothing but it. Under PiSSA,
+# OLoRA, LoftQ, CorDA and LoRA-GA an adapter fits a changed base, which no file holds; EVA without
+# its passes over the data is the usual start; MiCA freezes a half, and what is frozen is not kept.
+_STARTS = ("gaussian", "orthogonal")
 # peft 0.21 looks into weights that ZeRO-3 has partitioned away when it builds these.
 _NOT_WITH_ZERO_3 = {"delora", "ln_tuning", "loha"}
 
@@ -45,6 +49,16 @@ class LoraConfig(Section):
     options: dict[str, Any] = Field(
         default_factory=dict, description="of the adapter's config in peft, by their names there"
     )
+
+    @model_validator(mode="after")
+    def _leaves_the_base(self) -> LoraConfig:
+        start = self.options.get("init_lora_weights")
+        if isinstance(start, str) and start.lower() not in _STARTS:
+            raise ValueError(
+                f"options: init_lora_weights: {start} gives no adapter of the stored base; "
+                f"choose true, {' or '.join(_STARTS)}"
+            )
+        return self
 
 
 class TrainingConfig(Section):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from semievol_ray.engines.candidates import Search
+from semievol_ray.engines.candidates import Search, Tokens, Tree
 
 # Logits that one scoring pass may hold: 1 GiB of float32.
 _SCORED_LOGITS = 2**28
@@ -82,38 +82,69 @@ def _waves(searches: list[Search], vocabulary: int) -> list[list[int]]:
     return [wave[:width] for wave in waves]
 
 
-def run_whole(model: Any, prompts: list[list[int]], searches: list[Search]) -> None:
+def run_whole(model: Any, prefix: Prefix, prompts: list[list[int]], searches: list[Search]) -> None:
     """The same for models whose attention takes no mask of ours.
 
-    Every candidate runs behind its prompt again.
+    Every candidate that is wanted runs behind its prompt again, as many at a time as their logits
+    have room.
     """
+    vocabulary = prefix.logits.shape[-1]
+    for prompt, search in zip(prompts, searches, strict=True):
+        tree = search.tree
+        logprobs: dict[Tokens, list[float]] = {}
+        while wave := search.wanted():
+            begun = [tree.beginnings[node] for node in wave]
+            new = [b for b in begun if b not in logprobs]
+            # Of each a candidate that begins with it; several may be the same one's.
+            tails = [*{next(t for t in tree.candidates if t[: len(b)] == b): None for b in new}]
+            longest = max(map(len, tails), default=1)
+            most = max(1, _SCORED_LOGITS // (longest * vocabulary))
+            for part in (tails[i : i + most] for i in range(0, len(tails), most)):
+                logprobs |= _behind(model, prompt, part, tree)
+            for node, beginning in zip(wave, begun, strict=True):
+                search.tell(node, logprobs[beginning])
+
+
+def _behind(
+    model: Any, prompt: list[int], tails: list[Tokens], tree: Tree
+) -> dict[Tokens, list[float]]:
+    """log P of what may follow each beginning of some candidates of a prompt."""
     import torch
 
-    for prompt, search in zip(prompts, searches, strict=True):
-        tails = search.tree.candidates
-        ids = torch.zeros(len(tails), len(prompt) + max(map(len, tails), default=0) + 1)
-        for line, tokens in enumerate(tails):
-            ids[line, : len(prompt) + len(tokens)] = torch.tensor([*prompt, *tokens])
-        out = model(input_ids=ids.long().to(model.device), use_cache=False)
-        while wave := search.wanted():
-            begun = [search.tree.beginnings[node] for node in wave]
-            lines = [next(i for i, t in enumerate(tails) if t[: len(b)] == b) for b in begun]
-            at = [len(prompt) - 1 + len(b) for b in begun]
-            tell([search], [wave], out.logits[lines, at][None])
+    # The last token of a candidate is only predicted, and its first by the prompt's own pass.
+    read = max(map(len, tails)) - 1
+    ids = torch.zeros(len(tails), len(prompt) + read, dtype=torch.long)
+    places: dict[Tokens, tuple[int, int]] = {}
+    for line, tokens in enumerate(tails):
+        ids[line, : len(prompt) + len(tokens) - 1] = torch.tensor([*prompt, *tokens[:-1]])
+        for at in range(1, len(tokens)):
+            places.setdefault(tokens[:at], (line, at - 1))
+    out = model(input_ids=ids.to(model.device), use_cache=False, logits_to_keep=read)
+    lines, columns = zip(*places.values(), strict=True)
+    following = dict(zip(tree.beginnings, tree.following, strict=True))
+    rows = out.logits[:, -read:][list(lines), list(columns)]
+    taken = _logprobs(rows, [following[begun] for begun in places])
+    return dict(zip(places, taken, strict=True))
 
 
 def tell(searches: Sequence[Search], waves: Sequence[Sequence[int]], logits: Any) -> None:
     """Tell each search what may follow what it wanted: logits (rows, wave, vocabulary)."""
-    import torch
-
     told = [(row, at) for row, wave in enumerate(waves) for at in range(len(wave))]
     if not told:
         return
     following = [searches[row].tree.following[waves[row][at]] for row, at in told]
-    places = [place for place, tokens in enumerate(following) for _ in tokens]
     rows, at = zip(*told, strict=True)
-    # In float32; and of those places alone that hold something.
-    logprobs = torch.log_softmax(logits[list(rows), list(at)], dim=-1, dtype=torch.float32)
+    # Of those places alone that hold something.
+    taken = _logprobs(logits[list(rows), list(at)], following)
+    for (row, place), logprobs in zip(told, taken, strict=True):
+        searches[row].tell(waves[row][place], logprobs)
+
+
+def _logprobs(logits: Any, following: Sequence[Tokens]) -> list[list[float]]:
+    """log P of the tokens that may follow, by logits (places, vocabulary), in float32."""
+    import torch
+
+    logprobs = torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+    places = [place for place, tokens in enumerate(following) for _ in tokens]
     taken = iter(logprobs[places, [token for row in following for token in row]].tolist())
-    for (row, place), tokens in zip(told, following, strict=True):
-        searches[row].tell(waves[row][place], list(islice(taken, len(tokens))))
+    return [list(islice(taken, len(tokens))) for tokens in following]

@@ -10,6 +10,7 @@ import asyncio
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import groupby
 from typing import Any
 
@@ -30,7 +31,8 @@ from semievol_ray.engines.sampling import Sampler
 from semievol_ray.engines.scoring import Prefix, run_trees, run_whole, tell
 from semievol_ray.engines.stopping import cut
 from semievol_ray.engines.thoughts import ResponseReader, Written
-from semievol_ray.model_files import import_transformers, load_tokenizer
+from semievol_ray.errors import UserError
+from semievol_ray.model_files import load_causal_lm, load_tokenizer, obeys_positions, positions
 from semievol_ray.ray_session import has_gpu
 from semievol_ray.tokens import Tokens, shared_opening
 
@@ -85,9 +87,6 @@ class TransformersEngine(Engine):
     def __init__(self, model: ModelConfig, options: EngineOptions) -> None:
         import torch
 
-        import_transformers()
-        from transformers import AutoModelForCausalLM
-
         torch.set_num_threads(options.threads)
         self.tokenizer = load_tokenizer(model.name, model.revision, model.trust_remote_code)
         self.tokens = Tokens(self.tokenizer)
@@ -97,19 +96,23 @@ class TransformersEngine(Engine):
         dtype = model.dtype
         if dtype == "auto" and self.device.type == "cpu":
             dtype = "float32"
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded = load_causal_lm(
             model.name,
             revision=model.revision,
             dtype=dtype,
             trust_remote_code=model.trust_remote_code,
-            use_safetensors=True,
             **resolve(model.engine_options, "model.engine_options"),
         )
+        if "past_key_values" not in signature(loaded.forward).parameters:
+            raise UserError(
+                f"model {model.name}: engine: transformers needs a key-value cache, and a "
+                f"{type(loaded).__name__} has none; choose engine: vllm, or another model"
+            )
         self.model: Any = loaded.to(self.device).eval()
         head = self.model.get_output_embeddings()
         if head is not None:
             head.register_forward_pre_hook(_contiguous)
-        limit = getattr(self.model.config, "max_position_embeddings", None) or 2**20
+        limit = positions(self.model.config) or 2**20
         self.max_model_len = min(model.max_model_len or limit, limit)
         self.batch_rows = options.batch_rows
         self._takes_trees = _takes_trees(self.model, self.max_model_len)
@@ -288,7 +291,7 @@ class TransformersEngine(Engine):
             if self._takes_trees:
                 run_trees(self.model, prefix, searches)
             else:
-                run_whole(self.model, prompts, searches)
+                run_whole(self.model, prefix, prompts, searches)
             self.beats += 1
         return [search.scores() for search in searches]
 
@@ -310,13 +313,14 @@ def _contiguous(_: Any, states: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _takes_trees(model: Any, max_model_len: int) -> bool:
-    """Whether the model attends as a mask of ours says, over all of its cache."""
+    """Whether the model attends as a mask and positions of ours say, over all of its cache."""
     config = model.config.get_text_config()
     window = getattr(config, "sliding_window", None) or max_model_len
     kinds = set(getattr(config, "layer_types", None) or ())
     return (
         config._attn_implementation in ("sdpa", "eager")
         and not getattr(model, "_is_stateful", False)
+        and obeys_positions(model)
         and kinds <= {"full_attention", "sliding_attention"}
         and window >= max_model_len
     )

@@ -272,7 +272,11 @@ def _lost(result: Mapping[str, Any], max_length: int) -> str:
         "prompts cut in their middle": result["truncated_rows"],
     }
     counts = ", ".join(f"{count:,} {what}" for what, count in said.items() if count)
-    return counts and f"{counts} (training.max_length: {max_length})"
+    limit = f"training.max_length: {max_length}"
+    # What an earlier version trained names none.
+    if (own := result.get("max_length", max_length)) < max_length:
+        limit += f"; the model has {own} positions"
+    return counts and f"{counts} ({limit})"
 
 
 _STATISTICS = (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
+from semievol_ray.model_files import obeys_positions
 from semievol_ray.training.batches import MicroBatch
 
 if TYPE_CHECKING:
@@ -55,10 +56,9 @@ def can_pack(model: PreTrainedModel, max_length: int) -> bool:
     window = getattr(config, "sliding_window", None) or max_length
     kinds = set(getattr(config, "layer_types", None) or ())
     return (
-        "position_ids" in inspect.signature(model.forward).parameters
+        obeys_positions(model)
         and getattr(model, "_supports_attention_backend", False)
         and not getattr(model, "_is_stateful", False)
-        and not getattr(config, "alibi", False)
         and config._attn_implementation == "sdpa"
         and kinds <= {"full_attention", "sliding_attention"}
         and window >= max_length

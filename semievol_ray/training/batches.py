@@ -157,12 +157,13 @@ def exact_matches(
 ) -> int:
     """Examples of a pass whose weightiest answer has all of its tokens right.
 
-    `right` tells of each answer token of the pass, in its order.
+    `right` tells of each answer token of the pass, in its order. The weightiest is that of the
+    largest share, however long it is: a share is the weight of each of a candidate's tokens.
     """
     found, start = 0, 0
     for sequence in sequences:
         known = 0 if len(data.prompt(sequence.example)) else 1
-        best = max(data.candidates_of(sequence.example), key=lambda c: data.token_weights(c).sum())
+        best = max(data.candidates_of(sequence.example), key=lambda c: data.token_weights(c).max())
         for candidate in sequence.candidates:
             weights = data.token_weights(candidate)[known:]
             tokens = right[start : start + len(weights)]

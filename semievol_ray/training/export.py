@@ -91,7 +91,7 @@ def write_model_card(folder: Path, job: TrainingJob, result: TrainingResult) -> 
         ("tokens read", str(result.tokens)),
         ("optimizer steps", f"{result.steps} of {c.global_batch_size} examples"),
         ("learning rate", f"{c.learning_rate:g}, {c.schedule}, warm-up {c.warmup_ratio:g}"),
-        ("longest example", f"{c.max_length} tokens"),
+        ("longest example", f"{result.max_length} tokens"),
         ("precision", f"{c.number_format}, ZeRO-{c.zero_stage}, {given(c.workers, 1)} workers"),
         ("seed", str(job.seed)),
         ("mean training loss", f"{result.train_loss:.4f} nats a token"),

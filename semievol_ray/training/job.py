@@ -57,6 +57,7 @@ class TrainingResult:
     """What was trained. Losses are mean negative log-likelihoods of an answer token, in nats.
 
     An exact match is a held-out answer that greedy decoding writes token for token, its end too.
+    `max_length` is the config's, or that of the model's positions where they are fewer.
     """
 
     output_dir: Path
@@ -72,6 +73,7 @@ class TrainingResult:
     stopped_early: bool
     truncated_rows: int
     dropped_rows: int
+    max_length: int
     seconds: float
 
 

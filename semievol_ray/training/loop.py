@@ -14,14 +14,13 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from semievol_ray.config import given
 from semievol_ray.errors import UserError
-from semievol_ray.model_files import load_tokenizer
-from semievol_ray.training import batches, token_cache, zero
+from semievol_ray.model_files import load_tokenizer, positions
+from semievol_ray.training import batches, models, token_cache, zero
 from semievol_ray.training.batches import Indices, MicroBatch, Sequence
 from semievol_ray.training.depot import Depot, remote
 from semievol_ray.training.failures import Diverged, explain
@@ -29,9 +28,6 @@ from semievol_ray.training.job import OnProgress, TrainingJob, TrainingResult, f
 from semievol_ray.training.notice import Notice
 from semievol_ray.training.token_cache import TokenizedExamples
 from semievol_ray.training.world import World, joined
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def train_worker(
@@ -81,14 +77,17 @@ class _Training:
             self.tokenizer = load_tokenizer(job.base_model, job.revision, job.trust_remote_code)
             if self.tokenizer.eos_token_id is None:
                 raise UserError(f"model {job.base_model}: its tokenizer has no eos_token")
+            base = models.load_config(job.base_model, job.revision, job.trust_remote_code)
+        longest = self.config.max_length
+        self.max_length = min(longest, positions(base) or longest)
         pad_id = self.tokenizer.pad_token_id
         self.pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
-        self.examples = tokenized(job, job.examples, self.tokenizer, world, depot)
+        self.examples = self.tokenized(job.examples)
         share = 0 if job.validation else self.config.held_out
         self.kept, held = self.examples.split(share, job.seed)
         self.held_out = (self.examples, held)
         if job.validation:
-            checked = tokenized(job, job.validation, self.tokenizer, world, depot)
+            checked = self.tokenized(job.validation)
             self.held_out = (checked, np.arange(len(checked)))
         batch_size = self.config.global_batch_size
         self.steps_per_epoch = batches.steps_per_epoch(len(self.kept), batch_size)
@@ -104,6 +103,24 @@ class _Training:
         self.check_head()
         self.meter = Meter(self.model, world, self.total_steps)
         self.trackers = Trackers(job if world.is_first else None)
+
+    def tokenized(self, paths: tuple[Path, ...]) -> TokenizedExamples:
+        """The examples as token ids, from the cache in `scratch_dir` where they are there.
+
+        Workers that share the folder share the work; others do all of it, each on its machine.
+        """
+        world, tokenizer, limit = self.world, self.tokenizer, self.max_length
+        with world.together():
+            parts = token_cache.plan_parts(paths)
+        name = token_cache.fingerprint(paths, tokenizer, limit)
+        folder = self.job.scratch_dir / "tokens" / name
+        with world.together():
+            mine = parts[world.rank :: world.size] if self.depot is None else parts
+            token_cache.write_parts(folder, mine, tokenizer, limit)
+        with world.together():
+            examples = token_cache.load_parts(folder, len(parts))
+        examples.check_dropped(self.config, limit)
+        return examples
 
     def resume(self) -> None:
         """Take up the newest checkpoint, if there is one."""
@@ -300,6 +317,7 @@ class _Training:
             stopped_early=self.state.stopped_early,
             truncated_rows=self.examples.truncated_rows,
             dropped_rows=self.examples.dropped_rows,
+            max_length=self.max_length,
             seconds=time.monotonic() - started,
         )
         if self.state.best_loss is None:
@@ -339,27 +357,3 @@ def merged_start(job: TrainingJob, world: World, depot: Depot | None) -> Trainin
         if depot is not None and not world.is_first:
             depot.fetch(f"scratch/{merged.name}", merged)
     return replace(job, base_model=str(merged), revision=None)
-
-
-def tokenized(
-    job: TrainingJob,
-    paths: tuple[Path, ...],
-    tokenizer: PreTrainedTokenizerBase,
-    world: World,
-    depot: Depot | None,
-) -> TokenizedExamples:
-    """The examples as token ids, from the cache in `scratch_dir` where they are there.
-
-    Workers that share the folder share the work; others do all of it, each on its machine.
-    """
-    limit = job.config.max_length
-    with world.together():
-        parts = token_cache.plan_parts(paths)
-    folder = job.scratch_dir / "tokens" / token_cache.fingerprint(paths, tokenizer, limit)
-    with world.together():
-        mine = parts[world.rank :: world.size] if depot is None else parts
-        token_cache.write_parts(folder, mine, tokenizer, limit)
-    with world.together():
-        examples = token_cache.load_parts(folder, len(parts))
-    examples.check_dropped(job.config)
-    return examples

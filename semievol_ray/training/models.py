@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from semievol_ray.errors import UserError
-from semievol_ray.model_files import check_model_exists
+from semievol_ray.model_files import check_model_exists, load_causal_lm
 from semievol_ray.training.failures import line
 
 if TYPE_CHECKING:
@@ -42,21 +42,19 @@ def load_model(
     Quantized, its linear layers but the last are held in 4 or 8 bits, on `device`, and compute in
     `dtype`.
     """
-    from transformers import AutoModelForCausalLM
-
     check_model_exists(name)
     kept = {} if quantization == "none" else _quantized(quantization, dtype, device)
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        model: PreTrainedModel = load_causal_lm(
             name,
             dtype=dtype,
-            use_safetensors=True,
             revision=revision or "main",
             trust_remote_code=trust_remote_code,
             **kept,
         )
     except (OSError, ValueError) as error:
         raise UserError(f"{name}: does not load: {line(error)}") from None
+    return model
 
 
 def _quantized(bits: str, dtype: torch.dtype | str, device: torch.device | str) -> dict[str, Any]:

@@ -89,8 +89,11 @@ class TokenizedExamples:
         self.truncated_rows = sum(c.truncated for c in self._chunks)
         self.dropped_rows = sum(c.dropped for c in self._chunks)
 
-    def check_dropped(self, config: TrainingConfig) -> None:
-        """Raise UserError where there is no example, or too many answers are too long."""
+    def check_dropped(self, config: TrainingConfig, max_length: int) -> None:
+        """Raise UserError where there is no example, or too many answers are too long.
+
+        `max_length` is what they were cut to: the config's, or the model's positions.
+        """
         too_long = sum(c.too_long for c in self._chunks)
         rows = len(self) + self.dropped_rows
         if len(self) and too_long <= config.max_dropped * rows:
@@ -98,10 +101,13 @@ class TokenizedExamples:
         if not too_long:
             raise UserError(f"none of the {rows} training examples has an answer of any weight")
         tokens, name = max(c.longest for c in self._chunks)
+        limit, remedy = str(max_length), "raise it, or"
+        if max_length < config.max_length:
+            limit, remedy = f"{max_length} by the model's positions", "take another model, or raise"
         raise UserError(
             f"training.max_length: {too_long} of {rows} answers are too long for it "
-            f"({config.max_length}, of which a prompt keeps half): that of example {name} has "
-            f"{tokens} tokens; raise it, or training.max_dropped ({config.max_dropped:g}) to train "
+            f"({limit}, of which a prompt keeps half): that of example {name} has "
+            f"{tokens} tokens; {remedy} training.max_dropped ({config.max_dropped:g}) to train "
             "without them"
         )
 

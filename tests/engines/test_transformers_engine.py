@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoConfig, GPTN
 from semievol_ray import UserError
 from semievol_ray.config import ModelConfig
 from semievol_ray.demo.model import make_llama
-from semievol_ray.engines import Batch, Request, Sampling, request_seed
+from semievol_ray.engines import Batch, Request, Sampling, request_seed, scoring
 from semievol_ray.engines.adapters import Adapters
 from semievol_ray.engines.transformers_engine import TransformersEngine
 from tests.engines.asking import generate, options, score_all
@@ -191,31 +192,137 @@ def test_what_prompts_open_with_is_computed_once(engine, reference, monkeypatch)
         assert scores[0] == pytest.approx(sum(taken), abs=1e-3)
 
 
-def test_a_model_with_a_window_scores_like_itself(tiny_model, tmp_path) -> None:
+@pytest.fixture
+def with_window(tiny_model, tmp_path) -> Path:
     """Its cache forgets what lies behind the window, so candidates cannot share it."""
     from transformers import MistralConfig, MistralForCausalLM
 
+    return saved(
+        tmp_path, tiny_model, MistralForCausalLM, MistralConfig,
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, sliding_window=6, max_position_embeddings=128,
+    )  # fmt: skip
+
+
+def saved(folder, tiny_model, model_class, config_class, **sizes) -> Path:
+    """A model of another kind with the tiny one's tokenizer."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    tokenizer.save_pretrained(tmp_path)
-    MistralForCausalLM(
-        MistralConfig(
-            vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
-            num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=2,
-            sliding_window=6, max_position_embeddings=128, eos_token_id=0, pad_token_id=1,
-        )
-    ).save_pretrained(tmp_path)  # fmt: skip
-    engine = TransformersEngine(ModelConfig(name=str(tmp_path)), options())
-    model = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
-    candidates = [[" billing", " bills", " delivery was late"]] * 3
-    found = asyncio.run(engine.answer(Batch(requests(), Sampling(0, 1, 4), candidates))).scores
-    for prompt, row, scores in zip(PROMPTS, candidates, found.to_pylist(), strict=True):
+    tokenizer.save_pretrained(folder)
+    ends = {"eos_token_id": 0, "pad_token_id": 1}
+    config = config_class(vocab_size=len(tokenizer), **ends, **sizes)
+    model_class(config).save_pretrained(folder)
+    return folder
+
+
+def check_scores(engine, candidates, found, prompts=PROMPTS, **loading) -> None:
+    """Scores are sums of what the model itself says of each candidate alone."""
+    folder, tokenizer = engine.tokenizer.name_or_path, engine.tokenizer
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **loading).eval()
+    for prompt, row, scores in zip(prompts, candidates, found.to_pylist(), strict=True):
         head = tokenizer(prompt)["input_ids"]
         for text, score in zip(row, scores, strict=True):
             tail = tokenizer(text)["input_ids"]
             logprobs = torch.log_softmax(model(torch.tensor([head + tail])).logits[0], -1)
             wanted = sum(float(logprobs[len(head) - 1 + i, t]) for i, t in enumerate(tail))
             assert score == pytest.approx(wanted, abs=1e-3)
+
+
+TEAMS = [[" billing", " bills", " delivery was late", " x"]] * 3
+
+
+def test_a_model_with_a_window_scores_like_itself(with_window) -> None:
+    engine = TransformersEngine(ModelConfig(name=str(with_window)), options())
+    found = asyncio.run(engine.answer(Batch(requests(), Sampling(0, 1, 4), TEAMS))).scores
+    check_scores(engine, TEAMS, found)
+
+
+@pytest.mark.parametrize("negligible", [0.0, 1e-9])
+def test_with_a_window_too_no_more_logits_are_held_than_have_room(
+    with_window, monkeypatch, negligible
+) -> None:
+    engine = TransformersEngine(ModelConfig(name=str(with_window)), options())
+    longest = max(len(engine.tokenizer(text)["input_ids"]) for text in TEAMS[0])
+    room = 2 * longest * len(engine.tokenizer)
+    monkeypatch.setattr(scoring, "_SCORED_LOGITS", room)
+    held, forward = [], engine.model.forward
+
+    def watched(**arguments):
+        out = forward(**arguments)
+        held.append(out.logits.numel())
+        return out
+
+    monkeypatch.setattr(engine.model, "forward", watched)
+    batch = Batch(requests(), candidates=TEAMS, negligible=negligible)
+    check_scores(engine, TEAMS, asyncio.run(engine.answer(batch)).scores)
+    assert len(held) > 1 + len(PROMPTS) and max(held) <= room
+
+
+def test_an_answer_that_just_fits_is_scored_whole_too(tiny_model, tmp_path) -> None:
+    """A model that looks its positions up has none behind its last."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    text = " delivery was late"
+    room = len(tokenizer(PROMPTS[1])["input_ids"]) + len(tokenizer(text)["input_ids"])
+    folder = saved(tmp_path, tiny_model, GPT2LMHeadModel, GPT2Config, **sizes, n_positions=room)
+    engine = TransformersEngine(ModelConfig(name=str(folder)), options())
+    engine._takes_trees = False
+    found = asyncio.run(score_all(engine, requests(PROMPTS[1:2]), [[text]])).to_pylist()
+    assert found[0] is not None and found[0][0] < 0
+
+
+@pytest.mark.parametrize("kind", ["Mpt", "Bloom", "Falcon"])
+def test_a_model_that_counts_its_row_scores_like_itself(tiny_model, tmp_path, kind) -> None:
+    """ALiBi is told no positions: what a tree holds between prompt and token would count."""
+    import transformers
+
+    sizes = {
+        "Mpt": {"d_model": 32, "n_heads": 2, "n_layers": 2, "max_seq_len": 128},
+        "Bloom": {"hidden_size": 32, "n_head": 2, "n_layer": 2},
+        "Falcon": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2,
+                   "alibi": True},
+    }[kind]  # fmt: skip
+    model, config = (getattr(transformers, f"{kind}{part}") for part in ("ForCausalLM", "Config"))
+    folder = saved(tmp_path, tiny_model, model, config, initializer_range=0.3, **sizes)
+    engine = TransformersEngine(ModelConfig(name=str(folder)), options())
+    assert kind != "Mpt" or engine.max_model_len == 128
+    opening = "Which team should answer this message? Say its name and nothing else.\n"
+    prompts = [opening + prompt for prompt in PROMPTS]
+    sampling = Sampling(0, 1, 4)
+    found = asyncio.run(engine.answer(Batch(requests(prompts), sampling, TEAMS)))
+    check_scores(engine, TEAMS, found.scores, prompts)
+    for request, row in zip(requests(prompts), found.generated.to_pylist(), strict=True):
+        alone = asyncio.run(generate(engine, [request], sampling)).to_pylist()[0]
+        assert row["text"] == alone["text"]
+
+
+def test_a_cap_on_attention_scores_is_kept(tiny_model, tmp_path) -> None:
+    """Torch's own attention has none."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 16,
+        "num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 128,
+        "query_pre_attn_scalar": 1, "initializer_range": 0.3, "attn_logit_softcapping": 0.5,
+    }  # fmt: skip
+    folder = saved(tmp_path, tiny_model, Gemma2ForCausalLM, Gemma2Config, **sizes)
+    engine = TransformersEngine(ModelConfig(name=str(folder)), options())
+    found = asyncio.run(score_all(engine, requests(), TEAMS))
+    check_scores(engine, TEAMS, found, attn_implementation="eager")
+    with pytest.raises(AssertionError):
+        check_scores(engine, TEAMS, found, attn_implementation="sdpa")
+
+
+def test_a_model_without_a_key_value_cache_is_refused_in_one_line(tiny_model, tmp_path) -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "state_size": 4}
+    folder = saved(tmp_path, tiny_model, MambaForCausalLM, MambaConfig, **sizes)
+    with pytest.raises(UserError, match=r"MambaForCausalLM has none; choose engine") as caught:
+        TransformersEngine(ModelConfig(name=str(folder)), options())
+    assert "\n" not in str(caught.value)
 
 
 def test_the_token_that_ends_a_response_is_none_of_its_own(ending_model) -> None:

@@ -20,14 +20,14 @@ class Reference:
     gradients: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def train_reference(job: TrainingJob) -> Reference:
+def train_reference(job: TrainingJob, **loading: Any) -> Reference:
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     config = job.config
     rows = [row for path in job.examples for row in pq.read_table(path).to_pylist()]
     tokenizer = AutoTokenizer.from_pretrained(job.base_model)
-    model = AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(job.base_model, dtype=torch.float32, **loading)
     if config.method == "lora":
         torch.manual_seed(job.seed)
         lora = LoraConfig(

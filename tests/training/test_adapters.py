@@ -78,6 +78,31 @@ def test_an_adapter_that_is_not_offered_is_refused_with_those_that_are() -> None
         TrainingConfig(lora={"variant": "prefix_tuning"})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("start", [True, "gaussian", "orthogonal"])
+def test_an_adapter_leaves_its_base_as_it_is_wherever_it_starts(
+    make_job: MakeJob, tiny_model: Path, tmp_path: Path, start: bool | str
+) -> None:
+    options = {"init_lora_weights": start}
+    result, steps = train_here(make_job(lora={"options": options}, learning_rate=1e-2))
+    assert steps[-1].loss < steps[0].loss
+    base, adapted = logits(whole(tiny_model)), with_adapter(tiny_model, result.output_dir)
+    assert not torch.allclose(logits(adapted), base, atol=1e-3)
+    with adapted.disable_adapter():
+        assert torch.equal(logits(adapted), base)
+    merged = merge(result.output_dir, tmp_path / "merged")
+    assert torch.allclose(logits(whole(merged)), logits(adapted), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "start", ["pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "eva", "mica"]
+)
+def test_a_start_that_is_not_of_the_stored_base_is_refused(start: str) -> None:
+    with pytest.raises(
+        ValidationError, match=f"{start} gives no adapter.*true, gaussian or orthogonal"
+    ):
+        TrainingConfig(lora={"options": {"init_lora_weights": start}})  # type: ignore[arg-type]
+
+
 def test_a_merge_that_cannot_be_is_one_line(
     make_job: MakeJob, tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -168,3 +168,26 @@ def test_target_weight_is_the_sum_of_the_targets_weights() -> None:
         for p in batches.plan(examples, batch, PACKED, 1)[0]
     )
     assert examples.target_weight(batch) == pytest.approx(total)
+
+
+@pytest.mark.parametrize("layout", [PACKED, PADDED])
+def test_an_exact_match_is_of_the_likeliest_answer_however_long_the_others_are(
+    layout: Layout,
+) -> None:
+    row = {
+        "prompt": [5, 6, 7],
+        "candidates": [[10, 1], [20, 21, 22, 23, 1]],
+        "weights": [[0.7] * 2, [0.3] * 5],
+        "example_hash": 0,
+        "truncated": False,
+    }
+    table = {name: [row.get(name)] for name in data.TOKENIZED.names}
+    examples = TokenizedExamples(pa.table(table, schema=data.TOKENIZED).to_batches())
+    for likeliest, matches in ((True, 1), (False, 0)):
+        found = 0
+        for sequences in batches.plan(examples, np.arange(1), layout, 1)[0]:
+            of_likeliest = [
+                c == 0 for s in sequences for c in s.candidates for _ in row["weights"][c]
+            ]
+            found += batches.exact_matches(examples, sequences, np.array(of_likeliest) == likeliest)
+        assert found == matches

@@ -107,17 +107,19 @@ def test_an_answer_that_does_not_fit_is_dropped_and_counted(tokenizer: Any) -> N
 def test_too_many_dropped_answers_stop_the_training(tokenizer: Any) -> None:
     rows = [row(f"{i:02}", "x" * (50 + i) if i < 2 else "yes") for i in range(20)]
     found = tokens_of(tokenizer, rows, max_length=8)
-    found.check_dropped(TrainingConfig(max_length=8, max_dropped=0.1))
+    found.check_dropped(TrainingConfig(max_length=8, max_dropped=0.1), 8)
     with pytest.raises(
         UserError, match="max_length: 2 of 20 answers.*example 01x.*52 tokens.*0.05"
     ):
-        found.check_dropped(TrainingConfig(max_length=8))
+        found.check_dropped(TrainingConfig(max_length=8), 8)
+    with pytest.raises(UserError, match=r"\(8 by the model's positions, .*take another model, or"):
+        found.check_dropped(TrainingConfig(max_length=9), 8)
     nothing = tokens_of(tokenizer, rows[:2], max_length=8)
     with pytest.raises(UserError, match="max_length: 2 of 2 answers"):
-        nothing.check_dropped(TrainingConfig(max_length=8, max_dropped=0.99))
+        nothing.check_dropped(TrainingConfig(max_length=8, max_dropped=0.99), 8)
     weightless = tokens_of(tokenizer, [row("a", "b", weight=0)])
     with pytest.raises(UserError, match="none of the 1 training examples"):
-        weightless.check_dropped(TrainingConfig())
+        weightless.check_dropped(TrainingConfig(), 100)
 
 
 def test_a_candidate_of_weight_0_is_left_out(tokenizer: Any) -> None:

@@ -89,6 +89,29 @@ def test_positions_are_those_of_the_model_that_answers(
     assert len(found) == 1 and torch.equal(found[0], frequencies)
 
 
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_cap_on_attention_scores_is_trained_with(
+    make_job: MakeJob, tiny_model: Path, tmp_path: Path, stage: int
+) -> None:
+    from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    config = Gemma2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, head_dim=16, query_pre_attn_scalar=1,
+        initializer_range=0.3, attn_logit_softcapping=0.5, bos_token_id=0, eos_token_id=1,
+        pad_token_id=2,
+    )  # fmt: skip
+    Gemma2ForCausalLM(config).save_pretrained(tmp_path / "gemma")
+    tokenizer.save_pretrained(tmp_path / "gemma")
+    job = make_job(base_model=str(tmp_path / "gemma"), zero_stage=stage)
+    _, steps = train_here(job)
+    expected = train_reference(job, attn_implementation="eager").losses
+    assert [p.loss for p in steps] == pytest.approx(expected, abs=1e-4)
+    assert expected[0] != pytest.approx(train_reference(job).losses[0], abs=1e-2)
+
+
 @pytest.mark.parametrize("short", [0, 256])
 def test_packed_bf16_has_the_losses_of_fp32(
     make_job: MakeJob, short: int, monkeypatch: pytest.MonkeyPatch

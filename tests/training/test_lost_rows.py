@@ -11,4 +11,7 @@ def test_what_is_lost_is_said_in_one_line() -> None:
         "3 answers left out, too long or of no weight, 1,200 prompts cut in their middle "
         "(training.max_length: 512)"
     )
+    assert _lost(lost | {"max_length": 64}, 512).endswith(
+        "(training.max_length: 512; the model has 64 positions)"
+    )
     assert _lost({"dropped_rows": 0, "truncated_rows": 0}, 512) == ""

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from semievol_ray.errors import SemiEvolError, UserError
 from semievol_ray.training import TrainingJob, merge
 from semievol_ray.training.export import commit
-from tests.training.conftest import MakeJob, build_tiny_model, make_row, train_here
+from tests.training.conftest import MakeJob, build_tiny_model, make_row, train_here, write_rows
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -206,6 +206,45 @@ def test_user_mistakes_are_one_line(make_job: MakeJob, tiny_model: Path, tmp_pat
         with pytest.raises(UserError, match=words) as caught:
             train_here(mistake)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_no_example_is_longer_than_the_model_has_positions(
+    make_job: MakeJob, tiny_model: Path, tmp_path: Path, kind: str
+) -> None:
+    """One that looks its positions up has no others; the engine would refuse such prompts."""
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    from semievol_ray.demo.model import make_llama
+    from semievol_ray.training import token_cache
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    torch.manual_seed(0)
+    short: Any = make_llama(len(tokenizer), hidden=32, layers=1, heads=2, context=64)
+    if kind == "gpt2":
+        sizes = {"n_positions": 64, "n_embd": 32, "n_layer": 1, "n_head": 2}
+        ends = {"bos_token_id": 0, "eos_token_id": 1}
+        drops = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+        config = GPT2Config(vocab_size=len(tokenizer), **sizes, **ends, **drops)
+        short = GPT2LMHeadModel(config)
+    folder = tmp_path / "short"
+    short.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    rows = [make_row(i, soft=False) for i in range(8)]
+    rows = [row | {"prompt": 5 * row["prompt"]} for row in rows]
+    examples = write_rows(tmp_path / "long.parquet", rows)
+    found = []
+    for max_length in (512, 64):
+        job = make_job(examples, base_model=str(folder), max_length=max_length)
+        result, steps = train_here(job)
+        found.append([p.loss for p in steps])
+        assert result.truncated_rows == 8 and result.max_length == 64
+        assert result.tokens <= 8 * 64
+        assert "| longest example | 64 tokens |" in (result.output_dir / "README.md").read_text()
+        # A cache of other lengths is another.
+        name = token_cache.fingerprint([examples], tokenizer, 64)
+        assert [p.name for p in (job.scratch_dir / "tokens").iterdir()] == [name]
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
 
 
 def test_what_is_put_in_its_place_stays_where_it_was_until_all_is_done(tmp_path: Path) -> None:
