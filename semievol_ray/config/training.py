@@ -50,15 +50,19 @@ class LoraConfig(Section):
         default_factory=dict, description="of the adapter's config in peft, by their names there"
     )
 
-    @model_validator(mode="after")
-    def _leaves_the_base(self) -> LoraConfig:
+    @property
+    def changed_base(self) -> str | None:
+        """What is to be said of a start that makes no adapter of the stored base; null of others.
+
+        To be asked where something is trained: a config that is only read may be an old run's.
+        """
         start = self.options.get("init_lora_weights")
-        if isinstance(start, str) and start.lower() not in _STARTS:
-            raise ValueError(
-                f"options: init_lora_weights: {start} gives no adapter of the stored base; "
-                f"choose true, {' or '.join(_STARTS)}"
-            )
-        return self
+        if not isinstance(start, str) or start.lower() in _STARTS:
+            return None
+        return (
+            f"training.lora.options: init_lora_weights: {start} gives no adapter of the stored "
+            f"base; choose true, {' or '.join(_STARTS)}"
+        )
 
 
 class TrainingConfig(Section):

@@ -71,10 +71,12 @@ def check_asked(config: Config, task: Task) -> None:
 
 
 def _check_served(config: Config, training: TrainingConfig) -> None:
-    """Raise UserError for an adapter that the engine does not serve: it would be trained first."""
+    """Raise UserError for an adapter that the engine could not answer with, once it is trained."""
+    lora = training.lora
+    if training.method == "lora" and lora.changed_base is not None:
+        raise UserError(lora.changed_base)
     if training.method != "lora" or resolve_engine(config.model).engine != "vllm":
         return
-    lora = training.lora
     asked = f"training.lora.variant: {lora.variant}"
     if lora.variant in SERVED_BY_VLLM:
         options = [name for name in _NOT_SERVED if lora.options.get(name)]

@@ -37,6 +37,8 @@ def add_adapter(
 
 
 def _peft_config(lora: LoraConfig) -> partial[PeftConfig]:
+    if lora.changed_base is not None:
+        raise UserError(lora.changed_base)
     from peft import PeftType
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 
