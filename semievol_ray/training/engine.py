@@ -68,7 +68,7 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
             micro_batch_size=given(config.micro_batch_size, USUAL_MICRO_BATCH),
             max_length=config.max_length,
             # Noise and dropout are drawn for each token of each sequence.
-            shares_opening=not (config.neftune_alpha or config.lora.dropout),
+            shares_opening=not (config.neftune_alpha or config.lora.dropout or drops_out(base)),
         )
         if layout.packed:
             use_packed_attention(base)
@@ -100,6 +100,15 @@ def build(job: TrainingJob, world: World) -> TrainingModel:
         noise=noise,
         flops_per_token=_flops_per_token(base),
     )
+
+
+def drops_out(model: torch.nn.Module) -> bool:
+    """Whether a model has dropout of its own, as GPT-2 has; most have none any more."""
+    modules = (m.p for m in model.modules() if isinstance(m, torch.nn.Dropout))
+    config = getattr(model, "config", None)
+    named = {} if config is None else config.get_text_config().to_dict()
+    rates = [named[name] for name in named if name.endswith(("dropout", "pdrop"))]
+    return any(isinstance(rate, float) and rate > 0 for rate in (*modules, *rates))
 
 
 def _partitioned_construction(settings: dict[str, Any]) -> object:

@@ -191,3 +191,17 @@ def test_an_exact_match_is_of_the_likeliest_answer_however_long_the_others_are(
             ]
             found += batches.exact_matches(examples, sequences, np.array(of_likeliest) == likeliest)
         assert found == matches
+
+
+def test_a_model_with_dropout_of_its_own_is_known_by_it() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+
+    from semievol_ray.training.engine import drops_out
+
+    small: dict[str, Any] = {"vocab_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    llama: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16}
+    assert drops_out(GPT2LMHeadModel(GPT2Config(n_embd=16, n_positions=16, **small)))
+    none: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "summary_first_dropout": 0.0}
+    assert not drops_out(GPT2LMHeadModel(GPT2Config(n_embd=16, n_positions=16, **small, **none)))
+    assert not drops_out(LlamaForCausalLM(LlamaConfig(**small, **llama)))
+    assert drops_out(LlamaForCausalLM(LlamaConfig(**small, **llama, attention_dropout=0.1)))
