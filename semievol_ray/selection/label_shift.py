@@ -43,17 +43,19 @@ def shrunk_prior(counts: Sequence[int], distributions: pa.ListArray) -> Floats:
         return np.asarray(labels_prior(counts))
     shares, rows = said / said.sum(), len(np.unique(found_in[values > 0]))
     pooled = (labels + rows * shares) / (labels.sum() + rows)
-    labels *= rows / (rows + labels.sum())
+    known = rows / (rows + labels.sum())
+    labels *= known
     expected, by_chance = labels.sum() * shares, labels.sum() * pooled
     # A class that hardly any label is expected of would outweigh all others, and tells of itself.
     heard = expected >= _FEWEST_EXPECTED
     scale = np.where(heard, np.maximum(by_chance, 1.0), np.inf)
     scatter = ((labels - expected) ** 2 / scale).sum()
     variance = by_chance * (1 - pooled)
-    # One standard deviation of the scatter is given to chance, too: nothing is aligned lightly.
+    # Where rows are few beside the labels, up to a standard deviation of the scatter is given to
+    # chance, too: a share that hangs on a row or two is no ground to put others right.
     squares = (by_chance * pooled / scale).sum() ** 2 - ((by_chance * pooled / scale) ** 2).sum()
     deviation = np.sqrt(2 * squares + ((2 * variance**2 + variance) / scale**2).sum())
-    beyond_chance = scatter - (variance / scale).sum() - deviation
+    beyond_chance = scatter - (variance / scale).sum() - (1 - known) * deviation
     room = (expected**2 * (1 - 2 * shares + (shares**2).sum()) / scale).sum()
     if beyond_chance <= 0 or room <= 0:
         return shares
