@@ -201,7 +201,12 @@ def test_a_model_with_dropout_of_its_own_is_known_by_it() -> None:
     small: dict[str, Any] = {"vocab_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     llama: dict[str, Any] = {"hidden_size": 16, "intermediate_size": 16}
     assert drops_out(GPT2LMHeadModel(GPT2Config(n_embd=16, n_positions=16, **small)))
-    none: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "summary_first_dropout": 0.0}
+    none: dict[str, Any] = {
+        "resid_pdrop": 0.0,
+        "embd_pdrop": 0.0,
+        "attn_pdrop": 0.0,
+        "summary_first_dropout": 0.0,
+    }
     assert not drops_out(GPT2LMHeadModel(GPT2Config(n_embd=16, n_positions=16, **small, **none)))
     assert not drops_out(LlamaForCausalLM(LlamaConfig(**small, **llama)))
     assert drops_out(LlamaForCausalLM(LlamaConfig(**small, **llama, attention_dropout=0.1)))
