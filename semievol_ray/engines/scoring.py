@@ -95,14 +95,18 @@ def run_whole(model: Any, prefix: Prefix, prompts: list[list[int]], searches: li
         while wave := search.wanted():
             begun = [tree.beginnings[node] for node in wave]
             new = [b for b in begun if b not in logprobs]
-            # Of each a candidate that begins with it; several may be the same one's.
-            tails = [*{next(t for t in tree.candidates if t[: len(b)] == b): None for b in new}]
+            # Of each a candidate that goes on behind it; several may be the same one's.
+            tails = [*{next(t for t in tree.candidates if _goes_on(t, b)): None for b in new}]
             longest = max(map(len, tails), default=1)
             most = max(1, _SCORED_LOGITS // (longest * vocabulary))
             for part in (tails[i : i + most] for i in range(0, len(tails), most)):
                 logprobs |= _behind(model, prompt, part, tree)
             for node, beginning in zip(wave, begun, strict=True):
                 search.tell(node, logprobs[beginning])
+
+
+def _goes_on(candidate: Tokens, beginning: Tokens) -> bool:
+    return len(candidate) > len(beginning) and candidate[: len(beginning)] == beginning
 
 
 def _behind(

@@ -237,6 +237,14 @@ def test_a_model_with_a_window_scores_like_itself(with_window) -> None:
     check_scores(engine, TEAMS, found)
 
 
+def test_a_candidate_that_another_begins_with_is_scored_whole_too(with_window) -> None:
+    engine = TransformersEngine(ModelConfig(name=str(with_window)), options())
+    # The shorter one first, and alone on its first token.
+    begun = [[" billing", " billing team", " billing team now"]] * len(PROMPTS)
+    found = asyncio.run(engine.answer(Batch(requests(), candidates=begun))).scores
+    check_scores(engine, begun, found)
+
+
 @pytest.mark.parametrize("negligible", [0.0, 1e-9])
 def test_with_a_window_too_no_more_logits_are_held_than_have_room(
     with_window, monkeypatch, negligible
