@@ -6,6 +6,7 @@ import csv
 import json
 import random
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,12 @@ def banking77(seed: int, folder: Path, labels_a_class: int) -> GainTask:
     source = data_folder("banking77")
     labeled, others = draw_labels(read(source / "train.csv"), seed, labels_a_class)
     test = random.Random(0).sample(read(source / "test.csv"), _TEST)
-    unlabeled, choice = others[:_UNLABELED], others[_UNLABELED:][:_CHOICE]
+    unlabeled, rest = others[:_UNLABELED], others[_UNLABELED:]
+    # A question that is asked twice is asked once: ingest leaves its repetition out.
+    known = {_id(row["text"]) for row in test}
+    new = {_id(row["text"]): row for row in reversed(rest)}
+    first = (row for row in rest if new[_id(row["text"])] is row and _id(row["text"]) not in known)
+    choice = list(islice(first, _CHOICE))
     parts = {"labeled": labeled, "unlabeled": unlabeled, "test": test + choice}
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():
