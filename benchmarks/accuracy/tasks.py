@@ -6,7 +6,6 @@ import csv
 import json
 import random
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +73,10 @@ def banking77(seed: int, folder: Path, labels_a_class: int) -> GainTask:
     unlabeled, rest = others[:_UNLABELED], others[_UNLABELED:]
     # A question that is asked twice is asked once: ingest leaves its repetition out.
     known = {_id(row["text"]) for row in test}
-    new = {_id(row["text"]): row for row in reversed(rest)}
-    first = (row for row in rest if new[_id(row["text"])] is row and _id(row["text"]) not in known)
-    choice = list(islice(first, _CHOICE))
+    once: dict[str, dict[str, str]] = {}
+    for row in rest:
+        once.setdefault(_id(row["text"]), row)
+    choice = [row for name, row in once.items() if name not in known][:_CHOICE]
     parts = {"labeled": labeled, "unlabeled": unlabeled, "test": test + choice}
     folder.mkdir(parents=True, exist_ok=True)
     for name, rows in parts.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -109,3 +110,13 @@ def test_few_labels_have_few_neighbours() -> None:
     few = [label for label in LABELS if label[1] in CLASSES[:2]][:6]
     model = ModelConfig(name="neighbours", engine="neighbours")
     assert len(scores(fitted(model, few), CLASSES)) == len(ASKED)
+
+
+def test_where_nothing_speaks_for_a_class_there_is_no_answer() -> None:
+    engine = ClassifierEngine.__new__(ClassifierEngine)
+    engine._classifier = SimpleNamespace(classes=["a", "b"])  # type: ignore[assignment]
+    request = Request("?", 0, question="zzz", classes=("a", "b"))
+    for probabilities, text in (([0.5, 0.5], ""), ([0.4, 0.6], "b")):
+        said, logprobs = engine._reply(request, [" a", " b"], np.array(probabilities))
+        assert said is not None and said["text"] == text
+        assert logprobs == pytest.approx(np.log(probabilities).tolist())

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from semievol_ray import UserError, load_config
+from semievol_ray import UserError, load_config, pipeline
 from semievol_ray.config import ModelConfig, TaskConfig
 from semievol_ray.engines import Request, Sampling
 from semievol_ray.engines.transformers_engine import TransformersEngine
@@ -115,3 +115,12 @@ def test_what_an_earlier_run_taught_is_judged_by_no_label(sections, said) -> Non
     )  # fmt: skip
     with pytest.raises(UserError, match=said):
         check_asked(config, Task.from_config(config.task))
+
+
+def test_a_run_that_has_read_its_files_is_held_to_what_it_asks_later(tmp_path) -> None:
+    labeled = write_jsonl(tmp_path / "l.jsonl", {"text": "a", "label": "b"})
+    unlabeled = write_jsonl(tmp_path / "u.jsonl", {"text": "another"})
+    run = ingest(tmp_path, labeled, unlabeled, task={"kind": "label", "labels": ["b", "c"]})
+    asked = run.config(("selection.policy=risk", "iteration.rounds=2"))
+    with pytest.raises(UserError, match="risk promises of the voters"):
+        pipeline.run(asked, until="warmup")

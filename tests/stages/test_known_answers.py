@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ from semievol_ray.stages.known_answers import (
     known_answers,
     some_questions,
 )
+from semievol_ray.stages.run_view import RunView
 from semievol_ray.store import StageLedger, layout
 
 ROWS = 200
@@ -138,3 +141,16 @@ def test_what_learns_from_the_corpus_is_shown_a_part_of_it(values, monkeypatch) 
     shards = [*context.shards("unlabeled")][::2]
     tables = [context.run.read_table(name)["question"].to_pylist() for name in shards]
     assert some_questions(context, asked) == [text for table in tables for text in table]
+
+
+def test_labels_that_a_model_was_trained_without_stay_held_out() -> None:
+    labeled = pa.table({"example_id": ["a", "b", "c"], "answer": ["x", "y", "x"]})
+    learnt = "holdout/attempt-1/examples/labeled/shard-00000.parquet"
+    done = SimpleNamespace(state="done", outputs={learnt: 2})
+    view: Any = SimpleNamespace(
+        labeled=labeled,
+        ledger=SimpleNamespace(get=lambda name: done if name == "holdout" else None),
+        run=SimpleNamespace(read_table=lambda *_: labeled.slice(0, 2)),
+    )
+    # Whatever a later version would draw.
+    assert RunView.held_out.func(view) == {"c"}
